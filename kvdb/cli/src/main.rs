@@ -1,0 +1,2 @@
+//! The kvdb program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! kvdb: under construction.

@@ -1,0 +1,92 @@
+//! A piece of a file in memory.
+
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+/// Read-only bytes that own what they point into: a memory map, a buffer of [`MemFs`](crate::MemFs),
+/// or a plain vector. Cloning costs one reference count.
+///
+/// # What changes under it
+///
+/// A map shows later writes to the file. Dereferencing the whole region is for sealed files. Of a
+/// file that is still being appended to, take only [`Region::slice`] of the part that is already
+/// written and will not be written again.
+#[derive(Clone)]
+pub struct Region {
+    base: *const u8,
+    len: usize,
+    owner: Arc<dyn Send + Sync>,
+}
+
+// SAFETY: the bytes are only read, they live as long as `owner`, and `owner` is itself `Send + Sync`.
+unsafe impl Send for Region {}
+// SAFETY: as above; sharing a region shares nothing but reads.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// # Safety
+    /// `base .. base + len` must be readable and initialised for as long as `owner` is alive, and
+    /// bytes that a caller dereferences must not be written at the same time.
+    pub(crate) unsafe fn from_raw(base: *const u8, len: usize, owner: Arc<dyn Send + Sync>) -> Self {
+        Region { base, len, owner }
+    }
+
+    /// A region over bytes of one's own.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        let owner = Arc::new(bytes);
+        let (base, len) = (owner.as_ptr(), owner.len());
+        // SAFETY: the vector is never touched again, so its buffer stays put until `owner` goes.
+        unsafe { Region::from_raw(base, len, owner) }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes of a range; `None` if it leaves the region.
+    pub fn slice(&self, range: Range<usize>) -> Option<&[u8]> {
+        if range.start > range.end || range.end > self.len {
+            return None;
+        }
+        // SAFETY: in bounds by the check above, alive as long as `self.owner`; see `from_raw`.
+        Some(unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.end - range.start) })
+    }
+
+    /// A region over a part of this one, sharing its owner.
+    pub fn subregion(&self, range: Range<usize>) -> Option<Region> {
+        let part = self.slice(range)?;
+        Some(Region { base: part.as_ptr(), len: part.len(), owner: self.owner.clone() })
+    }
+
+    /// How many regions (and others) hold the memory: 1 means this is the last.
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.owner)
+    }
+}
+
+impl Deref for Region {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: see `from_raw`; the whole range is in bounds.
+        unsafe { std::slice::from_raw_parts(self.base, self.len) }
+    }
+}
+
+impl AsRef<[u8]> for Region {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Region({} bytes)", self.len)
+    }
+}
