@@ -1,1 +1,3 @@
-//! kvdb: under construction.
+//! A crash-safe log of change sets: which tables and segments make up a store.
+
+pub mod store;

@@ -25,10 +25,12 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
+    /// A region over memory that `owner` keeps alive: a map, an arena, a shared buffer.
+    ///
     /// # Safety
     /// `base .. base + len` must be readable and initialised for as long as `owner` is alive, and
     /// bytes that a caller dereferences must not be written at the same time.
-    pub(crate) unsafe fn from_raw(base: *const u8, len: usize, owner: Arc<dyn Send + Sync>) -> Self {
+    pub unsafe fn from_raw(base: *const u8, len: usize, owner: Arc<dyn Send + Sync>) -> Self {
         Region { base, len, owner }
     }
 
@@ -56,7 +58,9 @@ impl Region {
             return None;
         }
         // SAFETY: in bounds by the check above, alive as long as `self.owner`; see `from_raw`.
-        Some(unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.end - range.start) })
+        Some(unsafe {
+            std::slice::from_raw_parts(self.base.add(range.start), range.end - range.start)
+        })
     }
 
     /// A region over a part of this one, sharing its owner.
