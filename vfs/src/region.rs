@@ -28,7 +28,11 @@ impl Region {
     /// # Safety
     /// `base .. base + len` must be readable and initialised for as long as `owner` is alive, and
     /// bytes that a caller dereferences must not be written at the same time.
-    pub(crate) unsafe fn from_raw(base: *const u8, len: usize, owner: Arc<dyn Send + Sync>) -> Self {
+    pub(crate) unsafe fn from_raw(
+        base: *const u8,
+        len: usize,
+        owner: Arc<dyn Send + Sync>,
+    ) -> Self {
         Region { base, len, owner }
     }
 
@@ -56,7 +60,9 @@ impl Region {
             return None;
         }
         // SAFETY: in bounds by the check above, alive as long as `self.owner`; see `from_raw`.
-        Some(unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.end - range.start) })
+        Some(unsafe {
+            std::slice::from_raw_parts(self.base.add(range.start), range.end - range.start)
+        })
     }
 
     /// A region over a part of this one, sharing its owner.
