@@ -168,7 +168,6 @@ impl Error {
     }
 
     #[cold]
-    #[allow(dead_code)]
     pub(crate) fn corrupt(part: Part, what: &'static str) -> Self {
         Error::new(ErrorKind::Corrupt { part, what })
     }
@@ -184,6 +183,27 @@ impl Error {
     #[must_use]
     pub fn at_offset(mut self, offset: u64) -> Self {
         self.0.offset = Some(offset);
+        self
+    }
+
+    /// Adds the file and the offset, where they are not known yet.
+    #[cold]
+    pub(crate) fn or_at(mut self, path: Option<&Path>, offset: u64) -> Self {
+        if self.0.path.is_none() && !matches!(self.0.kind, ErrorKind::Io) {
+            self.0.path = path.map(Path::to_owned);
+        }
+        if self.0.offset.is_none() && !matches!(self.0.kind, ErrorKind::Io) {
+            self.0.offset = Some(offset);
+        }
+        self
+    }
+
+    /// Adds the file, where it is not known yet.
+    #[cold]
+    pub(crate) fn or_at_path(mut self, path: Option<&Path>) -> Self {
+        if self.0.path.is_none() && !matches!(self.0.kind, ErrorKind::Io) {
+            self.0.path = path.map(Path::to_owned);
+        }
         self
     }
 
@@ -219,6 +239,18 @@ impl From<io::Error> for Error {
     fn from(source: io::Error) -> Self {
         Error(Box::new(Inner {
             kind: ErrorKind::Io,
+            path: None,
+            offset: None,
+            source: Some(source.into()),
+        }))
+    }
+}
+
+impl From<kvdb_vfs::Error> for Error {
+    fn from(source: kvdb_vfs::Error) -> Self {
+        Error(Box::new(Inner {
+            kind: ErrorKind::Io,
+            // Both are in the source's own message.
             path: None,
             offset: None,
             source: Some(source.into()),
