@@ -7,6 +7,7 @@
 //! - [`OsFs`] is the operating system.
 //! - [`MemFs`] lives in memory, knows what was synced, and builds the image a power loss would
 //!   leave behind.
+//! - [`FaultFs`] wraps another file system and makes the Nth operation fail.
 //!
 //! The traits are used as `dyn`: a virtual call is nothing beside a system call.
 //!
@@ -15,6 +16,7 @@
 
 mod clock;
 mod error;
+mod fault;
 mod fs;
 mod mem;
 mod os;
@@ -24,6 +26,7 @@ mod site;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Op, Result};
+pub use fault::{ArmedPlan, Fault, FaultFs, FaultPlan};
 pub use fs::{
     Advice, Entry, EntryKind, File, Fs, LockGuard, LockMode, Metadata, OpenMode, ReadRequest,
     WriteMode,
