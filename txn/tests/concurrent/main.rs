@@ -1,0 +1,7 @@
+//! Transactions on several threads over a small multi-version store.
+
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
+mod bank;
+mod serializability;
+mod store;
