@@ -1,5 +1,7 @@
 //! Random histories against a naive model: the verdict on every commit must be the same.
 
+#![cfg(not(loom))]
+
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
