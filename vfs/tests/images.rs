@@ -219,6 +219,17 @@ fn a_lost_truncation_brings_the_old_bytes_back() {
 }
 
 #[test]
+fn pages_behind_a_lost_truncation_were_not_freed_either() {
+    let fs = MemFs::new();
+    let file = durable(&fs, "/a", &[1; 10_000]);
+    file.set_len(100).unwrap();
+    let mut policy = Fixed { length: 10_000, sectors: 0xFF, ..Fixed::default() };
+    let image = contents(&fs.crash_image(&mut policy), "a").unwrap();
+    assert_eq!(policy.asked, ["length /a 10000 100", "page /a 0 0/3"]);
+    assert_eq!(image[4096..], [1; 10_000 - 4096]);
+}
+
+#[test]
 fn a_durable_write_vouches_for_its_bytes_only() {
     let fs = MemFs::new();
     let file = durable(&fs, "/a", &[1; 8192]);
