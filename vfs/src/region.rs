@@ -25,14 +25,12 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
+    /// A region over memory that `owner` keeps alive: a map, an arena, a shared buffer.
+    ///
     /// # Safety
     /// `base .. base + len` must be readable and initialised for as long as `owner` is alive, and
     /// bytes that a caller dereferences must not be written at the same time.
-    pub(crate) unsafe fn from_raw(
-        base: *const u8,
-        len: usize,
-        owner: Arc<dyn Send + Sync>,
-    ) -> Self {
+    pub unsafe fn from_raw(base: *const u8, len: usize, owner: Arc<dyn Send + Sync>) -> Self {
         Region { base, len, owner }
     }
 
