@@ -232,3 +232,16 @@ fn after_a_poisoning_nothing_is_written_and_reading_goes_on() {
     assert_eq!(fs.operations(), operations);
     assert_eq!(numbers(&manifest), [1]);
 }
+
+#[test]
+fn a_failed_write_that_is_not_durably_taken_back_poisons() {
+    // The write took effect, so a power loss might bring it back until the truncation is synced.
+    let fs = file_system();
+    create(&fs).append(&add(1)).unwrap();
+    let faulty = FaultFs::new(Arc::new(fs.clone()));
+    let (manifest, _) = open_faulty(&faulty, manual()).unwrap();
+    faulty.arm(FaultPlan::new(Fault::IoAfter).on(&[kvdb_vfs::Op::Write]));
+    let sync = faulty.arm(FaultPlan::new(Fault::Io).on(&[kvdb_vfs::Op::SyncData]));
+    assert!(manifest.append(&add(2)).unwrap_err().is_outcome_unknown());
+    assert!(sync.fired() == 1 && manifest.is_poisoned());
+}
