@@ -255,6 +255,29 @@ fn rule_24_managed_versions_only_grow_and_modes_do_not_mix() {
 }
 
 #[test]
+fn rule_24_a_managed_transaction_is_checked_down_to_the_watermark() {
+    let oracle = managed();
+    let put = |version, key: u32| {
+        oracle.commit_at(version, None, [&key.to_be_bytes()], |_| ()).unwrap();
+        oracle.published(version);
+    };
+    (1..=1000).for_each(|version| put(version, version as u32));
+    let begin_at = |version| oracle.begin_at(version, Mode::ReadWrite).unwrap();
+    let verdict = |version, mark, key: u32| {
+        let reads = point(&key.to_be_bytes());
+        oracle.commit_at(version, Some((mark, &reads)), [b"x"], |version| version)
+    };
+    let mark = begin_at(300);
+    assert_eq!(verdict(2000, &mark, 301), Err(CommitError::Conflict));
+    assert_eq!(verdict(2000, &mark, 300), Ok(Some(2000)));
+    oracle.published(2000);
+    drop(mark);
+    assert!(oracle.tracked_bytes() > 0);
+    oracle.set_discard_watermark(2000).unwrap();
+    assert_eq!(oracle.tracked_bytes(), 0);
+}
+
+#[test]
 fn rule_24_the_discard_watermark_bounds_the_floor_and_refuses_readers() {
     let oracle = managed();
     for version in [10, 20, 30] {
@@ -390,4 +413,16 @@ fn a_read_set_counts_and_forgets() {
     assert_eq!(reads.ranges(), 1, "no key lies between those bounds");
     reads.clear();
     assert!(reads.is_empty() && reads.bytes() == 0);
+}
+
+#[test]
+fn marks_move_between_threads_and_outlive_the_oracle() {
+    fn assert_send_sync<T: Send + Sync + 'static>() {}
+    assert_send_sync::<Oracle>();
+    assert_send_sync::<kvdb_txn::ReadMark>();
+    assert_send_sync::<ReadSet>();
+    let oracle = oracle();
+    let marks: Vec<_> = (0..300).map(|_| oracle.begin(Mode::ReadWrite)).collect();
+    drop(oracle);
+    thread::spawn(move || drop(marks)).join().unwrap();
 }
