@@ -91,12 +91,15 @@ impl Error {
     /// Whether waiting may help: no space left, or no descriptor. Such a failure of a background
     /// job is tried again, and it is forgotten once the job succeeds.
     pub fn is_transient(&self) -> bool {
-        use std::error::Error as _;
         let mut cause: Option<&(dyn std::error::Error + 'static)> = match self {
             Error::Background { source, .. } => return source.is_transient(),
             Error::Fs(e) => Some(&**e),
             Error::Table(e) => Some(&**e),
-            // A manifest that failed to append does not know its own end any more.
+            // Certainly not appended. After its other errors it does not know its own end any more.
+            Error::Manifest(e) => match &**e {
+                kvdb_manifest::Error::Io(e) => Some(e),
+                _ => None,
+            },
             _ => None,
         };
         while let Some(e) = cause {

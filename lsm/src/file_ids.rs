@@ -93,7 +93,8 @@ mod tests {
         for id in [1, 999_999, 1_000_000, u64::MAX] {
             assert_eq!(parse_table_file_name(Path::new(&table_file_name(id))), Some(id));
         }
-        for name in ["1.sst", "0000042.sst", "000042.sst.tmp", "000042.log", "x.sst", "+00042.sst"] {
+        for name in ["1.sst", "0000042.sst", "000042.sst.tmp", "000042.log", "x.sst", "+00042.sst"]
+        {
             assert_eq!(parse_table_file_name(Path::new(name)), None, "{name}");
         }
         assert_eq!(leading_file_id(Path::new("000042.sst.tmp")), Some(42));

@@ -162,7 +162,12 @@ impl Options {
         within("max_replay_bytes", self.max_replay_bytes, 1, u64::MAX)?;
         within("table_size", self.table_size, 16 << 10, 1 << 30)?;
         within("l0_compaction_trigger", self.l0_compaction_trigger, 1, 1 << 16)?;
-        within("l0_slowdown_trigger", self.l0_slowdown_trigger, self.l0_compaction_trigger, 1 << 16)?;
+        within(
+            "l0_slowdown_trigger",
+            self.l0_slowdown_trigger,
+            self.l0_compaction_trigger,
+            1 << 16,
+        )?;
         within("l0_stop_trigger", self.l0_stop_trigger, self.l0_slowdown_trigger + 1, 1 << 17)?;
         within("debt_slowdown_bytes", self.debt_slowdown_bytes, 1 << 20, u64::MAX / 8)?;
         within("base_level_size", self.base_level_size, 16 << 10, 1 << 40)?;

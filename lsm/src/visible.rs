@@ -341,9 +341,7 @@ impl<C: Cursor> Visible<C> {
             }
             self.key.clear();
             self.key.extend_from_slice(self.inner.key());
-            if self.newest_backward()?
-                && self.shows(&self.key, self.version, &self.value)?
-            {
+            if self.newest_backward()? && self.shows(&self.key, self.version, &self.value)? {
                 self.position = Position::Backward;
                 return Ok(true);
             }
@@ -369,8 +367,7 @@ impl<C: Cursor> Visible<C> {
             steps += 1;
             if steps == STEPS_BEFORE_SEEK {
                 // Many versions: go straight to the newest visible one.
-                if self.inner.seek(&self.key, self.options.at_most)?
-                    && self.inner.key() == self.key
+                if self.inner.seek(&self.key, self.options.at_most)? && self.inner.key() == self.key
                 {
                     self.load();
                 }
