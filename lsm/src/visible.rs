@@ -208,6 +208,7 @@ impl<C: Cursor> Visible<C> {
     /// # Errors
     /// As [`first`](Self::first); and `Unpositioned`.
     #[inline]
+    #[allow(clippy::should_implement_trait, reason = "a cursor lends; it is no iterator")]
     pub fn next(&mut self) -> Result<bool> {
         match self.position {
             Position::Forward => self.guarded(|c| {

@@ -135,7 +135,7 @@ pub(crate) struct OlderTables {
 impl OlderTables {
     /// Older tables on level 0 are named; of the deeper levels, everything below `level` is older.
     pub(crate) fn new(top: Vec<Arc<TableFile>>, version: &Version, level: usize) -> OlderTables {
-        let deeper = version.levels().iter().skip(level.max(0) + 1).filter(|l| !l.is_empty());
+        let deeper = version.levels().iter().skip(level + 1).filter(|l| !l.is_empty());
         OlderTables { top, deeper: deeper.map(|l| (l.clone(), 0)).collect() }
     }
 

@@ -50,9 +50,7 @@ impl Scores {
         if let Some(first) = first_used.filter(|&first| first < base) {
             // Data must never arrive below older data: go on filling the level that has some, and
             // let its score drain it.
-            for depth in first..base {
-                targets[depth] = options.base_level_size;
-            }
+            targets[first..base].fill(options.base_level_size);
             base = first;
         }
         let mut scores = vec![0.0; levels.len()];
@@ -85,9 +83,9 @@ fn adjust(scores: &[f64], base: usize) -> Vec<f64> {
     const LEAST: f64 = 0.01;
     let mut adjusted = scores.to_vec();
     let mut above = 0;
-    for depth in base..scores.len() {
+    for (depth, score) in scores.iter().enumerate().skip(base) {
         if adjusted[above] >= 1.0 {
-            adjusted[above] /= scores[depth].max(LEAST);
+            adjusted[above] /= score.max(LEAST);
         }
         above = depth;
     }
