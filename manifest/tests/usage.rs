@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
-use kvdb_manifest::{Error, FILE_NAME, Manifest, Options, exists};
+use kvdb_manifest::{Error, FILE_NAME, Manifest, Options, State, exists};
 use kvdb_vfs::{Fs, Op, OpenMode, OsFs};
 
 #[test]
@@ -200,4 +200,47 @@ fn it_works_on_a_real_file_system() {
     assert_eq!(numbers(&manifest), (0..=20).collect::<Vec<_>>());
     assert_eq!((report.records, report.cut.map(|c| c.bytes)), (2, Some(16)));
     manifest.append(&add(21)).unwrap();
+}
+
+#[test]
+fn every_file_has_a_nonce_of_its_own() {
+    let fs = file_system();
+    let manifest = create(&fs);
+    let mut nonces = std::collections::HashSet::new();
+    for _ in 0..20 {
+        assert!(nonces.insert(bytes_of(&fs)[32..40].to_vec()));
+        manifest.rewrite().unwrap();
+    }
+}
+
+/// Panics when a certain change is applied.
+#[derive(Debug, Default)]
+struct Fragile;
+
+impl State for Fragile {
+    type Change = Change;
+
+    fn apply(&mut self, change: &Change) {
+        assert!(change.add.is_empty(), "fragile");
+    }
+
+    fn snapshot(&self) -> Change {
+        Change::default()
+    }
+}
+
+#[test]
+fn a_panic_in_the_middle_of_an_append_poisons() {
+    let fs: Arc<dyn Fs> = Arc::new(file_system());
+    let manifest = Manifest::<Fragile>::create(fs, Path::new(DIR), 1, manual()).unwrap();
+    manifest.append(&Change::default()).unwrap();
+    let append = std::panic::AssertUnwindSafe(|| manifest.append(&add(1)));
+    std::panic::catch_unwind(append).unwrap_err();
+    assert!(matches!(manifest.append(&Change::default()), Err(Error::Poisoned { .. })));
+    // One before anything is written does not.
+    let fs: Arc<dyn Fs> = Arc::new(file_system());
+    let manifest = Manifest::<Fragile>::create(fs, Path::new(DIR), 1, manual()).unwrap();
+    let append = || manifest.append_with(|_| -> Result<Change, Error> { panic!("mine") });
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(append)).unwrap_err();
+    manifest.append(&Change::default()).unwrap();
 }

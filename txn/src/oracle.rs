@@ -245,8 +245,9 @@ impl Oracle {
 
         let version = state.admits(version)?;
         state.last = version;
+        let mut sealed = false;
         if detect {
-            let sealed = state.window.append(version, &mut batch);
+            sealed = state.window.append(version, &mut batch);
             let limit = core.options.max_tracked_bytes;
             if state.window.bytes() > limit {
                 let unneeded = core.unneeded();
@@ -263,6 +264,9 @@ impl Oracle {
         state.failed = None;
         drop(state);
         drop(dropped);
+        if sealed {
+            core.forget();
+        }
         Ok(Some(enqueued))
     }
 
@@ -339,6 +343,12 @@ impl Oracle {
     /// is open and every commit is published.
     pub fn tracked_bytes(&self) -> usize {
         self.core.forget();
+        self.core.state.lock().window.bytes()
+    }
+
+    /// What is remembered at this moment, without looking whether it has to be.
+    #[cfg(loom)]
+    pub fn retained_bytes(&self) -> usize {
         self.core.state.lock().window.bytes()
     }
 
