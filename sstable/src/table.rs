@@ -91,9 +91,9 @@ struct LoadedFilter {
 }
 
 /// Bytes at the front of a block that are asked for at once, as soon as it is known which block: in
-/// a block of common entries these are the header, the heads and the slots. Otherwise each would be
+/// a block of common entries these are the header, the heads, the slots and the keys. Otherwise each would be
 /// a miss that waits for the one before.
-const SEARCHED: usize = 640;
+const SEARCHED: usize = 896;
 
 impl<S: Source> Table<S> {
     /// Opens a table. Costs one or two small reads, whatever the size of the table.
