@@ -99,7 +99,7 @@ fn batched(at: &Path) {
     report("100-byte frames by 32, buffered, frames/s", median(ours), median(plain));
 }
 
-/// Values of 64 KiB into the system, beside plain sequential writes.
+/// Values of 64 KiB into the system, beside plain sequential writes of a new file.
 fn large(at: &Path) {
     const N: u64 = 6000;
     let options = Options { initial_segment_size: 128 << 20, ..Options::default() };
@@ -124,7 +124,6 @@ fn large(at: &Path) {
         ours.push(rate(N, time));
         drop(store);
         let file = File::create(at.join("plain")).unwrap();
-        rustix_allocate(&file, N * value.len() as u64);
         let mut time = Duration::ZERO;
         for i in 0..N {
             let start = Instant::now();
@@ -139,8 +138,8 @@ fn large(at: &Path) {
     report("64 KiB values, buffered, values/s", median(ours), median(plain));
 }
 
-/// Preallocates and writes zeros over the file, as the log does with its segments.
-fn rustix_allocate(file: &File, len: u64) {
+/// Writes zeros over the file ahead of time, as the log does with its segments.
+fn prewrite(file: &File, len: u64) {
     let zeros = vec![0; 1 << 20];
     let mut at = 0;
     while at < len {
@@ -170,7 +169,7 @@ fn durable(at: &Path, sync_method: SyncMethod) {
         }
         ours.push(rate(N, start.elapsed()));
         let file = File::create(at.join("plain")).unwrap();
-        rustix_allocate(&file, N * 4096);
+        prewrite(&file, N * 4096);
         let block = [1; 4096];
         let start = Instant::now();
         for i in 0..N {
