@@ -34,7 +34,8 @@ asan() {
     x86_64-unknown-linux-gnu | aarch64-unknown-linux-gnu | *-apple-darwin) ;;
     *) skip asan "no AddressSanitizer for $host"; return ;;
     esac
-    run asan env RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+    # On the heap the arena has red zones at both ends.
+    run asan env RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address --cfg kvdb_heap_arena" \
         cargo test -p kvdb-skiplist --tests --target "$host" --target-dir "$target/asan"
 }
 
