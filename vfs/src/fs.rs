@@ -115,6 +115,13 @@ pub trait File: Send + Sync + Debug {
 
     /// A hint about future reads. Never fails; may do nothing.
     fn advise(&self, range: Range<u64>, advice: Advice);
+
+    /// Does to this file what a failed write-back does: what is not durable now stays readable but
+    /// never becomes durable, unless it is written once more. For the injection of faults; returns
+    /// whether this file system can do it, which of those here only [`MemFs`](crate::MemFs) can.
+    fn lose_unsynced(&self) -> bool {
+        false
+    }
 }
 
 /// How to open a file.

@@ -7,7 +7,6 @@
 //! - [`OsFs`] is the operating system.
 //! - [`MemFs`] lives in memory, knows what was synced, and builds the image a power loss would
 //!   leave behind.
-//! - [`FaultFs`] wraps another file system and makes the Nth operation fail.
 //!
 //! The traits are used as `dyn`: a virtual call is nothing beside a system call.
 //!
@@ -16,7 +15,6 @@
 
 mod clock;
 mod error;
-mod fault;
 mod fs;
 mod mem;
 mod os;
@@ -26,12 +24,11 @@ mod site;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Op, Result};
-pub use fault::{Fault, FaultFs, FaultPlan};
 pub use fs::{
     Advice, Entry, EntryKind, File, Fs, LockGuard, LockMode, Metadata, OpenMode, ReadRequest,
     WriteMode,
 };
-pub use mem::{ImagePolicy, Keep, MemFs};
+pub use mem::{DirtyPage, ImagePolicy, Keep, MemFs, NameChange};
 pub use os::OsFs;
 pub use region::Region;
 pub use salt::Salt;

@@ -1,4 +1,4 @@
-//! What kvdb's own store writes into its manifest: [`StoreChange`].
+//! What is written: [`StoreChange`] and its parts.
 //!
 //! One record stream is the single truth about which tables are on which level, which log bytes
 //! each of them refers to, which log segments exist and which physical file holds each, and where
@@ -12,7 +12,8 @@ use prost::Message;
 /// One atomic change of a store. Every part is optional; an empty change set changes nothing.
 #[derive(Clone, PartialEq, Message)]
 pub struct StoreChange {
-    /// Forget everything first. A snapshot record has it; so has `drop_all`.
+    /// Forget all tables, segments, log files, range deletes and the replay head first. The numbers
+    /// that only grow and the features stay. A snapshot record has it; so has `drop_all`.
     #[prost(bool, tag = "1")]
     pub reset: bool,
     /// Tables that are part of the store from now on. A table that changes its level is removed
@@ -40,7 +41,7 @@ pub struct StoreChange {
     /// Ids of such files that are no longer part of the store.
     #[prost(uint64, repeated, tag = "9")]
     pub log_files_removed: Vec<u64>,
-    /// Where replay of the log starts.
+    /// Where replay of the log starts. Never moves backwards.
     #[prost(message, optional, tag = "10")]
     pub replay_head: Option<LogPosition>,
     /// The largest version that may have been handed out before this change. Only grows.
@@ -56,7 +57,8 @@ pub struct StoreChange {
     /// below it are refused. Only grows.
     #[prost(uint64, optional, tag = "14")]
     pub dropped_tombstone: Option<u64>,
-    /// Range deletes that readers and compactions must consult from now on.
+    /// Range deletes that readers and compactions must consult from now on. Several may share a
+    /// version. Removals are applied first.
     #[prost(message, repeated, tag = "15")]
     pub range_deletes_added: Vec<RangeDelete>,
     /// Versions of range deletes that compaction has applied everywhere.

@@ -1,0 +1,423 @@
+//! The list: making it, inserting, looking up.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::arena::{self, Arena, END, Full, NodeId};
+use crate::cursor::{Cursor, OwnedCursor};
+use crate::entry::{EntryRef, OwnedEntry};
+use crate::error::{InsertError, OptionsError};
+use crate::height::{MAX_HEIGHT, height};
+use crate::inserter::Inserter;
+use crate::options::Options;
+use crate::search::{NOWHERE, Place, Places, Probe};
+use crate::sync::{AtomicU32, Ordering};
+
+/// Length of the longest key, in bytes.
+pub const MAX_KEY_LEN: usize = u16::MAX as usize;
+
+/// The largest [`Options::capacity`], in bytes: 4 GiB where pointers have 64 bits, else 1 GiB.
+pub const MAX_CAPACITY: usize = arena::MAX_CAPACITY;
+
+/// An ordered map from `(key, version)` to a value, in one arena of fixed capacity.
+///
+/// Keys ascend bytewise; among entries of one key the versions descend, so that the newest comes
+/// first. Any number of threads insert and read at once through `&self`, without locks; nothing
+/// is ever removed. See the [crate's documentation](crate) for how it works.
+pub struct SkipList {
+    arena: Arena,
+    /// Levels in use, a hint for where searches start: a search that starts too low is slower,
+    /// not wrong.
+    height: AtomicU32,
+    seed: u64,
+}
+
+impl SkipList {
+    /// Arena bytes a list takes for itself. [`SkipList::remaining`] of a new list is its
+    /// capacity less this.
+    pub const OVERHEAD: usize = arena::OVERHEAD;
+
+    /// Makes an empty list.
+    ///
+    /// # Errors
+    ///
+    /// A capacity that has no room for even one empty entry or exceeds [`MAX_CAPACITY`]; no
+    /// memory.
+    pub fn new(options: Options) -> Result<SkipList, OptionsError> {
+        let capacity = options.capacity;
+        let least = SkipList::OVERHEAD + SkipList::node_bound(0, 0);
+        if capacity < least {
+            return Err(OptionsError::CapacityTooSmall { capacity, least });
+        }
+        if capacity > MAX_CAPACITY {
+            return Err(OptionsError::CapacityTooLarge { capacity, greatest: MAX_CAPACITY });
+        }
+        let arena = Arena::new(&options)?;
+        Ok(SkipList { arena, height: AtomicU32::new(1), seed: options.seed })
+    }
+
+    /// Empties the list and gives it a new seed, keeping the arena with its pages: cheaper by far
+    /// than a new list, whose every page the system has to find and zero. The time does not
+    /// depend on what was in the list.
+    pub fn reset(&mut self, seed: u64) {
+        self.arena.clear();
+        self.height = AtomicU32::new(1);
+        self.seed = seed;
+    }
+
+    /// Has the operating system back every page of the arena now, so that no insert waits for
+    /// it. May run beside inserts and reads, on a thread of its own.
+    pub fn prefault(&self) {
+        self.arena.populate();
+    }
+
+    /// The most arena bytes that one insert of a key and a value of these lengths can take.
+    ///
+    /// The arithmetic to rely on: as long as nobody else inserts, inserts whose bounds sum up to
+    /// at most [`remaining`](SkipList::remaining) all succeed. Several threads may share such a
+    /// budget; each insert takes its bound at most, even where it fails.
+    /// Saturates at `usize::MAX`.
+    #[must_use]
+    pub const fn node_bound(key_len: usize, value_len: usize) -> usize {
+        arena::node_len(MAX_HEIGHT, key_len, value_len)
+    }
+
+    /// The arena bytes that replacing a value by one of this length takes.
+    /// Saturates at `usize::MAX`.
+    #[must_use]
+    pub const fn value_bound(value_len: usize) -> usize {
+        arena::value_len(value_len)
+    }
+
+    /// Inserts an entry.
+    ///
+    /// Once this has returned, every lookup that begins afterwards, in any thread, finds the
+    /// entry. Takes logarithmic time, expected.
+    ///
+    /// # Errors
+    ///
+    /// [`InsertError::Exists`] if there is such a pair; [`InsertError::Full`], or a length beyond
+    /// its limit. The content of the list is then what it was.
+    #[inline]
+    pub fn insert(&self, key: &[u8], version: u64, value: &[u8]) -> Result<(), InsertError> {
+        self.insert_with(key, version, value.len(), |bytes| bytes.copy_from_slice(value))
+    }
+
+    /// Inserts an entry whose value is written in place by `fill`, which gets `value_len` bytes
+    /// of unspecified content. It is not called if the pair is found or the arena is full before
+    /// that. If it panics, the bytes are lost and the list is unchanged.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](SkipList::insert).
+    pub fn insert_with(
+        &self,
+        key: &[u8],
+        version: u64,
+        value_len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), InsertError> {
+        let mut places = NOWHERE;
+        let mut probe = self.probe(key, version, value_len)?;
+        let height = height(self.seed, key, version);
+        self.find_places(&mut probe, &mut places, height);
+        self.link_in(&mut probe, &mut places, height, value_len, fill).map(drop)
+    }
+
+    /// Inserts an entry, or replaces the value of the one with this pair; tells which: `true` if
+    /// a value was replaced. Readers see the old value or the new one, whole. A replaced value's
+    /// bytes stay taken, and references to it stay valid.
+    ///
+    /// # Errors
+    ///
+    /// [`InsertError::Full`], or a length beyond its limit.
+    pub fn upsert(&self, key: &[u8], version: u64, value: &[u8]) -> Result<bool, InsertError> {
+        let mut places = NOWHERE;
+        let mut probe = self.probe(key, version, value.len())?;
+        let height = height(self.seed, key, version);
+        self.find_places(&mut probe, &mut places, height);
+        let fill = |bytes: &mut [u8]| bytes.copy_from_slice(value);
+        if probe.found().is_none() {
+            match self.link_in(&mut probe, &mut places, height, value.len(), fill) {
+                Err(InsertError::Exists) => {}
+                other => return other.map(|_| false),
+            }
+        }
+        let Some(node) = probe.found() else { return Err(InsertError::Exists) };
+        let word = self.arena.allocate_value(value.len(), fill).map_err(InsertError::from)?;
+        // Release: whoever reads the word may read the value.
+        self.arena.value_word(node).store(word, Ordering::Release);
+        Ok(true)
+    }
+
+    /// An inserter that remembers where it inserted last: sorted runs go in at a fraction of the
+    /// cost.
+    #[must_use]
+    pub fn inserter(&self) -> Inserter<'_> {
+        Inserter::new(self)
+    }
+
+    /// The newest entry of `key` whose version is at most `at_most`.
+    #[must_use]
+    pub fn get(&self, key: &[u8], at_most: u64) -> Option<EntryRef<'_>> {
+        let node = self.find_same_key(key, at_most)?;
+        Some(EntryRef::new(&self.arena, node))
+    }
+
+    /// As [`get`](SkipList::get), with a handle that keeps the list alive.
+    #[must_use]
+    pub fn get_owned(self: &Arc<Self>, key: &[u8], at_most: u64) -> Option<OwnedEntry> {
+        let node = self.find_same_key(key, at_most)?;
+        Some(OwnedEntry::new(Arc::clone(self), node))
+    }
+
+    /// A cursor over the list, standing nowhere.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor<'_> {
+        Cursor::new(self)
+    }
+
+    /// A cursor that keeps the list alive, standing nowhere.
+    #[must_use]
+    pub fn owned_cursor(self: &Arc<Self>) -> OwnedCursor {
+        OwnedCursor::new(Arc::clone(self))
+    }
+
+    /// Number of entries. Counts an insert that is under way from the moment it has its memory.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.arena.nodes()
+    }
+
+    /// Whether [`len`](SkipList::len) is 0.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Arena bytes taken so far, [`OVERHEAD`](SkipList::OVERHEAD) included. Never shrinks, but
+    /// for [`reset`](SkipList::reset).
+    #[must_use]
+    pub fn allocated(&self) -> usize {
+        self.arena.allocated()
+    }
+
+    /// Bytes of the arena.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.arena.capacity()
+    }
+
+    /// Arena bytes left: [`capacity`](SkipList::capacity) less
+    /// [`allocated`](SkipList::allocated).
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.capacity() - self.allocated()
+    }
+
+    pub(crate) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(crate) fn height_of(&self, key: &[u8], version: u64) -> usize {
+        height(self.seed, key, version)
+    }
+
+    /// Checks the lengths of an entry and begins to look for its place.
+    #[inline]
+    pub(crate) fn probe<'k>(
+        &self,
+        key: &'k [u8],
+        version: u64,
+        value_len: usize,
+    ) -> Result<Probe<'k>, InsertError> {
+        if key.len() > MAX_KEY_LEN {
+            return Err(InsertError::KeyTooLong { len: key.len(), limit: MAX_KEY_LEN });
+        }
+        let room = self.capacity() - SkipList::OVERHEAD;
+        if arena::node_len(1, key.len(), value_len) > room {
+            let limit = room.saturating_sub(arena::node_len(1, key.len(), 0));
+            return Err(InsertError::ValueTooLong { len: value_len, limit });
+        }
+        Ok(Probe::new(key, version))
+    }
+
+    /// The level where a search begins.
+    #[inline]
+    pub(crate) fn top(&self) -> usize {
+        self.height.load(Ordering::Relaxed) as usize
+    }
+
+    /// Walks down from the head, noting the places on the levels below `height`.
+    #[inline]
+    fn find_places(&self, probe: &mut Probe<'_>, places: &mut Places, height: usize) {
+        let top = self.top().max(height);
+        self.descend(probe, Arena::head(), top, |level, place| {
+            if level < height {
+                places[level] = place;
+            }
+        });
+    }
+
+    /// Walks down from `node`, on which the probe stands, through the levels below `top`.
+    #[inline]
+    pub(crate) fn descend(
+        &self,
+        probe: &mut Probe<'_>,
+        mut node: NodeId,
+        top: usize,
+        mut note: impl FnMut(usize, Place),
+    ) -> Place {
+        let mut place = Place { node, code: probe.code(), next: END };
+        for level in (0..top).rev() {
+            let (last, next) = probe.walk(&self.arena, node, level);
+            node = last;
+            place = Place { node, code: probe.code(), next };
+            note(level, place);
+        }
+        place
+    }
+
+    #[inline]
+    fn find_same_key(&self, key: &[u8], at_most: u64) -> Option<NodeId> {
+        let mut probe = Probe::new(key, at_most);
+        self.descend(&mut probe, Arena::head(), self.top(), |_, _| {});
+        probe.same_key()
+    }
+
+    /// The last node before the pair, and the first at or after it.
+    #[inline]
+    pub(crate) fn find(&self, probe: &mut Probe<'_>) -> (NodeId, Option<NodeId>) {
+        let place = self.descend(probe, Arena::head(), self.top(), |_, _| {});
+        (place.node, NodeId::of_link(place.next))
+    }
+
+    /// Makes a node and links it in at `places`, which hold for the levels below `height`; they
+    /// then tell where it went. The crate's documentation argues why this is right.
+    pub(crate) fn link_in(
+        &self,
+        probe: &mut Probe<'_>,
+        places: &mut Places,
+        height: usize,
+        value_len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<NodeId, InsertError> {
+        if probe.found().is_some() {
+            return Err(InsertError::Exists);
+        }
+        // Its prev word is written last.
+        self.arena.prefetch(places[0].next as u32);
+        let (key, version) = probe.pair();
+        let node = self.arena.allocate(key, version, height, value_len, fill)?;
+        for (level, place) in places.iter_mut().enumerate().take(height) {
+            loop {
+                let after = u64::from(probe.code_after(&self.arena, place)) << 32;
+                let link = after | (place.next & 0xffff_ffff);
+                self.arena.link(node, level).store(link, Ordering::Relaxed);
+                if level == 0 {
+                    self.arena.prev(node).store(place.node.word(), Ordering::Relaxed);
+                }
+                let here = u64::from(place.code) << 32 | u64::from(node.word());
+                // Release publishes the node. A failure reads nothing: the walk looks again.
+                match self.arena.link(place.node, level).compare_exchange(
+                    place.next,
+                    here,
+                    Ordering::Release,
+                    Ordering::Relaxed,
+                ) {
+                    Ok(_) => break,
+                    Err(_) => {
+                        probe.return_to(&self.arena, place);
+                        let (last, next) = probe.walk(&self.arena, place.node, level);
+                        *place = Place { node: last, code: probe.code(), next };
+                        if level == 0 && probe.found().is_some() {
+                            self.arena.disown();
+                            return Err(InsertError::Exists);
+                        }
+                    }
+                }
+            }
+            if level == 0 {
+                self.set_prev(node, place.next);
+            }
+        }
+        if height > self.top() {
+            self.height.fetch_max(height as u32, Ordering::Relaxed);
+        }
+        Ok(node)
+    }
+
+    /// Tells the node behind `next` that `node` is now before it, unless something newer already
+    /// is. A prev word only ever moves towards its own node: see the crate's documentation.
+    fn set_prev(&self, node: NodeId, next: u64) {
+        let Some(after) = NodeId::of_link(next) else { return };
+        let prev = self.arena.prev(after);
+        let mut before = prev.load(Ordering::Acquire);
+        loop {
+            let link = self.arena.link(node, 0).load(Ordering::Acquire);
+            if NodeId::of_link(link) != Some(after) {
+                return;
+            }
+            match prev.compare_exchange(before, node.word(), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return,
+                Err(now) => before = now,
+            }
+        }
+    }
+
+    /// The last node, or the head.
+    pub(crate) fn last(&self) -> NodeId {
+        let mut node = Arena::head();
+        for level in (0..self.top()).rev() {
+            while let Some(next) =
+                NodeId::of_link(self.arena.link(node, level).load(Ordering::Acquire))
+            {
+                node = next;
+            }
+        }
+        node
+    }
+
+    /// The node after this one, on a walk: has the memory look ahead along the tower.
+    #[inline]
+    pub(crate) fn step(&self, node: NodeId) -> Option<NodeId> {
+        if self.arena.height(node) > 1 {
+            let ahead = self.arena.link(node, 1).load(Ordering::Relaxed);
+            self.arena.prefetch(ahead as u32);
+        }
+        self.after(node)
+    }
+
+    /// The node after this one.
+    #[inline]
+    pub(crate) fn after(&self, node: NodeId) -> Option<NodeId> {
+        NodeId::of_link(self.arena.link(node, 0).load(Ordering::Acquire))
+    }
+
+    /// The node before this one, which is not the head; `None` if that is the head.
+    #[inline]
+    pub(crate) fn before(&self, node: NodeId) -> Option<NodeId> {
+        // Some node before this one; those that came in between lie on the way.
+        let mut before = NodeId::of_word(self.arena.prev(node).load(Ordering::Acquire))?;
+        while let Some(next) = self.after(before).filter(|&next| next != node) {
+            before = next;
+        }
+        (before != Arena::head()).then_some(before)
+    }
+}
+
+impl From<Full> for InsertError {
+    fn from(full: Full) -> Self {
+        InsertError::Full { needed: full.needed, remaining: full.remaining }
+    }
+}
+
+impl fmt::Debug for SkipList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SkipList")
+            .field("len", &self.len())
+            .field("allocated", &self.allocated())
+            .field("capacity", &self.capacity())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,130 @@
+//! Iterators over the whole list or a range of keys, from both ends.
+
+use std::fmt;
+use std::iter::FusedIterator;
+use std::ops::{Bound, RangeBounds};
+
+use crate::arena::NodeId;
+use crate::code::compare;
+use crate::entry::EntryRef;
+use crate::list::SkipList;
+use crate::search::Probe;
+
+/// Iterates over entries in order, from both ends; see [`SkipList::iter`] and
+/// [`SkipList::range`].
+///
+/// The ends are fixed when it is made. Entries inserted between them meanwhile may or may not
+/// come up.
+#[derive(Clone)]
+pub struct Iter<'a> {
+    list: &'a SkipList,
+    /// First and last entry still to come.
+    ends: Option<(NodeId, NodeId)>,
+}
+
+impl SkipList {
+    /// All entries, in order.
+    #[must_use]
+    pub fn iter(&self) -> Iter<'_> {
+        Iter::new(self, self.first_node(), || self.last_node())
+    }
+
+    /// All entries, of any version, whose keys are within `keys`.
+    ///
+    /// ```
+    /// # use kvdb_skiplist::{Options, SkipList};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let list = SkipList::new(Options { capacity: 1 << 16, ..Options::default() })?;
+    /// for key in ["a", "b", "c"] {
+    ///     list.insert(key.as_bytes(), 1, b"")?;
+    /// }
+    /// let keys: Vec<_> = list.range("b"..).rev().map(|entry| entry.key()).collect();
+    /// assert_eq!(keys, [b"c", b"b"]);
+    /// # Ok(()) }
+    /// ```
+    pub fn range<K: AsRef<[u8]>>(&self, keys: impl RangeBounds<K>) -> Iter<'_> {
+        // Of one key, version u64::MAX is the first possible entry and version 0 the last.
+        let first = match keys.start_bound() {
+            Bound::Unbounded => self.first_node(),
+            Bound::Included(key) => self.find(&mut Probe::new(key.as_ref(), u64::MAX)).1,
+            Bound::Excluded(key) => {
+                let mut probe = Probe::new(key.as_ref(), 0);
+                let (_, at_or_after) = self.find(&mut probe);
+                match probe.found() {
+                    Some(node) => self.after(node),
+                    None => at_or_after,
+                }
+            }
+        };
+        Iter::new(self, first, || match keys.end_bound() {
+            Bound::Unbounded => self.last_node(),
+            Bound::Included(key) => self.seek_for_prev(key.as_ref(), 0),
+            Bound::Excluded(key) => {
+                self.before_or_none(self.find(&mut Probe::new(key.as_ref(), u64::MAX)).0)
+            }
+        })
+    }
+}
+
+impl<'a> IntoIterator for &'a SkipList {
+    type Item = EntryRef<'a>;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+impl<'a> Iter<'a> {
+    fn new(
+        list: &'a SkipList,
+        first: Option<NodeId>,
+        last: impl FnOnce() -> Option<NodeId>,
+    ) -> Iter<'a> {
+        let ends = first.and_then(|first| Some((first, last()?)));
+        // An empty range has its last entry before its first.
+        let ends = ends.filter(|&(first, last)| {
+            let arena = list.arena();
+            let (keys, _) = compare(arena.key(first), arena.key(last), 0);
+            keys.then_with(|| arena.version(last).cmp(&arena.version(first))).is_le()
+        });
+        Iter { list, ends }
+    }
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = EntryRef<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<EntryRef<'a>> {
+        let (first, last) = self.ends?;
+        self.ends = if first == last { None } else { self.list.step(first).map(|n| (n, last)) };
+        Some(EntryRef::new(self.list.arena(), first))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // No upper bound: entries may come in between.
+        (usize::from(self.ends.is_some()), None)
+    }
+
+    fn last(mut self) -> Option<EntryRef<'a>> {
+        self.next_back()
+    }
+}
+
+impl<'a> DoubleEndedIterator for Iter<'a> {
+    #[inline]
+    fn next_back(&mut self) -> Option<EntryRef<'a>> {
+        let (first, last) = self.ends?;
+        self.ends = if first == last { None } else { self.list.before(last).map(|n| (first, n)) };
+        Some(EntryRef::new(self.list.arena(), last))
+    }
+}
+
+impl FusedIterator for Iter<'_> {}
+
+impl fmt::Debug for Iter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,358 @@
+//! A block in place: where its parts are, and how an entry is found and read in it.
+//!
+//! Nothing is decoded when a block is loaded. Everything that is read from it is checked when it is
+//! read: a forged block gives an error or wrong entries, never an access outside of it.
+
+use std::cmp::Ordering;
+
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U64;
+
+use crate::codec::Codec;
+use crate::cursor::key_head;
+use crate::format::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BLOCK_WIDE, BlockHeader};
+use crate::{Error, MAX_KEY_LEN, Part, Result};
+
+/// The parts of a decoded block, all of them checked to lie within it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Layout {
+    pub(crate) count: usize,
+    shift: u32,
+    wide: bool,
+    /// Width of a version, and of a slot, in bytes.
+    width: usize,
+    stride: usize,
+    slots: usize,
+    prefix: usize,
+    keys: usize,
+    values: usize,
+    end: usize,
+    base: u64,
+}
+
+/// What a slot says, with the ends of the entry before it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Slot {
+    pub(crate) key_start: usize,
+    pub(crate) key_end: usize,
+    pub(crate) value_start: usize,
+    pub(crate) value_end: usize,
+    pub(crate) shared: usize,
+    pub(crate) version: u64,
+}
+
+#[cold]
+fn corrupt(what: &'static str) -> Error {
+    Error::corrupt(Part::Block, what)
+}
+
+/// The header of a stored block.
+pub(crate) fn header(stored: &[u8]) -> Result<&BlockHeader> {
+    let (header, _) =
+        BlockHeader::ref_from_prefix(stored).map_err(|_| corrupt("shorter than its header"))?;
+    if header.magic != BLOCK_MAGIC {
+        return Err(corrupt("no block begins here"));
+    }
+    Ok(header)
+}
+
+/// The CRC of a stored block: all behind the checksum, padding included.
+pub(crate) fn crc(stored: &[u8]) -> u32 {
+    crc32fast::hash(stored.get(4..).unwrap_or_default())
+}
+
+/// The decoded form of a compressed block.
+pub(crate) fn decompress(stored: &[u8]) -> Result<Vec<u8>> {
+    let header = header(stored)?;
+    let codec = Codec::from_id(header.codec)?;
+    let payload = stored
+        .get(BLOCK_HEADER_LEN..)
+        .and_then(|rest| rest.get(..header.payload_len.get() as usize))
+        .ok_or_else(|| corrupt("payload leaves the block"))?;
+    let raw = header.raw_len.get();
+    if !crate::codec::plausible(raw.into(), payload.len() as u64) {
+        return Err(corrupt("claims an impossible compression"));
+    }
+    let body = (raw as usize)
+        .checked_sub(BLOCK_HEADER_LEN)
+        .ok_or_else(|| corrupt("shorter than its header"))?;
+    let mut out = Vec::with_capacity(raw as usize);
+    out.extend_from_slice(&stored[..BLOCK_HEADER_LEN]);
+    codec.decompress(payload, &mut out, body)?;
+    Ok(out)
+}
+
+impl Layout {
+    /// Reads the header of a decoded block and checks that every part lies within `block`. What is
+    /// behind `raw_len` is padding.
+    #[inline]
+    pub(crate) fn parse(block: &[u8]) -> Result<Layout> {
+        let header = header(block)?;
+        let count = header.count.get() as u64;
+        let shift = u32::from(header.restart_shift);
+        let wide = match header.flags {
+            0 => false,
+            BLOCK_WIDE => true,
+            _ => return Err(corrupt("unknown flags")),
+        };
+        let width = u64::from(header.version_width);
+        if count == 0 || shift > 7 || !matches!(width, 0 | 1 | 2 | 4 | 8) || header.reserved != 0 {
+            return Err(corrupt("impossible header"));
+        }
+        let groups = ((count - 1) >> shift) + 1;
+        let stride = if wide { 8 } else { 4 } + u64::from(shift != 0) + width;
+        let end = u64::from(header.raw_len.get());
+        let slots = BLOCK_HEADER_LEN as u64 + groups * 8;
+        let prefix = slots + count * stride;
+        let keys = prefix + u64::from(header.prefix_len.get());
+        if end > block.len() as u64 || keys > end {
+            return Err(corrupt("slots leave the block"));
+        }
+        let mut layout = Layout {
+            count: count as usize,
+            shift,
+            wide,
+            width: width as usize,
+            stride: stride as usize,
+            slots: slots as usize,
+            prefix: prefix as usize,
+            keys: keys as usize,
+            values: keys as usize,
+            end: end as usize,
+            base: header.base_version.get(),
+        };
+        let (key_len, value_len) =
+            layout.ends(block, layout.count - 1).ok_or_else(|| corrupt("slots leave the block"))?;
+        if keys + key_len as u64 + value_len as u64 != end {
+            return Err(corrupt("parts do not add up"));
+        }
+        layout.values += key_len;
+        Ok(layout)
+    }
+
+    /// Every how many entries a key is whole.
+    pub(crate) fn interval(&self) -> usize {
+        1 << self.shift
+    }
+
+    /// The length of the decoded block without padding.
+    pub(crate) fn raw_len(&self) -> usize {
+        self.end
+    }
+
+    #[inline]
+    fn ends(&self, block: &[u8], i: usize) -> Option<(usize, usize)> {
+        let slot = block.get(self.slots + i * self.stride..)?;
+        if self.wide {
+            let ends = slot.first_chunk::<8>()?;
+            let key = u32::from_le_bytes([ends[0], ends[1], ends[2], ends[3]]);
+            let value = u32::from_le_bytes([ends[4], ends[5], ends[6], ends[7]]);
+            Some((key as usize, value as usize))
+        } else {
+            let ends = slot.first_chunk::<4>()?;
+            let key = u16::from_le_bytes([ends[0], ends[1]]);
+            let value = u16::from_le_bytes([ends[2], ends[3]]);
+            Some((key.into(), value.into()))
+        }
+    }
+
+    /// Reads slot `i < count`.
+    #[inline]
+    pub(crate) fn slot(&self, block: &[u8], i: usize) -> Result<Slot> {
+        self.slot_opt(block, i).ok_or_else(|| corrupt("a slot leaves the block"))
+    }
+
+    #[inline]
+    fn slot_opt(&self, block: &[u8], i: usize) -> Option<Slot> {
+        let (key_start, value_start) = match i {
+            0 => (0, 0),
+            _ => self.ends(block, i - 1)?,
+        };
+        let (key_end, value_end) = self.ends(block, i)?;
+        let at = self.slots + i * self.stride + if self.wide { 8 } else { 4 };
+        let rest = block.get(at..)?;
+        let (shared, rest) = match self.shift {
+            0 => (0, rest),
+            _ => (usize::from(*rest.first()?), rest.get(1..)?),
+        };
+        let delta = match self.width {
+            0 => 0,
+            1 => u64::from(*rest.first()?),
+            2 => u64::from(u16::from_le_bytes(*rest.first_chunk()?)),
+            4 => u64::from(u32::from_le_bytes(*rest.first_chunk()?)),
+            _ => u64::from_le_bytes(*rest.first_chunk()?),
+        };
+        let version = self.base.checked_add(delta)?;
+        Some(Slot { key_start, key_end, value_start, value_end, shared, version })
+    }
+
+    /// The part of an entry's key that is stored with it.
+    #[inline]
+    pub(crate) fn suffix<'b>(&self, block: &'b [u8], slot: &Slot) -> Result<&'b [u8]> {
+        block
+            .get(self.keys..self.values)
+            .and_then(|keys| keys.get(slot.key_start..slot.key_end))
+            .ok_or_else(|| corrupt("a key leaves its region"))
+    }
+
+    /// Where in the block an entry's value is. In bounds.
+    #[inline]
+    pub(crate) fn value_range(&self, slot: &Slot) -> Result<std::ops::Range<usize>> {
+        let (start, end) = (self.values + slot.value_start, self.values + slot.value_end);
+        if start > end || end > self.end {
+            return Err(corrupt("a value leaves its region"));
+        }
+        Ok(start..end)
+    }
+
+    /// What all keys of the block begin with.
+    #[inline]
+    pub(crate) fn prefix<'b>(&self, block: &'b [u8]) -> &'b [u8] {
+        block.get(self.prefix..self.keys).unwrap_or_default()
+    }
+
+    #[inline]
+    pub(crate) fn heads<'b>(&self, block: &'b [u8]) -> &'b [U64] {
+        block
+            .get(BLOCK_HEADER_LEN..self.slots)
+            .and_then(|bytes| <[U64]>::ref_from_bytes(bytes).ok())
+            .unwrap_or_default()
+    }
+
+    #[inline]
+    fn restart_of(&self, i: usize) -> usize {
+        i >> self.shift << self.shift
+    }
+
+    /// Writes the key of entry `i` to `key`.
+    ///
+    /// `reuse`: `key` holds another key of this block, so that the prefix is there already.
+    #[inline]
+    pub(crate) fn read_key(
+        &self,
+        block: &[u8],
+        i: usize,
+        slot: &Slot,
+        reuse: bool,
+        key: &mut Vec<u8>,
+    ) -> Result<()> {
+        let prefix_len = self.keys - self.prefix;
+        if reuse && key.len() >= prefix_len {
+            key.truncate(prefix_len);
+        } else {
+            key.clear();
+            key.extend_from_slice(self.prefix(block));
+        }
+        let suffix = self.suffix(block, slot)?;
+        if slot.shared != 0 {
+            let restart = self.slot(block, self.restart_of(i))?;
+            let shared = self
+                .suffix(block, &restart)?
+                .get(..slot.shared)
+                .ok_or_else(|| corrupt("a key shares more than there is"))?;
+            key.extend_from_slice(shared);
+        }
+        key.extend_from_slice(suffix);
+        if key.len() > MAX_KEY_LEN {
+            return Err(corrupt("a key is too long"));
+        }
+        Ok(())
+    }
+
+    /// The index of the first entry at or after `(key, version)`, `count` if there is none; and
+    /// whether the entry's key equals `key`.
+    #[inline]
+    pub(crate) fn lower_bound(
+        &self,
+        block: &[u8],
+        key: &[u8],
+        version: u64,
+    ) -> Result<(usize, bool)> {
+        let prefix = self.prefix(block);
+        let Some(target) = key.strip_prefix(prefix) else {
+            return Ok((if key < prefix { 0 } else { self.count }, false));
+        };
+        let head = key_head(target);
+        let heads = self.heads(block);
+        // Restarts with lesser heads are before the target, those with greater ones behind it.
+        let lo = partition_point(heads, |h| h < head);
+        let mut group = lo;
+        if heads.get(lo).is_some_and(|h| h.get() == head) {
+            let equal = partition_point(&heads[lo..], |h| h == head);
+            let (mut a, mut b) = (lo, lo + equal);
+            while a < b {
+                let mid = (a + b) / 2;
+                let i = mid << self.shift;
+                let slot = self.slot(block, i)?;
+                match order(self.suffix(block, &slot)?, slot.version, target, version) {
+                    Ordering::Less => a = mid + 1,
+                    // No earlier restart can be equal, since pairs are distinct.
+                    Ordering::Equal => return Ok((i, true)),
+                    Ordering::Greater => b = mid,
+                }
+            }
+            group = a;
+        }
+        let next_restart = (group << self.shift).min(self.count);
+        if group > 0 && self.shift != 0 {
+            // The target is behind the restart of the group before: it may be inside that group.
+            let first = (group - 1) << self.shift;
+            let slot = self.slot(block, first)?;
+            let restart = self.suffix(block, &slot)?;
+            let common = common_prefix(restart, target);
+            for i in first + 1..next_restart {
+                let slot = self.slot(block, i)?;
+                // More shared with the restart than the target shares: on the restart's side of it.
+                if slot.shared > common {
+                    continue;
+                }
+                let suffix = self.suffix(block, &slot)?;
+                let rest = &target[slot.shared..];
+                match order(suffix, slot.version, rest, version) {
+                    Ordering::Less => {}
+                    Ordering::Equal => return Ok((i, true)),
+                    Ordering::Greater => return Ok((i, suffix == rest)),
+                }
+            }
+        }
+        if next_restart >= self.count {
+            return Ok((self.count, false));
+        }
+        let slot = self.slot(block, next_restart)?;
+        Ok((next_restart, self.suffix(block, &slot)? == target))
+    }
+}
+
+/// Pair order: key ascending, version descending.
+#[inline]
+fn order(a: &[u8], a_version: u64, b: &[u8], b_version: u64) -> Ordering {
+    a.cmp(b).then_with(|| b_version.cmp(&a_version))
+}
+
+/// How many leading bytes two slices have in common.
+#[inline]
+pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    let n = a.len().min(b.len());
+    let (mut i, a, b) = (0, &a[..n], &b[..n]);
+    while let (Some(x), Some(y)) = (a[i..].first_chunk::<8>(), b[i..].first_chunk::<8>()) {
+        let diff = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
+        if diff != 0 {
+            return i + (diff.trailing_zeros() / 8) as usize;
+        }
+        i += 8;
+    }
+    i + a[i..].iter().zip(&b[i..]).take_while(|(x, y)| x == y).count()
+}
+
+/// The number of leading elements that satisfy `before`. Branch-free: what the comparison decides is
+/// an address, not a jump, so nothing is mispredicted.
+#[inline]
+pub(crate) fn partition_point(heads: &[U64], before: impl Fn(u64) -> bool) -> usize {
+    let (mut base, mut len) = (0, heads.len());
+    while len > 1 {
+        let half = len / 2;
+        base += if before(heads[base + half - 1].get()) { half } else { 0 };
+        len -= half;
+    }
+    base + usize::from(len == 1 && before(heads[base].get()))
+}

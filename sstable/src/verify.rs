@@ -1,0 +1,113 @@
+//! Reading a table from front to back, believing nothing.
+
+use std::cmp::Ordering;
+
+use crate::block::{self, Layout};
+use crate::cursor::compare;
+use crate::hit::BlockRef;
+use crate::properties::Properties;
+use crate::{Error, Part, Result, Source, Table, key_hash};
+
+impl<S: Source> Table<S> {
+    /// Reads and checks every byte of the table: all checksums, whether entries ascend, whether the
+    /// index leads to each block, whether the filter knows each key, whether what the properties say
+    /// is so, and that padding is zero.
+    ///
+    /// Time: about that of a scan. The cache is not touched.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its offset.
+    pub fn verify(&self) -> Result<()> {
+        self.verify_sections()?;
+        let index = self.index()?;
+        let mut seen = Properties::default();
+        let (mut key, mut version) = (Vec::new(), 0);
+        let mut next = Vec::new();
+        for number in 0..index.blocks() {
+            let range = index.block_range(number).map_err(|e| self.locate_in_index(e))?;
+            let offset = range.start;
+            let block = BlockRef::Pinned(self.read_block_verified(range)?);
+            let bytes = block.bytes();
+            let mut check = || {
+                let layout = Layout::parse(bytes)?;
+                if bytes[layout.raw_len()..].iter().any(|&b| b != 0) {
+                    return Err(Error::corrupt(Part::Padding, "not zero"));
+                }
+                layout.check_search_parts(bytes)?;
+                seen.block_bytes += layout.raw_len() as u64;
+                for entry in 0..layout.count {
+                    let slot = layout.slot(bytes, entry)?;
+                    layout.read_key(bytes, entry, &slot, false, &mut next)?;
+                    let first = seen.entries == 0;
+                    let pair = (next.as_slice(), slot.version);
+                    if !first && compare((&key, version), pair) != Ordering::Less {
+                        return Err(Error::corrupt(Part::Block, "entries do not ascend"));
+                    }
+                    if first || key != next {
+                        seen.distinct_keys += 1;
+                        if !self.may_contain(key_hash(&next))? {
+                            return Err(Error::corrupt(Part::Filter, "a key is missing"));
+                        }
+                    }
+                    if index.find(&next, slot.version)? != number {
+                        return Err(Error::corrupt(Part::Index, "an entry is not where it leads"));
+                    }
+                    if first {
+                        seen.smallest_key.clone_from(&next);
+                        seen.smallest_version = slot.version;
+                    }
+                    seen.entries += 1;
+                    seen.key_bytes += next.len() as u64;
+                    seen.value_bytes += layout.value_range(&slot)?.len() as u64;
+                    seen.smallest_version = seen.smallest_version.min(slot.version);
+                    seen.largest_version = seen.largest_version.max(slot.version);
+                    std::mem::swap(&mut key, &mut next);
+                    version = slot.version;
+                }
+                Ok(())
+            };
+            check().map_err(|e| self.locate(e, offset))?;
+        }
+        seen.largest_key = key;
+        seen.blocks = index.blocks() as u64;
+        self.verify_properties(seen)
+    }
+
+    fn verify_properties(&self, mut seen: Properties) -> Result<()> {
+        let said = self.properties();
+        seen.stored_bytes = said.stored_bytes;
+        seen.file_len = said.file_len;
+        seen.user.clone_from(&said.user);
+        if seen != *said {
+            return Err(Error::corrupt(Part::Properties, "they do not describe the entries"));
+        }
+        Ok(())
+    }
+}
+
+impl Layout {
+    /// Checks what a search relies on and a scan does not: heads.
+    fn check_search_parts(&self, bytes: &[u8]) -> Result<()> {
+        for (head, entry) in self.heads(bytes).iter().zip((0..self.count).step_by(self.interval()))
+        {
+            let slot = self.slot(bytes, entry)?;
+            if slot.shared != 0 {
+                return Err(Error::corrupt(Part::Block, "a restart is not whole"));
+            }
+            if head.get() != crate::key_head(self.suffix(bytes, &slot)?) {
+                return Err(Error::corrupt(Part::Block, "a head is not that of its key"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The padding of a stored block that is compressed.
+pub(crate) fn check_stored_padding(stored: &[u8]) -> Result<()> {
+    let header = block::header(stored)?;
+    let used = crate::format::BLOCK_HEADER_LEN + header.payload_len.get() as usize;
+    if stored.get(used..).is_none_or(|padding| padding.iter().any(|&b| b != 0)) {
+        return Err(Error::corrupt(Part::Padding, "not zero"));
+    }
+    Ok(())
+}

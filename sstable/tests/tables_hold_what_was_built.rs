@@ -1,0 +1,179 @@
+//! Round trips over block sizes, restart intervals, codecs, filters and key shapes.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Entry, Model, build, compare_walks, random_entries, scale};
+use kvdb_sstable::{
+    Builder, BuilderOptions, Codec, Cursor, ErrorKind, Identity, ReaderOptions, Table, key_hash,
+};
+use kvdb_vfs::{Region, Salt};
+
+fn options(block_size: usize, restart_interval: usize, codec: Codec) -> BuilderOptions {
+    let mut options = BuilderOptions::default();
+    options.block_size = block_size;
+    options.restart_interval = restart_interval;
+    options.codec = codec;
+    options.salt = Salt::derive(1, 2, 3);
+    options
+}
+
+fn codecs() -> Vec<Codec> {
+    vec![
+        Codec::None,
+        Codec::Lz4,
+        #[cfg(feature = "zstd")]
+        Codec::Zstd(1),
+    ]
+}
+
+fn check_gets(entries: &[Entry], table: &Table<Vec<u8>>) {
+    let newest = |key: &[u8], at_most: u64| {
+        entries.iter().find(|e| e.0 == key && e.1 <= at_most).map(|e| (e.1, e.2.clone()))
+    };
+    for (key, version, _) in entries {
+        for at_most in [*version, version.saturating_sub(1), version.saturating_add(1), u64::MAX, 0]
+        {
+            let got = table.get(key, at_most, key_hash(key)).unwrap();
+            let got = got.map(|hit| (hit.version(), hit.value().to_vec()));
+            assert_eq!(got, newest(key, at_most), "{key:?} at {at_most}");
+        }
+        for mut other in [[key.as_slice(), b"\0"].concat(), key[..key.len() / 2].to_vec()] {
+            let got = table.get_unfiltered(&other, u64::MAX).unwrap();
+            assert_eq!(got.map(|h| h.version()), newest(&other, u64::MAX).map(|e| e.0));
+            other.push(0xFF);
+            let got = table.get(&other, 5, key_hash(&other)).unwrap();
+            assert_eq!(got.map(|h| h.version()), newest(&other, 5).map(|e| e.0));
+        }
+    }
+}
+
+#[test]
+fn every_block_size_interval_codec_and_key_shape() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    for codec in codecs() {
+        for block_size in [256, 1000, 4096, 65536, 1 << 20] {
+            for interval in [1, 2, 4, 16, 128] {
+                for shape in 0..6 {
+                    let n = [0, 1, 2, 17, 150][rng.usize(0..5)] * scale().min(10);
+                    let value = [0, 10, 300][rng.usize(0..3)];
+                    let entries = random_entries(&mut rng, n, shape, value);
+                    let table = build(&entries, options(block_size, interval, codec));
+                    let table = Table::open(table, ReaderOptions::default()).unwrap();
+                    table.verify().unwrap();
+                    assert_eq!(table.properties().entries, entries.len() as u64);
+                    check_gets(&entries, &table);
+                    let mut model = Model::new(entries);
+                    compare_walks(&mut rng, &mut table.cursor(), &mut model, 200);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_of_the_greatest_length_and_long_values() {
+    let mut rng = fastrand::Rng::with_seed(2);
+    for codec in codecs() {
+        let mut entries = Vec::new();
+        for i in 0..8u8 {
+            let mut key = vec![7; 65_535];
+            key[65_500] = i;
+            entries.push((key, 1, vec![i; 100]));
+            let mut key = vec![7; 65_000];
+            key[10] = i / 4;
+            entries.push((key, u64::from(i), vec![i; 300_000 * usize::from(i % 3)]));
+        }
+        let entries = common::sort(entries);
+        let table = build(&entries, options(4096, 4, codec));
+        let table = Table::open(table, ReaderOptions::default()).unwrap();
+        table.verify().unwrap();
+        check_gets(&entries, &table);
+        compare_walks(&mut rng, &mut table.cursor(), &mut Model::new(entries), 300);
+    }
+}
+
+#[test]
+fn one_key_with_a_hundred_thousand_versions() {
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut entries = vec![(b"a".to_vec(), 5, b"before".to_vec())];
+    entries
+        .extend((0..100_000u64).rev().map(|v| (b"key".to_vec(), v * 2, v.to_le_bytes().to_vec())));
+    entries.push((b"kez".to_vec(), 5, b"behind".to_vec()));
+    let table = build(&entries, options(4096, 4, Codec::None));
+    let table = Arc::new(Table::open(Region::from_vec(table), ReaderOptions::default()).unwrap());
+    table.verify().unwrap();
+    assert_eq!(table.properties().distinct_keys, 3);
+    for _ in 0..2000 {
+        let at_most = rng.u64(0..200_100);
+        let hit = table.get(b"key", at_most, key_hash(b"key")).unwrap().unwrap();
+        assert_eq!(hit.version(), at_most.min(199_998) / 2 * 2);
+        assert_eq!(hit.value(), (hit.version() / 2).to_le_bytes());
+    }
+    assert_eq!(table.boundaries().unwrap().count(), 0, "no cut inside of a key");
+    compare_walks(&mut rng, &mut table.owned_cursor(), &mut Model::new(entries), 5000);
+}
+
+#[test]
+fn entries_out_of_order_are_refused_and_the_table_goes_on() {
+    let mut builder = Builder::new(Vec::new(), BuilderOptions::default()).unwrap();
+    builder.add(b"b", 5, b"1").unwrap();
+    for (key, version) in [(b"a", 9), (b"b", 5), (b"b", 6)] {
+        let e = builder.add(key, version, b"no").unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::OutOfOrder);
+    }
+    let e = builder.add(&[b'c'; 65_536], 1, b"no").unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::KeyTooLong(65_536));
+    builder.add(b"b", 4, b"2").unwrap();
+    let (bytes, properties) = builder.finish().unwrap();
+    let table = Table::open(bytes, ReaderOptions::default()).unwrap();
+    assert_eq!(*table.properties(), properties);
+    assert_eq!(properties.entries, 2);
+    assert_eq!((properties.smallest_version, properties.largest_version), (4, 5));
+    table.verify().unwrap();
+}
+
+#[test]
+fn properties_of_the_callers_own_and_the_identity_come_back() {
+    let mut options = BuilderOptions::default();
+    options.identity = Identity { database: 1 << 100, table: 77 };
+    let mut builder = Builder::new(Vec::new(), options.clone()).unwrap();
+    builder.add_property("garbage", b"\x01\x02").unwrap();
+    builder.add(b"", 1, b"").unwrap();
+    builder.add_property("", b"").unwrap();
+    let (bytes, properties) = builder.finish().unwrap();
+    assert_eq!(properties.file_len, bytes.len() as u64);
+    let mut reader = ReaderOptions::default();
+    reader.identity = Some(options.identity);
+    let table = Table::open(bytes.as_slice(), reader.clone()).unwrap();
+    assert_eq!(table.properties().user("garbage"), Some(&b"\x01\x02"[..]));
+    assert_eq!(table.properties().user(""), Some(&b""[..]));
+    assert_eq!(table.properties().user("other"), None);
+    assert_eq!(table.identity(), options.identity);
+    reader.identity = Some(Identity { database: 1 << 100, table: 78 });
+    let e = Table::open(bytes.as_slice(), reader).unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::WrongTable { found_table: 77, expected_table: 78, .. }));
+}
+
+#[test]
+fn cuts_by_boundaries_split_a_table_by_offset() {
+    let mut rng = fastrand::Rng::with_seed(4);
+    let entries = random_entries(&mut rng, 5000, 3, 100);
+    let table =
+        Table::open(build(&entries, options(4096, 4, Codec::None)), ReaderOptions::default());
+    let table = table.unwrap();
+    let cuts: Vec<_> = table.boundaries().unwrap().map(Result::unwrap).collect();
+    assert_eq!(cuts.len() as u64, table.properties().blocks - 1);
+    let mut cursor = table.cursor();
+    for pair in cuts.windows(2) {
+        assert!(pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
+        assert_eq!(table.approximate_offset(&pair[1].0).unwrap(), pair[1].1);
+        // A cut lies between two entries, never on the wrong side of one.
+        assert!(cursor.seek(&pair[1].0, u64::MAX).unwrap());
+        assert!(cursor.key() >= pair[1].0.as_slice());
+        assert_eq!(table.approximate_offset(cursor.key()).unwrap(), pair[1].1);
+    }
+    assert_eq!(table.approximate_offset(b"").unwrap(), 0);
+}

@@ -1,0 +1,40 @@
+//! The primitives the protocol is built from: the real ones, or loom's in a model.
+
+#[cfg(not(loom))]
+mod imp {
+    pub(crate) use parking_lot::Mutex;
+    pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+    /// What a `SeqCst` write followed by a `SeqCst` read already guarantees.
+    #[inline(always)]
+    pub(crate) fn order_write_before_read() {}
+}
+
+#[cfg(loom)]
+mod imp {
+    use std::sync::PoisonError;
+
+    use loom::sync::MutexGuard;
+    pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize};
+
+    /// loom's mutex with the interface of parking_lot's.
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Mutex(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    /// loom takes a `SeqCst` access for an acquire/release one, so the order of a write
+    /// before a later read of another place has to be spelled out for it.
+    pub(crate) fn order_write_before_read() {
+        loom::sync::atomic::fence(loom::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+pub(crate) use imp::*;

@@ -1,0 +1,130 @@
+//! An open file in memory.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::MemFs;
+use super::names::Inode;
+use crate::{Advice, Error, File, Op, Region, Result, SyncSite, WriteMode};
+
+/// A file opened by [`MemFs`].
+pub(super) struct MemFile {
+    pub(super) fs: MemFs,
+    pub(super) inode: Arc<Inode>,
+    pub(super) path: PathBuf,
+    pub(super) writable: bool,
+}
+
+impl fmt::Debug for MemFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl MemFile {
+    fn error(&self, op: Op, offset: Option<u64>, e: impl Into<io::Error>) -> Error {
+        Error::new(op, &self.path, offset, e.into())
+    }
+
+    fn check_writable(&self, op: Op, offset: Option<u64>) -> Result<()> {
+        if self.writable {
+            return Ok(());
+        }
+        let e = io::Error::new(io::ErrorKind::PermissionDenied, "opened for reading");
+        Err(self.error(op, offset, e))
+    }
+}
+
+impl File for MemFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        Ok(self.inode.content.read().read_at(buf, offset))
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.check_writable(Op::Write, Some(offset))?;
+        let _world = self.fs.begin(Op::Write, &self.path);
+        let limit = self.fs.file_capacity();
+        let mut content = self.inode.content.write();
+        content.write(buf, offset, limit).map_err(|e| self.error(Op::Write, Some(offset), e))
+    }
+
+    fn write_all_at_with(&self, buf: &[u8], offset: u64, mode: WriteMode) -> Result<()> {
+        self.write_all_at(buf, offset)?;
+        if let WriteMode::Durable(_) = mode {
+            // Two steps, so that a crash in the middle of the write can be had.
+            let _world = self.fs.begin(Op::SyncData, &self.path);
+            self.inode.content.write().harden(offset, buf.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self, _site: SyncSite) -> Result<()> {
+        let _world = self.fs.begin(Op::SyncData, &self.path);
+        self.inode.content.write().sync();
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> Result<()> {
+        self.check_writable(Op::Allocate, None)?;
+        let _world = self.fs.begin(Op::Allocate, &self.path);
+        let limit = self.fs.file_capacity();
+        let mut content = self.inode.content.write();
+        if content.len() >= len {
+            return Ok(());
+        }
+        content.set_len(len, limit).map_err(|e| self.error(Op::Allocate, None, e))
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.check_writable(Op::SetLen, None)?;
+        let _world = self.fs.begin(Op::SetLen, &self.path);
+        let limit = self.fs.file_capacity();
+        let mut content = self.inode.content.write();
+        content.set_len(len, limit).map_err(|e| self.error(Op::SetLen, None, e))
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(self.inode.content.read().len())
+    }
+
+    fn links(&self) -> Result<u64> {
+        Ok(self.inode.links.load(Ordering::SeqCst))
+    }
+
+    fn map(&self, range: Range<u64>) -> Result<Option<Region>> {
+        let error = |kind: io::ErrorKind, why: String| {
+            self.error(Op::Map, Some(range.start), io::Error::new(kind, why))
+        };
+        if range.start > range.end {
+            return Err(error(
+                io::ErrorKind::InvalidInput,
+                "the range ends before it starts".into(),
+            ));
+        }
+        let content = self.inode.content.read();
+        if range.end > content.len() {
+            let why = format!("a map up to {} of a file of {} bytes", range.end, content.len());
+            return Err(error(io::ErrorKind::UnexpectedEof, why));
+        }
+        if range.is_empty() {
+            return Ok(Some(Region::from_vec(Vec::new())));
+        }
+        Ok(Some(content.memory().region(range.start as usize..range.end as usize)))
+    }
+
+    fn advise(&self, _range: Range<u64>, _advice: Advice) {}
+
+    fn lose_unsynced(&self) -> bool {
+        let _world = self.fs.shared.world.read();
+        self.inode.content.write().lose_unsynced();
+        true
+    }
+}

@@ -1,0 +1,254 @@
+//! An open file of the operating system.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::Mutex;
+
+use super::sys;
+use crate::{Advice, Error, File, Op, Region, Result, SyncSite, WriteMode};
+
+/// A file opened by [`OsFs`](super::OsFs).
+#[derive(Debug)]
+pub(super) struct OsFile {
+    file: fs::File,
+    path: PathBuf,
+    writable: bool,
+    /// Set once the system has refused a durable write: from then on write and sync.
+    no_durable_write: AtomicBool,
+    maps: Mutex<Maps>,
+}
+
+/// The access pattern last advised, and the maps it holds for.
+#[derive(Debug)]
+struct Maps {
+    pattern: Advice,
+    live: Vec<Weak<MmapRaw>>,
+}
+
+impl OsFile {
+    pub(super) fn new(file: fs::File, path: &Path, writable: bool) -> Self {
+        OsFile {
+            file,
+            path: path.to_owned(),
+            writable,
+            no_durable_write: AtomicBool::new(false),
+            maps: Mutex::new(Maps { pattern: Advice::Normal, live: Vec::new() }),
+        }
+    }
+
+    fn error(&self, op: Op, offset: Option<u64>, e: impl Into<io::Error>) -> Error {
+        Error::new(op, &self.path, offset, e.into())
+    }
+
+    /// The system reports a write through a read-only handle as a bad descriptor; say what it is.
+    fn check_writable(&self, op: Op, offset: Option<u64>) -> Result<()> {
+        if self.writable {
+            return Ok(());
+        }
+        let e = io::Error::new(io::ErrorKind::PermissionDenied, "opened for reading");
+        Err(self.error(op, offset, e))
+    }
+
+    fn system_len(&self, op: Op) -> Result<u64> {
+        Ok(self.file.metadata().map_err(|e| self.error(op, None, e))?.len())
+    }
+}
+
+/// Calls `write(rest, offset)` until all is written. Interruptions are resumed, and a write of
+/// nothing is an error, as in `Write::write_all`.
+fn write_all(
+    mut buf: &[u8],
+    mut offset: u64,
+    mut write: impl FnMut(&[u8], u64) -> io::Result<usize>,
+) -> io::Result<()> {
+    while !buf.is_empty() {
+        match write(buf, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                buf = &buf[n..];
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+impl File for OsFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match sys::read_at(&self.file, &mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.error(Op::Read, Some(offset + done as u64), e)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.check_writable(Op::Write, Some(offset))?;
+        write_all(buf, offset, |rest, at| sys::write_at(&self.file, rest, at))
+            .map_err(|e| self.error(Op::Write, Some(offset), e))
+    }
+
+    fn write_all_at_with(&self, buf: &[u8], offset: u64, mode: WriteMode) -> Result<()> {
+        let WriteMode::Durable(site) = mode else {
+            return self.write_all_at(buf, offset);
+        };
+        self.check_writable(Op::Write, Some(offset))?;
+        if !self.no_durable_write.load(Ordering::Relaxed) {
+            match write_all(buf, offset, |rest, at| sys::write_durable(&self.file, rest, at)) {
+                Ok(()) => return Ok(()),
+                // A refusal, not a failure: nothing was written that a rewrite would not cover.
+                Err(e) if sys::is_refusal(&e) => {
+                    self.no_durable_write.store(true, Ordering::Relaxed)
+                }
+                Err(e) => return Err(self.error(Op::Write, Some(offset), e)),
+            }
+        }
+        self.write_all_at(buf, offset)?;
+        self.sync_data(site)
+    }
+
+    fn sync_data(&self, _site: SyncSite) -> Result<()> {
+        self.file.sync_data().map_err(|e| self.error(Op::SyncData, None, e))
+    }
+
+    fn allocate(&self, len: u64) -> Result<()> {
+        self.check_writable(Op::Allocate, None)?;
+        if len == 0 {
+            return Ok(());
+        }
+        match sys::allocate(&self.file, len) {
+            Ok(()) => Ok(()),
+            Err(e) if sys::is_refusal(&e) => {
+                if self.system_len(Op::Allocate)? >= len {
+                    return Ok(());
+                }
+                self.file.set_len(len).map_err(|e| self.error(Op::Allocate, None, e))
+            }
+            Err(e) => Err(self.error(Op::Allocate, None, e)),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.check_writable(Op::SetLen, None)?;
+        self.file.set_len(len).map_err(|e| self.error(Op::SetLen, None, e))
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.system_len(Op::Len)
+    }
+
+    fn links(&self) -> Result<u64> {
+        let found = self.file.metadata().map_err(|e| self.error(Op::Metadata, None, e))?;
+        sys::links(&self.path, &found).map_err(|e| self.error(Op::Metadata, None, e))
+    }
+
+    fn map(&self, range: Range<u64>) -> Result<Option<Region>> {
+        let error = |kind: io::ErrorKind, why: String| {
+            self.error(Op::Map, Some(range.start), io::Error::new(kind, why))
+        };
+        if range.start > range.end {
+            return Err(error(
+                io::ErrorKind::InvalidInput,
+                "the range ends before it starts".into(),
+            ));
+        }
+        let file_len = self.system_len(Op::Map)?;
+        if range.end > file_len {
+            // Touching a page beyond the end would be a SIGBUS.
+            let why = format!("a map up to {} of a file of {file_len} bytes", range.end);
+            return Err(error(io::ErrorKind::UnexpectedEof, why));
+        }
+        let Ok(len) = usize::try_from(range.end - range.start) else {
+            return Err(error(io::ErrorKind::OutOfMemory, "larger than the address space".into()));
+        };
+        if len == 0 {
+            return Ok(Some(Region::from_vec(Vec::new())));
+        }
+        let map = MmapOptions::new()
+            .offset(range.start)
+            .len(len)
+            .map_raw_read_only(&self.file)
+            .map_err(|e| self.error(Op::Map, Some(range.start), e))?;
+        let map = Arc::new(map);
+        {
+            let mut maps = self.maps.lock();
+            sys::advise_map(&map, maps.pattern);
+            maps.live.retain(|m| m.strong_count() > 0);
+            maps.live.push(Arc::downgrade(&map));
+        }
+        let base = map.as_ptr();
+        // SAFETY: the map is readable for `len` bytes and stays until `map`, the owner, is dropped.
+        // The file was at least that long just now; that nobody truncates it, and that nobody
+        // dereferences bytes that are being written, is what `File::map` and `Region` ask for.
+        Ok(Some(unsafe { Region::from_raw(base, len, map) }))
+    }
+
+    fn advise(&self, range: Range<u64>, advice: Advice) {
+        sys::advise(&self.file, range, advice);
+        if matches!(advice, Advice::Normal | Advice::Random | Advice::Sequential) {
+            let mut maps = self.maps.lock();
+            maps.pattern = advice;
+            maps.live.retain(|m| m.strong_count() > 0);
+            for map in maps.live.iter().filter_map(Weak::upgrade) {
+                sys::advise_map(&map, advice);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_all_resumes_short_and_interrupted_writes() {
+        let mut out = Vec::new();
+        let mut calls = 0;
+        write_all(b"abcdefg", 10, |rest, at| {
+            calls += 1;
+            if calls % 2 == 1 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            assert_eq!(at, 10 + out.len() as u64);
+            let n = rest.len().min(3);
+            out.extend_from_slice(&rest[..n]);
+            Ok(n)
+        })
+        .unwrap();
+        assert_eq!(out, b"abcdefg");
+    }
+
+    #[test]
+    fn write_all_fails_when_nothing_is_taken() {
+        let e = write_all(b"x", 0, |_, _| Ok(0)).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[test]
+    fn a_refused_durable_write_falls_back_to_write_and_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        let file = OsFile::new(file, &path, true);
+        file.no_durable_write.store(true, Ordering::Relaxed);
+        file.write_all_at_with(b"abc", 2, WriteMode::Durable(SyncSite::Other(0))).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"\0\0abc");
+    }
+}
