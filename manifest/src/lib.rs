@@ -97,3 +97,7 @@ pub use manifest::{Manifest, Options, VerifyReport};
 pub use open::{OpenReport, exists};
 pub use replay::Cut;
 pub use state::{Inconsistent, State};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

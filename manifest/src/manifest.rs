@@ -97,7 +97,9 @@ impl<S: State> Manifest<S> {
     /// Adds one change. When this returns, the change is durable and part of the state.
     ///
     /// The order of changes is the order in which appends get the lock. Costs one write, one
-    /// sync, and now and then a rewrite of the file.
+    /// sync, and now and then a rewrite of the file. That a rewrite failed is no failure of the
+    /// append that brought it about: it is logged, and in the worst case the manifest is poisoned
+    /// and the *next* append says so.
     ///
     /// # Errors
     /// [`Error::Rejected`] (the change does not fit the state) and [`Error::TooLarge`] before
@@ -175,7 +177,8 @@ impl<S: State> Manifest<S> {
     /// in memory. Appends and rewrites go on meanwhile.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open) about damage, and [`Error::Diverged`].
+    /// Those of [`open`](Self::open) about damage, and [`Error::Diverged`]. [`Error::Poisoned`] if
+    /// a failed rewrite has left it open which file has the name.
     pub fn verify(&self) -> Result<VerifyReport> {
         // Records never change once written and a replaced file stays readable through its
         // handle, so the lock is needed for a consistent beginning only.
@@ -204,6 +207,7 @@ impl<S: State> Manifest<S> {
             })?;
         let len = file.len()?;
         if crate::replay::read_header(&*file, &self.path, len)? != log.header {
+            self.intact()?; // a rewrite that failed half-way may have left the other file there
             return Err(Error::corrupt(&self.path, 0, "another manifest has taken the name"));
         }
         if len < log.end {
@@ -259,13 +263,18 @@ impl<S: State> Manifest<S> {
     }
 
     pub(crate) fn writable(&self) -> Result<()> {
-        if let Some(cause) = self.poison.get() {
-            return Err(Error::Poisoned { path: self.path.clone(), cause: cause.clone() });
-        }
+        self.intact()?;
         if self.options.read_only {
             return Err(Error::ReadOnly { path: self.path.clone() });
         }
         Ok(())
+    }
+
+    fn intact(&self) -> Result<()> {
+        match self.poison.get() {
+            Some(cause) => Err(Error::Poisoned { path: self.path.clone(), cause: cause.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Forbids all further writing because of `source`.

@@ -47,7 +47,9 @@ impl<S: State> Manifest<S> {
     /// `database` had better be random: it is part of every checksum.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`], [`Error::ReadOnly`], and those of the file system.
+    /// [`Error::AlreadyExists`], [`Error::ReadOnly`], and those of the file system. If it was the
+    /// last step that failed, the sync of the directory, the manifest is there all the same, and
+    /// can be opened.
     pub fn create(
         fs: Arc<dyn Fs>,
         dir: &Path,

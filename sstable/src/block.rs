@@ -10,7 +10,8 @@ use zerocopy::little_endian::U64;
 
 use crate::codec::Codec;
 use crate::cursor::key_head;
-use crate::format::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BLOCK_WIDE, BlockHeader};
+use crate::format::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BLOCK_SHIFT_BIT, BLOCK_WIDE, BlockHeader};
+use crate::heads::partition_point;
 use crate::{Error, MAX_KEY_LEN, Part, Result};
 
 /// The parts of a decoded block, all of them checked to lie within it.
@@ -88,27 +89,24 @@ impl Layout {
     #[inline]
     pub(crate) fn parse(block: &[u8]) -> Result<Layout> {
         let header = header(block)?;
-        let count = header.count.get() as u64;
-        let shift = u32::from(header.restart_shift);
-        let wide = match header.flags {
-            0 => false,
-            BLOCK_WIDE => true,
-            _ => return Err(corrupt("unknown flags")),
-        };
+        let count = u64::from(header.count.get());
+        let wide = header.flags & BLOCK_WIDE != 0;
+        let shift = u32::from(header.flags >> BLOCK_SHIFT_BIT);
         let width = u64::from(header.version_width);
-        if count == 0 || shift > 7 || !matches!(width, 0 | 1 | 2 | 4 | 8) || header.reserved != 0 {
+        if count == 0 || shift > 7 || !matches!(width, 0 | 1 | 2 | 4 | 8) {
             return Err(corrupt("impossible header"));
         }
         let groups = ((count - 1) >> shift) + 1;
         let stride = if wide { 8 } else { 4 } + u64::from(shift != 0) + width;
-        let end = u64::from(header.raw_len.get());
         let slots = BLOCK_HEADER_LEN as u64 + groups * 8;
         let prefix = slots + count * stride;
         let keys = prefix + u64::from(header.prefix_len.get());
-        if end > block.len() as u64 || keys > end {
-            return Err(corrupt("slots leave the block"));
+        let values = keys + u64::from(header.key_len.get());
+        let end = u64::from(header.raw_len.get());
+        if end > block.len() as u64 || values > end {
+            return Err(corrupt("parts leave the block"));
         }
-        let mut layout = Layout {
+        Ok(Layout {
             count: count as usize,
             shift,
             wide,
@@ -117,17 +115,10 @@ impl Layout {
             slots: slots as usize,
             prefix: prefix as usize,
             keys: keys as usize,
-            values: keys as usize,
+            values: values as usize,
             end: end as usize,
             base: header.base_version.get(),
-        };
-        let (key_len, value_len) =
-            layout.ends(block, layout.count - 1).ok_or_else(|| corrupt("slots leave the block"))?;
-        if keys + key_len as u64 + value_len as u64 != end {
-            return Err(corrupt("parts do not add up"));
-        }
-        layout.values += key_len;
-        Ok(layout)
+        })
     }
 
     /// Every how many entries a key is whole.
@@ -138,6 +129,11 @@ impl Layout {
     /// The length of the decoded block without padding.
     pub(crate) fn raw_len(&self) -> usize {
         self.end
+    }
+
+    /// Whether the last slot ends where its regions end.
+    pub(crate) fn ends_meet(&self, block: &[u8]) -> bool {
+        self.ends(block, self.count - 1) == Some((self.values - self.keys, self.end - self.values))
     }
 
     #[inline]
@@ -259,67 +255,81 @@ impl Layout {
         Ok(())
     }
 
-    /// The index of the first entry at or after `(key, version)`, `count` if there is none; and
-    /// whether the entry's key equals `key`.
+    /// The index of the first entry at or after `(key, version)`, `count` if there is none; with its
+    /// slot if its key is `key`.
     #[inline]
     pub(crate) fn lower_bound(
         &self,
         block: &[u8],
         key: &[u8],
         version: u64,
-    ) -> Result<(usize, bool)> {
+    ) -> Result<(usize, Option<Slot>)> {
         let prefix = self.prefix(block);
         let Some(target) = key.strip_prefix(prefix) else {
-            return Ok((if key < prefix { 0 } else { self.count }, false));
+            return Ok((if key < prefix { 0 } else { self.count }, None));
         };
         let head = key_head(target);
         let heads = self.heads(block);
         // Restarts with lesser heads are before the target, those with greater ones behind it.
-        let lo = partition_point(heads, |h| h < head);
-        let mut group = lo;
-        if heads.get(lo).is_some_and(|h| h.get() == head) {
-            let equal = partition_point(&heads[lo..], |h| h == head);
-            let (mut a, mut b) = (lo, lo + equal);
-            while a < b {
-                let mid = (a + b) / 2;
+        let mut group = partition_point(heads, |h| h < head);
+        if heads.get(group).is_some_and(|h| h.get() == head) {
+            let mut end = group + partition_point(&heads[group..], |h| h == head);
+            while group < end {
+                let mid = (group + end) / 2;
                 let i = mid << self.shift;
                 let slot = self.slot(block, i)?;
                 match order(self.suffix(block, &slot)?, slot.version, target, version) {
-                    Ordering::Less => a = mid + 1,
+                    Ordering::Less => group = mid + 1,
                     // No earlier restart can be equal, since pairs are distinct.
-                    Ordering::Equal => return Ok((i, true)),
-                    Ordering::Greater => b = mid,
+                    Ordering::Equal => return Ok((i, Some(slot))),
+                    Ordering::Greater => end = mid,
                 }
             }
-            group = a;
         }
-        let next_restart = (group << self.shift).min(self.count);
+        let restart = (group << self.shift).min(self.count);
         if group > 0 && self.shift != 0 {
             // The target is behind the restart of the group before: it may be inside that group.
-            let first = (group - 1) << self.shift;
-            let slot = self.slot(block, first)?;
-            let restart = self.suffix(block, &slot)?;
-            let common = common_prefix(restart, target);
-            for i in first + 1..next_restart {
-                let slot = self.slot(block, i)?;
-                // More shared with the restart than the target shares: on the restart's side of it.
-                if slot.shared > common {
-                    continue;
-                }
-                let suffix = self.suffix(block, &slot)?;
-                let rest = &target[slot.shared..];
-                match order(suffix, slot.version, rest, version) {
-                    Ordering::Less => {}
-                    Ordering::Equal => return Ok((i, true)),
-                    Ordering::Greater => return Ok((i, suffix == rest)),
-                }
+            let found = self.find_in_group(block, group - 1, restart, target, version)?;
+            if let Some(found) = found {
+                return Ok(found);
             }
         }
-        if next_restart >= self.count {
-            return Ok((self.count, false));
+        if restart >= self.count {
+            return Ok((self.count, None));
         }
-        let slot = self.slot(block, next_restart)?;
-        Ok((next_restart, self.suffix(block, &slot)? == target))
+        let slot = self.slot(block, restart)?;
+        let same = self.suffix(block, &slot)? == target;
+        Ok((restart, same.then_some(slot)))
+    }
+
+    /// The first entry at or after the target behind the restart of a group, which is before it.
+    #[inline]
+    fn find_in_group(
+        &self,
+        block: &[u8],
+        group: usize,
+        end: usize,
+        target: &[u8],
+        version: u64,
+    ) -> Result<Option<(usize, Option<Slot>)>> {
+        let first = group << self.shift;
+        let slot = self.slot(block, first)?;
+        let common = common_prefix(self.suffix(block, &slot)?, target);
+        for i in first + 1..end {
+            let slot = self.slot(block, i)?;
+            // More shared with the restart than the target shares: on the restart's side of it.
+            if slot.shared > common {
+                continue;
+            }
+            let suffix = self.suffix(block, &slot)?;
+            let rest = &target[slot.shared..];
+            match order(suffix, slot.version, rest, version) {
+                Ordering::Less => {}
+                Ordering::Equal => return Ok(Some((i, Some(slot)))),
+                Ordering::Greater => return Ok(Some((i, (suffix == rest).then_some(slot)))),
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -342,17 +352,4 @@ pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
         i += 8;
     }
     i + a[i..].iter().zip(&b[i..]).take_while(|(x, y)| x == y).count()
-}
-
-/// The number of leading elements that satisfy `before`. Branch-free: what the comparison decides is
-/// an address, not a jump, so nothing is mispredicted.
-#[inline]
-pub(crate) fn partition_point(heads: &[U64], before: impl Fn(u64) -> bool) -> usize {
-    let (mut base, mut len) = (0, heads.len());
-    while len > 1 {
-        let half = len / 2;
-        base += if before(heads[base + half - 1].get()) { half } else { 0 };
-        len -= half;
-    }
-    base + usize::from(len == 1 && before(heads[base].get()))
 }

@@ -6,7 +6,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use crate::block::common_prefix;
 use crate::codec::Codec;
 use crate::cursor::key_head;
-use crate::format::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BLOCK_WIDE, BlockHeader};
+use crate::format::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BLOCK_SHIFT_BIT, BLOCK_WIDE, BlockHeader};
 use crate::{Error, ErrorKind, Result};
 
 /// The entries of the block under construction.
@@ -171,14 +171,13 @@ impl BlockBuilder {
             checksum: U32::ZERO,
             magic: BLOCK_MAGIC,
             codec: Codec::None.id(),
-            flags: if wide { BLOCK_WIDE } else { 0 },
+            flags: if wide { BLOCK_WIDE } else { 0 } | (self.shift << BLOCK_SHIFT_BIT) as u8,
             version_width: width as u8,
             raw_len: U32::new(raw_len),
             payload_len: U32::new(raw_len - BLOCK_HEADER_LEN as u32),
-            count: U32::new(count as u32),
+            key_len: U32::new(key_len as u32),
+            count: U16::new(count as u16),
             prefix_len: U16::new(prefix as u16),
-            restart_shift: self.shift as u8,
-            reserved: 0,
             base_version: U64::new(self.least_version),
         };
         out.extend_from_slice(header.as_bytes());

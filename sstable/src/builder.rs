@@ -9,7 +9,9 @@ use zerocopy::little_endian::{U32, U64, U128};
 
 use crate::block_builder::BlockBuilder;
 use crate::cursor::compare;
-use crate::format::{FOOTER_LEN, FORMAT_VERSION, Footer, Handle, MAGIC, PAGE, SECTION_ALIGN};
+use crate::format::{
+    BLOCK_MAX_COUNT, FOOTER_LEN, FORMAT_VERSION, Footer, Handle, MAGIC, PAGE, SECTION_ALIGN,
+};
 use crate::index::IndexBuilder;
 use crate::properties::Properties;
 use crate::{
@@ -263,6 +265,9 @@ impl<W: Write> Builder<W> {
 
     /// Whether the block is to be closed ahead of this entry.
     fn is_full(&mut self, key: &[u8], version: u64, value: &[u8]) -> bool {
+        if self.block.count() == BLOCK_MAX_COUNT {
+            return true;
+        }
         let len = self.block.len_with(key, version, value);
         if self.options.codec != Codec::None {
             return len > self.options.block_size;

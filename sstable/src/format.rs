@@ -75,7 +75,8 @@ pub(crate) struct BlockHeader {
     pub(crate) checksum: U32,
     pub(crate) magic: u8,
     pub(crate) codec: u8,
-    /// Bit 0: slots hold 32-bit ends instead of 16-bit ones.
+    /// Bit 0: slots hold 32-bit ends instead of 16-bit ones. Bits 1 to 3: the logarithm of the
+    /// restart interval to base 2.
     pub(crate) flags: u8,
     /// Bytes per version in a slot: 0, 1, 2, 4 or 8.
     pub(crate) version_width: u8,
@@ -83,15 +84,17 @@ pub(crate) struct BlockHeader {
     pub(crate) raw_len: U32,
     /// Stored bytes behind the header, padding not included.
     pub(crate) payload_len: U32,
-    pub(crate) count: U32,
+    /// Bytes of all keys, without what they share.
+    pub(crate) key_len: U32,
+    pub(crate) count: U16,
     pub(crate) prefix_len: U16,
-    /// Logarithm of the restart interval to base 2.
-    pub(crate) restart_shift: u8,
-    pub(crate) reserved: u8,
     pub(crate) base_version: U64,
 }
 
 pub(crate) const BLOCK_WIDE: u8 = 1;
+pub(crate) const BLOCK_SHIFT_BIT: u32 = 1;
+/// No block has more entries.
+pub(crate) const BLOCK_MAX_COUNT: usize = u16::MAX as usize;
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

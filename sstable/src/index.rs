@@ -6,9 +6,10 @@ use std::ops::Range;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::block::{common_prefix, partition_point};
+use crate::block::common_prefix;
 use crate::cursor::{compare, key_head};
 use crate::format::{INDEX_HEADER_LEN, INDEX_VERSIONS, IndexHeader};
+use crate::heads::{Samples, partition_point};
 use crate::{Error, ErrorKind, Part, Result};
 
 /// Collects the separators of a table. Memory: about 20 bytes and a separator per block.
@@ -103,7 +104,7 @@ impl IndexBuilder {
 }
 
 /// Where the columns of an index are in its section; all checked to lie within it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct IndexLayout {
     pub(crate) blocks: usize,
     offsets: usize,
@@ -113,6 +114,7 @@ pub(crate) struct IndexLayout {
     separators: usize,
     end: usize,
     data_len: u64,
+    samples: Samples,
 }
 
 #[cold]
@@ -142,7 +144,7 @@ impl IndexLayout {
         if blocks == 0 && data_len != 0 || blocks != 0 && data_len == 0 {
             return Err(corrupt("blocks and their bytes do not agree"));
         }
-        let layout = IndexLayout {
+        let mut layout = IndexLayout {
             blocks: blocks as usize,
             offsets: offsets as usize,
             versions: (flags != 0).then_some(versions as usize),
@@ -151,18 +153,20 @@ impl IndexLayout {
             separators: separators as usize,
             end: end as usize,
             data_len,
+            samples: Samples::new(&[]),
         };
         let view = layout.view(section);
         if view.offset(0)? != 0 || view.offset(layout.blocks)? != data_len {
             return Err(corrupt("blocks do not fill the data"));
         }
+        layout.samples = Samples::new(view.heads());
         Ok(layout)
     }
 
     /// The index over the section it was parsed from.
     #[inline]
-    pub(crate) fn view<'s>(&self, section: &'s [u8]) -> Index<'s> {
-        Index { layout: *self, section }
+    pub(crate) fn view<'s>(&'s self, section: &'s [u8]) -> Index<'s> {
+        Index { layout: self, section }
     }
 
     /// How many bytes of the section are used; the rest is padding.
@@ -174,7 +178,7 @@ impl IndexLayout {
 /// An index in place.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Index<'s> {
-    layout: IndexLayout,
+    layout: &'s IndexLayout,
     section: &'s [u8],
 }
 
@@ -250,7 +254,7 @@ impl<'s> Index<'s> {
             return Ok(if key < prefix { 0 } else { self.blocks().saturating_sub(1) });
         };
         let (head, heads) = (key_head(target), self.heads());
-        let lo = partition_point(heads, |h| h < head);
+        let lo = self.layout.samples.lower_bound(heads, head);
         if heads.get(lo).is_none_or(|h| h.get() != head) {
             return Ok(lo);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kvdb_vfs::Region;
 
-use crate::block::Layout;
+use crate::block::{Layout, Slot};
 use crate::hit::BlockRef;
 use crate::index::Index;
 use crate::{Cursor, Error, Result, Source, Table};
@@ -213,7 +213,7 @@ impl<T: TableRef> TableCursor<T> {
 
     /// Loads the block where `(key, version)` belongs and finds the first entry of that block at or
     /// behind the pair. `None`: the table has no blocks.
-    fn find(&mut self, key: &[u8], version: u64) -> Result<Option<(usize, bool)>> {
+    fn find(&mut self, key: &[u8], version: u64) -> Result<Option<(usize, Option<Slot>)>> {
         let index = self.table.index()?;
         if index.blocks() == 0 {
             return Ok(None);
@@ -234,7 +234,7 @@ impl<T: TableRef> TableCursor<T> {
     fn try_seek_for_prev(&mut self, key: &[u8], version: u64) -> Result<bool> {
         match self.find(key, version)? {
             None => self.ended(State::Before),
-            Some((entry, true)) if self.stand_on(entry)? && self.version == version => Ok(true),
+            Some((entry, Some(slot))) if slot.version == version => self.stand_on(entry),
             Some((0, _)) => self.go_to_last_of(self.block.checked_sub(1)),
             Some((entry, _)) => self.stand_on(entry - 1),
         }

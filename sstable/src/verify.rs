@@ -86,7 +86,8 @@ impl<S: Source> Table<S> {
 }
 
 impl Layout {
-    /// Checks what a search relies on and a scan does not: heads.
+    /// Checks what a search relies on and a scan does not: that heads are those of the restarts. And
+    /// that no byte of a region is left over.
     fn check_search_parts(&self, bytes: &[u8]) -> Result<()> {
         for (head, entry) in self.heads(bytes).iter().zip((0..self.count).step_by(self.interval()))
         {
@@ -97,6 +98,9 @@ impl Layout {
             if head.get() != crate::key_head(self.suffix(bytes, &slot)?) {
                 return Err(Error::corrupt(Part::Block, "a head is not that of its key"));
             }
+        }
+        if !self.ends_meet(bytes) {
+            return Err(Error::corrupt(Part::Block, "the last slot does not end its regions"));
         }
         Ok(())
     }

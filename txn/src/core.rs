@@ -22,6 +22,7 @@ const SLOTS: usize = 2;
 pub(crate) type Handle = Arc<CachePadded<Arc<Core>>>;
 
 /// What is under the lock that orders commits.
+#[repr(C)]
 pub(crate) struct State {
     /// The largest version handed out.
     pub(crate) last: u64,
@@ -46,7 +47,8 @@ pub(crate) struct Core {
     unpublishable: AtomicU64,
     /// Managed mode: the highest floor that the user allows.
     pub(crate) watermark: AtomicU64,
-    /// The discard floor. The lock is held while it is being raised.
+    /// The discard floor. The lock is held during every scan of the marks that something is
+    /// dropped by. It is taken under `state`, never the other way round.
     pub(crate) discarded: Mutex<u64>,
     readers: Marks,
     writers: Marks,
@@ -112,10 +114,7 @@ impl Core {
 
     pub(crate) fn raise_floor(&self) -> u64 {
         let mut discarded = self.discarded.lock();
-        let mut wanted = self.published.load(SeqCst);
-        if self.options.managed {
-            wanted = wanted.min(self.watermark.load(SeqCst));
-        }
+        let wanted = self.wanted();
         self.floor.fetch_max(wanted, SeqCst);
         // A mark below what was discarded before will be moved up, or refused.
         *discarded = self.low_water(wanted).max(*discarded);
@@ -148,12 +147,22 @@ impl Core {
     /// The highest version whose writes no read-write transaction has to be checked against.
     ///
     /// A transaction that begins during the scan reads at or above the version published here, or
-    /// moves up to it. One that begins at an older version, by choice, finds out at its commit.
+    /// moves up to it. One that begins at an older version, by choice, finds out at its commit;
+    /// in managed mode, where that is the rule, it can rely on everything from the watermark on.
     pub(crate) fn unneeded(&self) -> u64 {
-        let published = self.published.load(SeqCst);
-        self.floor.fetch_max(published, SeqCst);
+        // As in `raise_floor`, so that who clones a mark can wait for the scan.
+        let _scan = self.discarded.lock();
+        let wanted = self.wanted();
+        self.floor.fetch_max(wanted, SeqCst);
+        // A transaction below what was forgotten is too old already, and keeps nothing.
         let lowest = self.writers.lowest(self.forgotten.load(SeqCst));
-        lowest.map_or(published, |lowest| lowest.min(published))
+        lowest.map_or(wanted, |lowest| lowest.min(wanted))
+    }
+
+    /// How far a scan would like to go.
+    fn wanted(&self) -> u64 {
+        let published = self.published.load(SeqCst);
+        if self.options.managed { published.min(self.watermark.load(SeqCst)) } else { published }
     }
 
     /// Forgets the writes that no transaction can be in conflict with.

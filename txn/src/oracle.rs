@@ -26,7 +26,8 @@ pub struct Options {
     pub detect_conflicts: bool,
     /// The most bytes of memory that the writes remembered for conflict checks may take. When it
     /// is reached, the oldest are forgotten, and the commit of a transaction that would have to
-    /// be checked against them fails with [`CommitError::TooOld`]. Default: 64 MiB.
+    /// be checked against them fails with [`CommitError::TooOld`]. Below about 64 KiB that hits
+    /// transactions that are hardly old. Default: 64 MiB.
     pub max_tracked_bytes: usize,
     /// Whether the caller chooses the versions: see [`Oracle::commit_at`] and
     /// [`Oracle::begin_at`]. Default: false.
@@ -91,7 +92,10 @@ impl Oracle {
     /// Begins a transaction at a given version.
     ///
     /// In managed mode the version may lie above the newest readable one; what is committed
-    /// between them later is then seen by later reads, and is a conflict if it was read before.
+    /// between them later is then seen by later reads, and a conflict for whoever read it.
+    ///
+    /// Outside of managed mode, what was committed between an older version and now may be
+    /// forgotten already: a read-write transaction then is too old when it commits.
     ///
     /// # Errors
     /// [`BeginError::BelowFloor`] if versions that this reader needs may be gone already, or are
@@ -122,8 +126,8 @@ impl Oracle {
     ///
     /// If nothing in `reads` was written by a commit of a version above the mark's, the commit gets
     /// the next version, and `enqueue(version)` is called under the oracle's lock, so that the order
-    /// of the calls is the order of versions; its result is returned. `enqueue` should be short, must
-    /// not call the oracle and cannot refuse. If it panics, the oracle is poisoned. Once it was
+    /// of the calls is the order of versions; its result is returned. `enqueue` should be short, and
+    /// cannot refuse. It must neither call the oracle nor drop a mark: that would be a deadlock. If it panics, the oracle is poisoned. Once it was
     /// called, [`Oracle::published`] or [`Oracle::failed`] has to be called for the version.
     ///
     /// An empty read set never conflicts (blind writes). Without writes there is nothing to commit:
@@ -245,8 +249,9 @@ impl Oracle {
 
         let version = state.admits(version)?;
         state.last = version;
+        let mut sealed = false;
         if detect {
-            let sealed = state.window.append(version, &mut batch);
+            sealed = state.window.append(version, &mut batch);
             let limit = core.options.max_tracked_bytes;
             if state.window.bytes() > limit {
                 let unneeded = core.unneeded();
@@ -263,13 +268,16 @@ impl Oracle {
         state.failed = None;
         drop(state);
         drop(dropped);
+        if sealed {
+            core.forget();
+        }
         Ok(Some(enqueued))
     }
 
     /// Makes every version up to `version` readable.
     ///
     /// To be called when these commits can be read, in version order, once for each or once for
-    /// several. A version that failed, and those above it, do not become readable.
+    /// several, and only for versions that were handed out. A version that failed, and those above it, do not become readable.
     pub fn published(&self, version: u64) {
         self.core.publish(version);
     }
@@ -324,6 +332,9 @@ impl Oracle {
     /// readers below it from now on. The watermark starts at 0 (or at what was discarded before
     /// the store was opened) and never falls; a lower one than before is ignored.
     ///
+    /// Since a transaction may begin at any version from the watermark on, writes above it are
+    /// remembered, up to [`Options::max_tracked_bytes`], even if no transaction is open.
+    ///
     /// # Errors
     /// If the oracle is not in managed mode.
     pub fn set_discard_watermark(&self, version: u64) -> Result<(), NotManaged> {
@@ -331,14 +342,21 @@ impl Oracle {
             return Err(NotManaged);
         }
         self.core.watermark.fetch_max(version, SeqCst);
+        self.core.forget();
         Ok(())
     }
 
     /// Bytes of memory that the remembered writes take which an open read-write transaction, or
     /// one that begins now, may have to be checked against. Zero when no read-write transaction
-    /// is open and every commit is published.
+    /// is open and every commit is published (and, in managed mode, the watermark has reached them).
     pub fn tracked_bytes(&self) -> usize {
         self.core.forget();
+        self.core.state.lock().window.bytes()
+    }
+
+    /// What is remembered at this moment, without looking whether it has to be.
+    #[cfg(loom)]
+    pub fn retained_bytes(&self) -> usize {
         self.core.state.lock().window.bytes()
     }
 

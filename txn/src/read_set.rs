@@ -55,7 +55,10 @@ impl ReadSet {
 
     /// Notes that `key` was read, found or not. O(1), amortised.
     pub fn add_point(&mut self, key: &[u8]) {
-        let fingerprint = fingerprint(key);
+        self.add(fingerprint(key), key);
+    }
+
+    fn add(&mut self, fingerprint: u64, key: &[u8]) {
         if let Some(point) = self.point(fingerprint) {
             if self.key_of(point) != key {
                 // Two keys of one fingerprint: the second is kept as a range of one key.
@@ -214,5 +217,24 @@ impl Hasher for AsIs {
 
     fn write_u64(&mut self, value: u64) {
         self.0 = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ReadSet;
+
+    #[test]
+    fn keys_of_one_fingerprint_are_told_apart() {
+        for others in [0, 100] {
+            let mut reads = ReadSet::new();
+            (0..others).for_each(|i| reads.add(i, &i.to_be_bytes()));
+            reads.add(7777, b"one");
+            reads.add(7777, b"two");
+            reads.add(7777, b"two");
+            assert!(reads.covers(7777, b"one") && reads.covers(7777, b"two"));
+            assert!(!reads.covers(7777, b"three"));
+            assert_eq!(reads.ranges(), 1);
+        }
     }
 }

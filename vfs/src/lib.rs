@@ -7,6 +7,20 @@
 //! - [`OsFs`] is the operating system.
 //! - [`MemFs`] lives in memory, knows what was synced, and builds the image a power loss would
 //!   leave behind.
+//! - [`FaultFs`] wraps another file system and makes the Nth operation fail.
+//!
+//! # Durability
+//!
+//! The contents of a file and its name are made durable separately, by [`File::sync_data`] and by
+//! [`Fs::sync_dir`] of its directory, and nothing else orders anything. The order that creates a
+//! file so that a name never leads to half of it is: write, sync the file, rename it into place,
+//! sync the directory. Every call that syncs carries a [`SyncSite`], so that a test can switch off
+//! each of them and see whether anything notices ([`FaultPlan::skip_sync`]).
+//!
+//! # Reading
+//!
+//! [`File::read_at`] copies, [`File::map`] does not. A [`Region`] shows what is written to the file
+//! after it was mapped, so only bytes that are not going to change may be looked at through it.
 //!
 //! The traits are used as `dyn`: a virtual call is nothing beside a system call.
 //!
@@ -15,6 +29,7 @@
 
 mod clock;
 mod error;
+mod fault;
 mod fs;
 mod mem;
 mod os;
@@ -24,6 +39,7 @@ mod site;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Op, Result};
+pub use fault::{ArmedPlan, Fault, FaultFs, FaultPlan};
 pub use fs::{
     Advice, Entry, EntryKind, File, Fs, LockGuard, LockMode, Metadata, OpenMode, ReadRequest,
     WriteMode,
@@ -33,3 +49,7 @@ pub use os::OsFs;
 pub use region::Region;
 pub use salt::Salt;
 pub use site::SyncSite;
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;

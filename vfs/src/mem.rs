@@ -6,7 +6,7 @@ mod file;
 mod image;
 mod names;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -60,7 +60,8 @@ use names::{Child, DirId, Inode, Names};
 ///
 /// A file can have up to [`MemFs::DEFAULT_FILE_CAPACITY`] bytes unless created by
 /// [`MemFs::with_file_capacity`]; beyond that writing fails with [`ErrorKind::NoSpace`]. Memory is
-/// taken page by page as it is written.
+/// taken page by page as it is written. What an image might bring back is kept: the old version of an
+/// overwritten page until the file is synced, a removed file until its directory is.
 #[derive(Clone)]
 pub struct MemFs {
     shared: Arc<Shared>,
@@ -129,7 +130,8 @@ impl MemFs {
     /// The file system that a power loss at this moment would leave, with everything in it durable,
     /// no lock held and no hook set. See [`ImagePolicy`] for what there is to decide.
     ///
-    /// Waits for operations under way and holds up others meanwhile. May be called from a hook.
+    /// Waits for operations under way and holds up others meanwhile. May be called from a hook. The
+    /// policy must not use this file system.
     ///
     /// # Panics
     /// When there is no memory for the copy.
@@ -188,22 +190,25 @@ impl MemFs {
         self.shared.operations.load(Ordering::SeqCst)
     }
 
-    /// How much a power loss might take back at this moment: pages of named files, and changes of
-    /// names.
-    pub fn unsynced(&self) -> (usize, usize) {
+    /// How many pages of named files a power loss might take back at this moment.
+    pub fn unsynced_pages(&self) -> usize {
         let _world = self.shared.world.write();
         let names = self.shared.names.lock();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let files = names.dirs.values().flat_map(|d| d.live.values());
-        let pages = files
+        files
             .filter_map(|child| match child {
                 Child::File(inode) if seen.insert(Arc::as_ptr(inode)) => {
                     Some(inode.content.read().dirty_pages())
                 }
                 _ => None,
             })
-            .sum();
-        (pages, names.pending.len())
+            .sum()
+    }
+
+    /// How many changes of names a power loss might take back at this moment.
+    pub fn unsynced_names(&self) -> usize {
+        self.shared.names.lock().pending.len()
     }
 
     fn file_capacity(&self) -> u64 {

@@ -57,7 +57,7 @@ impl Fs for OsFs {
                 options.write(true).create(true).truncate(true);
             }
         }
-        let file = options.open(path).map_err(at(Op::Open, path))?;
+        let file = options.open(path).map_err(of_file(Op::Open, path))?;
         // Unix opens a directory for reading without complaint.
         if mode == OpenMode::Read && file.metadata().map_err(at(Op::Open, path))?.is_dir() {
             return Err(at(Op::Open, path)(io::ErrorKind::IsADirectory.into()));
@@ -70,7 +70,7 @@ impl Fs for OsFs {
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
-        fs::remove_file(path).map_err(at(Op::Remove, path))
+        fs::remove_file(path).map_err(of_file(Op::Remove, path))
     }
 
     fn hard_link(&self, from: &Path, to: &Path) -> Result<()> {
@@ -139,6 +139,16 @@ impl Fs for OsFs {
             }
             Err(fs::TryLockError::Error(e)) => Err(at(Op::Lock, dir)(e)),
         }
+    }
+}
+
+/// Some systems refuse a directory as forbidden where others say what is wrong.
+fn of_file(op: Op, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |e| {
+        if e.kind() == io::ErrorKind::PermissionDenied && path.is_dir() {
+            return Error::with_kind(ErrorKind::IsADirectory, op, path, None, e);
+        }
+        Error::new(op, path, None, e)
     }
 }
 

@@ -3,7 +3,7 @@
 /// The call sites of [`File::sync_data`](crate::File::sync_data),
 /// [`Fs::sync_dir`](crate::Fs::sync_dir) and durable writes in the whole system.
 ///
-/// A test can make one of them do nothing at run time (`FaultFs`): a mutant
+/// A test can make one of them do nothing at run time ([`FaultFs`](crate::FaultFs)): a mutant
 /// without a rebuild. A suite that survives the loss of any one of them is too weak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]

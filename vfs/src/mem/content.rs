@@ -53,11 +53,12 @@ impl Content {
         if bytes.is_empty() {
             return Ok(());
         }
-        let end = offset.checked_add(bytes.len() as u64).ok_or_else(too_large)?;
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= limit);
+        let end = end.ok_or_else(too_large)?;
         if end > self.memory.capacity() as u64 {
             // Doubling, so that appending is linear in the end.
             let roomy = (self.memory.capacity() as u64 * 2).min(limit);
-            self.grow(end, roomy, limit)?;
+            self.grow(end, roomy)?;
         }
         for page in offset / PAGE as u64..=(end - 1) / PAGE as u64 {
             self.mark_dirty(page);
@@ -69,7 +70,10 @@ impl Content {
 
     pub(super) fn set_len(&mut self, len: u64, limit: u64) -> io::Result<()> {
         if len > self.len {
-            self.grow(len, len, limit)?;
+            if len > limit {
+                return Err(too_large());
+            }
+            self.grow(len, len)?;
         } else if len < self.len {
             let mut page = len as usize / PAGE;
             while let Some(next) = self.memory.next_touched(page) {
@@ -165,10 +169,7 @@ impl Content {
     }
 
     /// Makes room for at least `least` bytes and, if that can be had, for `roomy`.
-    fn grow(&mut self, least: u64, roomy: u64, limit: u64) -> io::Result<()> {
-        if least > limit {
-            return Err(too_large());
-        }
+    fn grow(&mut self, least: u64, roomy: u64) -> io::Result<()> {
         for capacity in [roomy.max(least), least] {
             let Ok(capacity) = usize::try_from(capacity) else { continue };
             if self.memory.grow(capacity).is_some() {

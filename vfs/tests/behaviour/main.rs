@@ -10,7 +10,7 @@ mod names;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kvdb_vfs::{File, Fs, MemFs, OpenMode, OsFs};
+use kvdb_vfs::{FaultFs, File, Fs, MemFs, OpenMode, OsFs};
 
 /// A file system and an empty directory in it.
 struct Place {
@@ -62,6 +62,7 @@ fn all() -> Vec<(&'static str, Place)> {
     vec![
         ("os", Place { fs: Arc::new(OsFs::new()), dir, _temporary: Some(temporary) }),
         ("memory", in_memory(Arc::new(MemFs::new()))),
+        ("faults", in_memory(Arc::new(FaultFs::new(Arc::new(MemFs::new()))))),
     ]
 }
 

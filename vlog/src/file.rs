@@ -1,0 +1,175 @@
+//! A file that holds records: what reading one by its place needs.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use kvdb_vfs::{Advice, File, Region, Salt};
+
+use crate::frame::RecordParts;
+use crate::{Error, Pointer, Result};
+
+/// File, salt, and the map where there is one.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) salt: Salt,
+    len: u32,
+    maps: bool,
+    map: OnceLock<Option<Region>>,
+    /// Bytes below this are written and will not be written again, or only with the same bytes:
+    /// a reader may look at them. Stored with release order after the write returned.
+    written: AtomicU32,
+}
+
+impl LogFile {
+    /// A file of `len` bytes of which `written` may be read.
+    pub(crate) fn new(
+        path: PathBuf,
+        file: Arc<dyn File>,
+        salt: Salt,
+        len: u32,
+        written: u32,
+        maps: bool,
+    ) -> Self {
+        let written = AtomicU32::new(written);
+        LogFile { path, file, salt, len, maps, map: OnceLock::new(), written }
+    }
+
+    pub(crate) fn written(&self) -> u32 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Lets readers look at everything below `offset`.
+    pub(crate) fn set_written(&self, offset: u32) {
+        self.written.store(offset, Ordering::Release);
+    }
+
+    /// The map of the whole file, made at first use. `None`: positioned reads.
+    #[inline]
+    pub(crate) fn map(&self) -> Option<&Region> {
+        match self.map.get() {
+            Some(map) => map.as_ref(),
+            None => self.make_map(),
+        }
+    }
+
+    #[cold]
+    fn make_map(&self) -> Option<&Region> {
+        let map = self.map.get_or_init(|| {
+            if !self.maps {
+                return None;
+            }
+            let range = 0..u64::from(self.len);
+            match self.file.map(range.clone()) {
+                Ok(map) => {
+                    self.file.advise(range, Advice::Random);
+                    map
+                }
+                Err(e) => {
+                    tracing::warn!(error = %e, "file not mapped, reading by system calls");
+                    None
+                }
+            }
+        });
+        map.as_ref()
+    }
+
+    /// The part of the map that holds the record at `offset`; `None` without a map.
+    ///
+    /// # Errors
+    /// `BadPointer` if that is not within what was written.
+    #[inline]
+    pub(crate) fn mapped(&self, offset: u32, pointer: Pointer) -> Result<Option<&[u8]>> {
+        let range = self.range(offset, pointer)?;
+        let Some(map) = self.map() else { return Ok(None) };
+        match map.slice(range) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Err(Error::BadPointer { pointer, what: "it leaves the map" }),
+        }
+    }
+
+    /// The bytes of the record at `offset`, without a copy where there is a map.
+    pub(crate) fn region(&self, offset: u32, pointer: Pointer) -> Result<Region> {
+        let range = self.range(offset, pointer)?;
+        if let Some(map) = self.map() {
+            let part = map.subregion(range);
+            return part.ok_or(Error::BadPointer { pointer, what: "it leaves the map" });
+        }
+        // The length is bounded by what is in the file, see `range`.
+        let mut bytes = vec![0; range.len()];
+        self.file.read_exact_at(&mut bytes, range.start as u64)?;
+        Ok(Region::from_vec(bytes))
+    }
+
+    #[inline]
+    fn range(&self, offset: u32, pointer: Pointer) -> Result<std::ops::Range<usize>> {
+        let (start, end) = (u64::from(offset), u64::from(offset) + u64::from(pointer.len()));
+        if end > u64::from(self.written()) {
+            return Err(Error::BadPointer { pointer, what: "it lies beyond what was written" });
+        }
+        Ok(start as usize..end as usize)
+    }
+
+    /// Takes the record in `bytes`, found at `offset`, apart and verifies it.
+    #[inline]
+    pub(crate) fn verify<'a>(
+        &self,
+        bytes: &'a [u8],
+        offset: u32,
+        pointer: Pointer,
+        version: u64,
+        check: bool,
+    ) -> Result<StoredRecord<'a>> {
+        let Some(record) = StoredRecord::parse(bytes) else {
+            return Err(self.not_a_record(bytes, offset, pointer, version));
+        };
+        if check {
+            let raw = crc32fast::hash(&bytes[4..]);
+            if !self.salt.matches(record.stored_crc, raw, offset.into(), version) {
+                return Err(Error::damaged(&self.path, offset.into(), "a record"));
+            }
+        }
+        Ok(record)
+    }
+
+    /// Tells a pointer that is wrong from a record that is damaged: if the place holds an intact
+    /// record of another length, it is the pointer.
+    #[cold]
+    fn not_a_record(&self, bytes: &[u8], offset: u32, pointer: Pointer, version: u64) -> Error {
+        let intact = RecordParts::parse(bytes).is_some_and(|parts| {
+            let raw = crc32fast::hash(parts.covered);
+            self.salt.matches(parts.stored_crc, raw, offset.into(), version)
+        });
+        match intact {
+            true => Error::BadPointer { pointer, what: "the record there has another length" },
+            false => Error::damaged(&self.path, offset.into(), "a record of the pointer's length"),
+        }
+    }
+}
+
+/// A record whose length is the pointer's. Its version trailer, if any, is not part of the bytes:
+/// whoever reads by pointer knows the version.
+pub(crate) struct StoredRecord<'a> {
+    pub(crate) stored_crc: u32,
+    pub(crate) key: &'a [u8],
+    pub(crate) tag: &'a [u8],
+    pub(crate) value: &'a [u8],
+}
+
+impl<'a> StoredRecord<'a> {
+    #[inline]
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        use crate::format::{FLAG_VERSION, RECORD_HEADER, RecordHeader};
+        use zerocopy::FromBytes;
+        let (header, body) = RecordHeader::ref_from_prefix(bytes).ok()?;
+        if header.flags & !FLAG_VERSION != 0 || header.len() != bytes.len() as u64 {
+            return None;
+        }
+        debug_assert_eq!(body.len(), bytes.len() - RECORD_HEADER, "the header is fixed");
+        let (key, rest) = body.split_at_checked(usize::from(header.key_len.get()))?;
+        let (tag, value) = rest.split_at_checked(usize::from(header.tag_len))?;
+        Some(StoredRecord { stored_crc: header.crc.get(), key, tag, value })
+    }
+}

@@ -1,0 +1,327 @@
+//! Room for frames: decided before a commit gets its version, because afterwards nothing may
+//! refuse it.
+//!
+//! # The invariant
+//!
+//! Let *R* be the bytes reserved and not yet placed, *left* what the active segment still takes,
+//! and *usable(s)* what a spare takes (its capacity without header, link and footer). Then always
+//!
+//! > R ≤ left, or R ≤ usable(s) for some spare s.
+//!
+//! So the leader can place every admitted frame without creating anything. It puts each frame
+//! into the active segment if it fits and otherwise enters the next spare:
+//!
+//! - A frame placed without rotation takes the same number of bytes from R and from *left*; both
+//!   sides of either inequality keep their order.
+//! - If R ≤ left no rotation happens. If R ≤ usable(s), then by the time the leader enters s,
+//!   what is still to be placed is at most R, so all of it fits into s; from then on the first
+//!   inequality holds. Spares before s may be passed by: they get their link and stay empty.
+//! - A marker takes its bytes from *left* only if the invariant holds afterwards, and so does a
+//!   rotation by record count.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+
+use super::Shared;
+use crate::format::{PAGE, SEGMENT_OVERHEAD, max_frame_len};
+use crate::segment::Segment;
+use crate::{BoxError, Error, Result, SealedSegment, SegmentMeta, SegmentName};
+
+/// Keeps the list of segments: in a database, the manifest.
+pub trait SegmentNamer: Send + Sync {
+    /// Chooses number, file and nonce of a new segment. The number must exceed every earlier one
+    /// and never be used again, also not after a crash that lost the choice.
+    fn allocate(&self) -> Result<SegmentName, BoxError>;
+
+    /// Makes a segment part of the log, durably. Called before its first frame; its file is
+    /// complete and synced by then, and it is in [`Log::view`](super::Log::view).
+    fn name(&self, meta: &SegmentMeta) -> Result<(), BoxError>;
+
+    /// A segment that was left and is durable to its end. Called from
+    /// [`Log::prepare`](super::Log::prepare).
+    fn sealed(&self, sealed: &SealedSegment) -> Result<(), BoxError>;
+
+    /// There is something for [`Log::prepare`](super::Log::prepare) to do. Called while a commit
+    /// waits for nothing else, with no lock held: wake the thread that does it, and return.
+    fn housekeeping_due(&self) {}
+}
+
+/// What admission decides upon.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    /// R of the invariant.
+    pub(crate) reserved: u64,
+    /// What the active segment still takes, footer's place excluded.
+    pub(crate) left: u32,
+    /// Named segments to go on with, in order.
+    pub(crate) spares: VecDeque<Arc<Segment>>,
+    /// Someone is making a spare.
+    making: bool,
+    pub(crate) closed: bool,
+    /// The disk was full when last asked for a spare.
+    full: bool,
+    /// Size of the next spare.
+    next_capacity: u32,
+    /// The highest segment number so far.
+    last_segment: Option<u32>,
+    waiting: usize,
+}
+
+/// What a fresh segment takes, in bytes.
+pub(crate) fn usable(capacity: u32) -> u32 {
+    capacity.saturating_sub(SEGMENT_OVERHEAD) / 8 * 8
+}
+
+impl Admission {
+    pub(crate) fn new(
+        left: u32,
+        spares: VecDeque<Arc<Segment>>,
+        active: &Segment,
+        segment_size: u32,
+    ) -> Self {
+        let last = spares.back().map_or(active.capacity(), |s| s.capacity());
+        let last_segment = Some(spares.back().map_or(active.id(), |s| s.id()));
+        Admission {
+            reserved: 0,
+            left,
+            spares,
+            making: false,
+            closed: false,
+            full: false,
+            next_capacity: last.saturating_mul(2).min(segment_size),
+            last_segment,
+            waiting: 0,
+        }
+    }
+
+    /// Whether the invariant would hold with these many bytes reserved and left.
+    fn holds(&self, reserved: u64, left: u32) -> bool {
+        reserved <= left.into()
+            || self.spares.iter().any(|s| reserved <= usable(s.capacity()).into())
+    }
+
+    /// Takes room for a control frame from the active segment, if that leaves enough for all.
+    pub(crate) fn take(&mut self, len: u32) -> bool {
+        let Some(left) = self.left.checked_sub(len) else { return false };
+        let may = self.holds(self.reserved, left);
+        if may {
+            self.left = left;
+        }
+        may
+    }
+
+    /// Places a frame that was admitted with `room` bytes. Returns the spare to enter first, any
+    /// number of times, then `None` when the frame fits.
+    pub(crate) fn place(&mut self, len: u32) -> Placing {
+        if len <= self.left {
+            self.left -= len;
+            self.reserved = self.reserved.saturating_sub(len.into());
+            return Placing::Fits;
+        }
+        self.rotate().map_or(Placing::NoRoom, Placing::Enter)
+    }
+
+    /// Leaves the active segment for the next spare.
+    fn rotate(&mut self) -> Option<Arc<Segment>> {
+        let spare = self.spares.pop_front()?;
+        self.left = usable(spare.capacity());
+        Some(spare)
+    }
+
+    /// Leaves the active segment early, if the next spare takes everything reserved.
+    pub(crate) fn rotate_early(&mut self) -> Option<Arc<Segment>> {
+        let next = self.spares.front()?;
+        if self.reserved > usable(next.capacity()).into() {
+            return None;
+        }
+        self.rotate()
+    }
+
+    pub(crate) fn wants_spare(&self) -> bool {
+        self.spares.is_empty() && !self.making && !self.closed
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        assert!(self.holds(self.reserved, self.left), "admitted more than there is room for");
+    }
+}
+
+/// Where a frame goes.
+pub(crate) enum Placing {
+    /// Behind the last one.
+    Fits,
+    /// Not into the active segment: enter this one, and ask again.
+    Enter(Arc<Segment>),
+    /// Nowhere: the invariant was broken.
+    NoRoom,
+}
+
+/// Room in the log for one frame. Dropping it gives the room back.
+///
+/// Hold it for a short time, and while holding it do not wait for another reservation of the same
+/// thread: who waits for room waits for the frames ahead to be placed.
+#[must_use]
+pub struct Room {
+    shared: Arc<Shared>,
+    len: u64,
+}
+
+impl std::fmt::Debug for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Room({} bytes)", self.len)
+    }
+}
+
+impl Room {
+    /// How many bytes were reserved.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it is room for nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Hands the room over to a frame of `len` bytes; what is too much goes back at once.
+    pub(crate) fn spend(mut self, len: u64) -> u64 {
+        let kept = self.len.min(len);
+        self.len -= kept;
+        kept
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            self.shared.release(self.len);
+        }
+    }
+}
+
+impl Shared {
+    /// Reserves room for a frame. `kept`: also from what is kept for a full disk.
+    pub(crate) fn reserve(self: &Arc<Self>, len: usize, kept: bool) -> Result<Room> {
+        let len = (len as u64).next_multiple_of(8);
+        let limit = max_frame_len(self.options.segment_size) as u64;
+        if len > limit {
+            return Err(Error::FrameTooLarge { size: len, limit });
+        }
+        let mut a = self.admission.lock();
+        loop {
+            self.check_usable(&a)?;
+            let total = a.reserved + len;
+            // Without a spare the last quarter of a segment is for deletes and collection, and
+            // all of it while the disk is known to be full.
+            let scarce = !kept
+                && a.spares.is_empty()
+                && (a.full || total + u64::from(self.low_water(&a)) > a.left.into());
+            if !scarce && a.holds(total, a.left) {
+                a.reserved = total;
+                return Ok(Room { shared: self.clone(), len });
+            }
+            let hopeless = !a.spares.iter().any(|s| len <= usable(s.capacity()).into());
+            if a.making || !(scarce || hopeless) {
+                a.waiting += 1;
+                self.room.wait(&mut a);
+                a.waiting -= 1;
+                continue;
+            }
+            a = self.make_spare(a, len as u32)?;
+        }
+    }
+
+    fn low_water(&self, a: &Admission) -> u32 {
+        // Half the size of the next segment is the size of this one, or less.
+        usable(a.next_capacity / 2) / 4
+    }
+
+    pub(crate) fn check_usable(&self, a: &Admission) -> Result<()> {
+        if let Some(cause) = self.poison.get() {
+            return Err(Error::Poisoned { cause: cause.clone() });
+        }
+        if a.closed { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn release(&self, len: u64) {
+        let mut a = self.admission.lock();
+        a.reserved = a.reserved.saturating_sub(len);
+        self.wake_waiting(&a);
+    }
+
+    /// Wakes those who wait for room; call when room was placed, released or made.
+    pub(crate) fn wake_waiting(&self, a: &Admission) {
+        if a.waiting > 0 {
+            self.room.notify_all();
+        }
+    }
+
+    /// Makes a spare that takes a frame of `len` bytes, with the lock released meanwhile.
+    pub(crate) fn make_spare<'a>(
+        &'a self,
+        mut a: MutexGuard<'a, Admission>,
+        len: u32,
+    ) -> Result<MutexGuard<'a, Admission>> {
+        let needed = (len + SEGMENT_OVERHEAD).next_multiple_of(PAGE);
+        let capacity = a.next_capacity.max(needed).min(self.options.segment_size);
+        let last = a.last_segment;
+        a.making = true;
+        let made = MutexGuard::unlocked(&mut a, || {
+            // If the namer panics, the others must not wait for ever.
+            let mut making = Making { shared: self, done: false };
+            let made = self.new_segment(capacity, last);
+            making.done = true;
+            made
+        });
+        a.making = false;
+        self.wake_waiting(&a);
+        match made {
+            Ok(segment) => {
+                a.last_segment = Some(segment.id());
+                a.spares.push_back(segment);
+                a.full = false;
+                a.next_capacity = capacity.saturating_mul(2).min(self.options.segment_size);
+                Ok(a)
+            }
+            Err(e) => {
+                a.full = e.is_no_space();
+                Err(e)
+            }
+        }
+    }
+
+    fn new_segment(&self, capacity: u32, last: Option<u32>) -> Result<Arc<Segment>> {
+        let name = self.namer.allocate().map_err(Error::Namer)?;
+        if last.is_some_and(|last| name.segment <= last) {
+            return Err(Error::Misuse("segment numbers must grow"));
+        }
+        let segment =
+            Segment::create(&*self.fs, &self.dir, self.database, name, capacity, &self.options)?;
+        self.add_to_view(&segment);
+        if let Err(e) = self.namer.name(&segment.meta) {
+            // The file stays: it is not known whether the name got through.
+            self.remove_from_view(&[segment.id()]);
+            return Err(Error::Namer(e));
+        }
+        Ok(segment)
+    }
+}
+
+/// Resets the flag if making a spare unwinds.
+struct Making<'a> {
+    shared: &'a Shared,
+    done: bool,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            let mut a = self.shared.admission.lock();
+            a.making = false;
+            self.shared.room.notify_all();
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Group commit: leading, following, applying in turn.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Log;
+use super::queue::{Group, Ticket};
+use super::sink::{Committed, Sink};
+use super::writer::WriteFailure;
+use crate::{Error, Position, Result};
+
+/// Groups are written one after the other and applied one after the other; the next may be
+/// written while this one is applied.
+pub(crate) struct Turns {
+    state: Mutex<TurnState>,
+    changed: Condvar,
+}
+
+struct TurnState {
+    next: u64,
+    /// A group could not be applied, so none behind it may be.
+    broken: Option<Arc<Error>>,
+}
+
+impl Turns {
+    pub(crate) fn new() -> Self {
+        Turns { state: Mutex::new(TurnState { next: 0, broken: None }), changed: Condvar::new() }
+    }
+
+    fn wait_for(&self, turn: u64) -> Option<Arc<Error>> {
+        let mut state = self.state.lock();
+        while state.next != turn {
+            self.changed.wait(&mut state);
+        }
+        state.broken.clone()
+    }
+
+    fn finish(&self, turn: u64, broken: Option<Arc<Error>>) {
+        let mut state = self.state.lock();
+        debug_assert_eq!(state.next, turn, "groups are applied in order");
+        state.next = turn + 1;
+        if state.broken.is_none() {
+            state.broken = broken;
+        }
+        self.changed.notify_all();
+    }
+}
+
+impl<C> Log<C> {
+    /// Leads or follows until the ticket's frame is committed or has failed.
+    ///
+    /// The work is done on the callers' threads: whoever finds no leader leads, takes everything
+    /// that waits as one group, writes and syncs it, hands the lead to the next, and applies the
+    /// group through `sink`. Uncontended, a commit runs on its own thread from start to end.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if nothing of the frame was written, [`Error::OutcomeUnknown`] if
+    /// some of it may have been.
+    pub fn drive(&self, ticket: Ticket<C>, sink: &dyn Sink<C>) -> Result<Committed> {
+        let node = &ticket.node;
+        loop {
+            if let Some(outcome) = node.outcome() {
+                return outcome;
+            }
+            let lead = self.queue.lock().try_lead(node);
+            match lead {
+                true => self.lead(sink),
+                false => node.wait(),
+            }
+        }
+    }
+
+    /// One group from queue to outcome.
+    fn lead(&self, sink: &dyn Sink<C>) {
+        let mut group = self.take_group();
+        let written = self.write(&mut group, sink);
+        {
+            let mut queue = self.queue.lock();
+            queue.stop_leading();
+        }
+        if self.shared.housekeeping_due() {
+            let namer = &self.shared.namer;
+            guarded("SegmentNamer::housekeeping_due", || namer.housekeeping_due()).ok();
+        }
+        let broken = self.turns.wait_for(group.turn);
+        let applied = match (written, broken) {
+            (Ok(durable), None) => self.apply(&mut group, sink).map(|()| durable),
+            (Ok(_), Some(cause)) => Err((cause, true)),
+            (Err(failure), _) => Err(failure),
+        };
+        match applied {
+            Ok(durable) => {
+                self.turns.finish(group.turn, None);
+                let members = group.nodes.iter().zip(&group.routed).zip(group.frames.drain(..));
+                for ((node, routed), frame) in members {
+                    let (position, version) = (routed.position, routed.version);
+                    node.complete(Ok(Committed { position, version, durable_to: durable, frame }));
+                }
+            }
+            Err((cause, touched)) => {
+                self.fail(&mut group, sink, &cause, touched);
+                self.turns.finish(group.turn, Some(cause));
+            }
+        }
+        let mut queue = self.queue.lock();
+        queue.finish(group);
+        if queue.is_idle() {
+            self.idle.notify_all();
+        }
+    }
+
+    fn take_group(&self) -> Group<C> {
+        // The members of the last group are about to come back: let them run once, so that they
+        // share this group's sync.
+        let mut queue = self.queue.lock();
+        if queue.expects_more() {
+            drop(queue);
+            std::thread::yield_now();
+            queue = self.queue.lock();
+        }
+        queue.take_group(self.shared.options.max_group_bytes)
+    }
+
+    fn write(
+        &self,
+        group: &mut Group<C>,
+        sink: &dyn Sink<C>,
+    ) -> Result<Position, (Arc<Error>, bool)> {
+        if let Some(cause) = self.shared.poison.get() {
+            self.release_rooms(group);
+            return Err((cause.clone(), false));
+        }
+        let written =
+            guarded("Sink::route", || self.writer.lock().write_group(&self.shared, group, sink));
+        match written {
+            Ok(Ok(durable)) => Ok(durable),
+            Ok(Err(WriteFailure { error, touched })) => {
+                Err((self.shared.set_poison(error), touched))
+            }
+            // What was written when it panicked is not known.
+            Err(error) => Err((self.shared.set_poison(error), true)),
+        }
+    }
+
+    fn release_rooms(&self, group: &Group<C>) {
+        self.shared.release(group.nodes.iter().map(|n| n.room).sum());
+    }
+
+    fn apply(&self, group: &mut Group<C>, sink: &dyn Sink<C>) -> Result<(), (Arc<Error>, bool)> {
+        let applied = guarded("Sink::apply", || {
+            for (routed, frame) in group.routed.iter_mut().zip(&group.frames) {
+                let view = frame.view(routed.version, routed.position);
+                if let Some(context) = &mut routed.context {
+                    sink.apply(view, context);
+                }
+            }
+            if let Some(last) = group.routed.last() {
+                sink.publish(last.version);
+            }
+        });
+        applied.map_err(|error| (self.shared.set_poison(error), true))
+    }
+
+    fn fail(&self, group: &mut Group<C>, sink: &dyn Sink<C>, cause: &Arc<Error>, touched: bool) {
+        let error = || match touched {
+            true => Error::OutcomeUnknown { cause: cause.clone() },
+            false => Error::Poisoned { cause: cause.clone() },
+        };
+        for routed in &mut group.routed {
+            let Some(context) = routed.context.take() else { continue };
+            let told = guarded("Sink::fail", || sink.fail(routed.version, context, &error()));
+            if let Err(e) = told {
+                tracing::error!(error = %e, version = routed.version, "failure not passed on");
+            }
+        }
+        for node in &group.nodes {
+            node.complete(Err(error()));
+        }
+    }
+}
+
+/// Runs a callback; a panic becomes an error.
+pub(crate) fn guarded<T>(during: &'static str, f: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic: Box<dyn Any + Send>| {
+        let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+            (Some(s), _) => (*s).to_owned(),
+            (_, Some(s)) => s.clone(),
+            _ => "a panic without a message".to_owned(),
+        };
+        Error::Panicked { during, message }
+    })
+}

@@ -1,0 +1,325 @@
+//! The log that is appended to.
+
+pub(crate) mod admission;
+mod commit;
+mod queue;
+mod sink;
+mod standalone;
+mod tail;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use kvdb_vfs::{Fs, SyncSite};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use admission::Admission;
+pub use admission::{Room, SegmentNamer};
+use commit::Turns;
+use queue::Queue;
+pub use queue::Ticket;
+pub use sink::{Committed, Discard, Routed, Sink};
+pub use standalone::{Appended, Directory};
+pub(crate) use tail::Tail;
+pub(crate) use writer::Writer;
+
+use crate::frame::Frame;
+use crate::segment::Segment;
+use crate::view::{LogView, Place};
+use crate::{Durability, Error, Options, Position, Result, SealedSegment};
+
+/// A log that is open for appending. Shared by reference between threads.
+///
+/// `C` is whatever the caller wants to travel with a frame from [`Log::enqueue`] to its
+/// [`Sink`]: the memtable that was reserved for it, for example.
+///
+/// A commit is four steps: build a [`Frame`], [`Log::reserve`] room for it (the only step that
+/// can refuse or wait), [`Log::enqueue`] it, in the order of versions, and [`Log::drive`] the
+/// ticket. [`Log::append`] does all four for users without an order of their own.
+///
+/// Dropping a log leaves it as a crash would: call [`Log::close`] for a clean end.
+pub struct Log<C = ()> {
+    pub(crate) shared: Arc<Shared>,
+    queue: Mutex<Queue<C>>,
+    /// Nothing waits and nothing is under way.
+    idle: Condvar,
+    writer: Mutex<Writer>,
+    turns: Turns,
+    /// The last version given out by [`Log::append`].
+    last_version: Mutex<u64>,
+    closed: Mutex<bool>,
+}
+
+impl<C> std::fmt::Debug for Log<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tail = self.shared.tail.lock();
+        write!(f, "Log({}, end {}, durable {})", self.shared.dir.display(), tail.end, tail.durable)
+    }
+}
+
+/// What reservations, readers and syncs share with the log.
+pub(crate) struct Shared {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) dir: PathBuf,
+    pub(crate) database: u128,
+    pub(crate) options: Options,
+    pub(crate) namer: Arc<dyn SegmentNamer>,
+    pub(crate) admission: Mutex<Admission>,
+    /// Room was placed, released or made, or there will never be any.
+    pub(crate) room: Condvar,
+    pub(crate) poison: OnceLock<Arc<Error>>,
+    pub(crate) view: RwLock<Arc<LogView>>,
+    pub(crate) tail: Mutex<Tail>,
+    pub(crate) sync_gate: Mutex<()>,
+    /// Segments that were left and not yet reported as sealed.
+    pub(crate) left: Mutex<Vec<(Arc<Segment>, SealedSegment)>>,
+}
+
+impl Shared {
+    pub(crate) fn add_to_view(&self, segment: &Arc<Segment>) {
+        let mut view = self.view.write();
+        *view = Arc::new(view.with(segment.id(), Place::Raw(segment.clone())));
+    }
+
+    pub(crate) fn remove_from_view(&self, segments: &[u32]) {
+        let mut view = self.view.write();
+        *view = Arc::new(view.without(segments));
+    }
+
+    fn housekeeping_due(&self) -> bool {
+        if self.tail.lock().unsynced >= self.options.sync_interval_bytes {
+            return true;
+        }
+        self.admission.lock().wants_spare() || !self.left.lock().is_empty()
+    }
+}
+
+/// What a log starts from.
+pub(crate) struct Start {
+    pub(crate) shared: Shared,
+    pub(crate) writer: Writer,
+    pub(crate) last_version: u64,
+}
+
+impl<C> Log<C> {
+    pub(crate) fn start(start: Start) -> Self {
+        Log {
+            shared: Arc::new(start.shared),
+            queue: Mutex::new(Queue::new()),
+            idle: Condvar::new(),
+            writer: Mutex::new(start.writer),
+            turns: Turns::new(),
+            last_version: Mutex::new(start.last_version),
+            closed: Mutex::new(false),
+        }
+    }
+
+    /// Reserves room for a frame of `frame_len` bytes ([`Frame::len`]). This is where a commit
+    /// is refused: after it has its version it cannot be. Waits while a spare segment is being
+    /// made or the frames ahead are being placed, and makes a spare itself if nobody does.
+    ///
+    /// # Errors
+    /// [`Error::FrameTooLarge`]; [`Error::Poisoned`]; [`Error::Closed`]; whatever making a
+    /// segment reports, a full disk first of all. None of these changes anything.
+    pub fn reserve(&self, frame_len: usize) -> Result<Room> {
+        self.shared.reserve(frame_len, false)
+    }
+
+    /// As [`Log::reserve`], also from the room that is kept for a full disk. For what frees
+    /// space: deletes, and what garbage collection has to log.
+    ///
+    /// # Errors
+    /// As [`Log::reserve`].
+    pub fn reserve_kept(&self, frame_len: usize) -> Result<Room> {
+        self.shared.reserve(frame_len, true)
+    }
+
+    /// Puts a frame into the queue. The order of calls is the order of frames in the log, and
+    /// versions must not fall in it: call this under the lock that gives out versions. Never
+    /// fails, never waits for I/O.
+    pub fn enqueue(
+        &self,
+        frame: Frame,
+        version: u64,
+        durability: Durability,
+        room: Room,
+        context: C,
+    ) -> Ticket<C> {
+        let room = room.spend(frame.len() as u64);
+        self.queue.lock().push(frame, version, durability, room, context)
+    }
+
+    /// Makes everything durable that was appended before the call.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], with the reason.
+    pub fn sync(&self) -> Result<Position> {
+        let end = self.end();
+        self.shared.sync_to(end, SyncSite::LogBackground)
+    }
+
+    /// Makes everything before `position` durable, before a table that refers to it is installed.
+    /// Returns at once if it is.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], with the reason.
+    pub fn sync_through(&self, position: Position) -> Result<Position> {
+        self.shared.sync_to(position.min(self.end()), SyncSite::LogBeforeInstall)
+    }
+
+    /// Everything before this is durable.
+    pub fn durable_to(&self) -> Position {
+        self.shared.tail.lock().durable
+    }
+
+    /// Behind the last byte written. A frame that was committed lies before it.
+    pub fn end(&self) -> Position {
+        self.shared.tail.lock().end
+    }
+
+    /// Bytes reserved and not yet placed.
+    pub fn reserved(&self) -> u64 {
+        self.shared.admission.lock().reserved
+    }
+
+    /// Why the log refuses to be appended to, if it does.
+    pub fn poisoned(&self) -> Option<Arc<Error>> {
+        self.shared.poison.get().cloned()
+    }
+
+    /// Poisons the log: for a failure elsewhere after which nothing may be appended.
+    pub fn poison(&self, error: Error) -> Arc<Error> {
+        self.shared.set_poison(error)
+    }
+
+    /// A snapshot of where the segments are.
+    pub fn view(&self) -> Arc<LogView> {
+        self.shared.view.read().clone()
+    }
+
+    /// Takes segments out of the view that the caller has freed. Views taken before keep them;
+    /// the files are the caller's to remove. The segment being written cannot be taken out.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if one of them is the active segment or a spare.
+    pub fn forget(&self, segments: &[u32]) -> Result<()> {
+        let active = self.shared.tail.lock().active.id();
+        if segments.iter().any(|s| *s >= active) {
+            return Err(Error::Misuse("only segments before the active one can be forgotten"));
+        }
+        self.shared.remove_from_view(segments);
+        Ok(())
+    }
+
+    /// One step of housekeeping: makes the spare segment if there is none, reports segments that
+    /// were left as sealed, syncs what is overdue. Call it from a background thread, or between
+    /// commits; `true` if there was something to do.
+    ///
+    /// # Errors
+    /// Of the file system or of the [`SegmentNamer`]. A full disk while making a spare poisons
+    /// nothing: it is tried again by the next call, or by the commit that needs the room.
+    pub fn prepare(&self) -> Result<bool> {
+        let shared = &self.shared;
+        let mut did = false;
+        {
+            let a = shared.admission.lock();
+            shared.check_usable(&a)?;
+            if a.wants_spare() {
+                drop(shared.make_spare(a, 0)?);
+                did = true;
+            }
+        }
+        let tail = shared.tail.lock();
+        let (end, overdue) = (tail.end, tail.unsynced >= shared.options.sync_interval_bytes);
+        drop(tail);
+        if overdue {
+            shared.sync_to(end, SyncSite::LogBackground)?;
+            did = true;
+        }
+        loop {
+            let first = shared.left.lock().first().cloned();
+            let Some((segment, sealed)) = first else { break };
+            shared.sync_to(Position::new(segment.id(), sealed.length), SyncSite::LogBackground)?;
+            shared.namer.sealed(&sealed).map_err(Error::Namer)?;
+            shared.left.lock().retain(|(s, _)| s.id() != segment.id());
+            did = true;
+        }
+        Ok(did)
+    }
+
+    /// To be called when nothing was committed for a while: makes buffered commits durable, and
+    /// then writes a synced marker, so that the durable mark is past the last commit and damage
+    /// to it cannot pass for a torn tail. `true` if there was something to do. Does nothing
+    /// while commits are under way.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], with the reason; [`Error::Closed`].
+    pub fn idle_sync(&self) -> Result<bool> {
+        {
+            let a = self.shared.admission.lock();
+            self.shared.check_usable(&a)?;
+        }
+        let end = self.end();
+        let mut did = false;
+        if self.durable_to() < end {
+            self.shared.sync_to(end, SyncSite::LogBackground)?;
+            did = true;
+        }
+        let Some(mut writer) = self.writer.try_lock() else { return Ok(did) };
+        self.shared.check_poison()?;
+        match writer.mark(&self.shared) {
+            Ok(marked) => Ok(did || marked),
+            Err(e) => Err(Error::Poisoned { cause: self.shared.set_poison(e) }),
+        }
+    }
+
+    /// Refuses new reservations, waits for the commits in flight, and ends the log with a synced
+    /// footer. Calling it again does nothing.
+    ///
+    /// Tickets that were dropped without being driven, with no later one to take them along, are
+    /// not written.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`]: then there is no footer, and the next opening recovers.
+    pub fn close(&self) -> Result<()> {
+        {
+            let mut a = self.shared.admission.lock();
+            a.closed = true;
+            self.shared.room.notify_all();
+        }
+        let mut closed = self.closed.lock();
+        if *closed {
+            return Ok(());
+        }
+        self.wait_for_commits();
+        let mut writer = self.writer.lock();
+        self.shared.check_poison()?;
+        let end = self.end();
+        self.shared.sync_to(end, SyncSite::LogClose)?;
+        if let Err(e) = writer.close(&self.shared) {
+            return Err(Error::Poisoned { cause: self.shared.set_poison(e) });
+        }
+        *closed = true;
+        Ok(())
+    }
+
+    fn wait_for_commits(&self) {
+        // Long enough to cost nothing: only an abandoned ticket or a leaked reservation is not
+        // announced.
+        const LOOK_AGAIN: Duration = Duration::from_millis(20);
+        let mut queue = self.queue.lock();
+        loop {
+            if queue.is_idle() && (self.reserved() == 0 || self.poisoned().is_some()) {
+                return;
+            }
+            self.idle.wait_for(&mut queue, LOOK_AGAIN);
+            let abandoned = queue.take_abandoned();
+            let room: u64 = abandoned.iter().map(|n| n.room).sum();
+            if room > 0 {
+                self.shared.release(room);
+            }
+        }
+    }
+}

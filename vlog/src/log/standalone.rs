@@ -1,0 +1,199 @@
+//! The log on its own: appending without a sink, and a directory that is its own manifest.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kvdb_vfs::{Fs, OpenMode, SyncSite};
+
+use super::{Discard, Log, SegmentNamer};
+use crate::frame::{Frame, FrameView};
+use crate::segment::{meta_of, read_header};
+use crate::{
+    BoxError, Durability, Options, Pointer, Position, Recovery, ReplayEnd, ReplayError, Result,
+    SealedSegment, SegmentMeta, SegmentName, SegmentRecord, parse_segment_path, segment_path,
+};
+
+/// A frame that was appended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Appended {
+    /// Where the frame begins.
+    pub position: Position,
+    /// The version it was given: one more than the last.
+    pub version: u64,
+    /// The names of its records, in order.
+    pub pointers: Vec<Pointer>,
+}
+
+impl Log<()> {
+    /// Appends a frame and waits until it is committed. For users without an order of their own:
+    /// versions are given out here, one by one.
+    ///
+    /// # Errors
+    /// Those of [`Log::reserve`], and those of [`Log::drive`].
+    pub fn append(&self, frame: Frame, durability: Durability) -> Result<Appended> {
+        let room = self.reserve(frame.len())?;
+        let layout: Vec<_> = frame.layout().collect();
+        let ticket = {
+            let mut last = self.last_version.lock();
+            *last += 1;
+            self.enqueue(frame, *last, durability, room, ())
+        };
+        let done = self.drive(ticket, &Discard)?;
+        let Position { segment, offset } = done.position;
+        let pointers =
+            layout.iter().map(|(at, len)| Pointer::new(segment, offset + at, *len)).collect();
+        Ok(Appended { position: done.position, version: done.version, pointers })
+    }
+}
+
+/// A log directory without a manifest: which segments there are is what the directory says.
+///
+/// Enough for a write-ahead log or a value store of its own. What a manifest adds is that lost
+/// and swapped files are noticed when they were sealed long ago, and garbage collection.
+#[derive(Debug)]
+pub struct Directory {
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    database: u128,
+}
+
+impl Directory {
+    /// A log in `dir`, which is created if it is missing. `database` is a number of the caller's
+    /// that ties the files to it.
+    ///
+    /// # Errors
+    /// If the directory cannot be created.
+    pub fn new(fs: Arc<dyn Fs>, dir: &Path, database: u128) -> Result<Self> {
+        fs.create_dir_all(dir)?;
+        Ok(Directory { fs, dir: dir.to_owned(), database })
+    }
+
+    /// Replays the log from its first segment, and opens it for appending.
+    ///
+    /// The directory must not be in use by anyone else; see [`Fs::lock`].
+    ///
+    /// # Errors
+    /// As [`Recovery::open`] and [`Recovery::replay`]; the callback's own end the opening.
+    pub fn open<E>(
+        &self,
+        options: Options,
+        on_frame: impl FnMut(FrameView<'_>) -> Result<(), E>,
+    ) -> Result<(Log, ReplayEnd), ReplayError<E>> {
+        let segments = self.segments()?;
+        let head = segments
+            .first()
+            .map_or(Position::ZERO, |s| Position::new(s.meta.segment, crate::FIRST_FRAME));
+        let next = segments.iter().map(|s| s.meta.file.max(s.meta.segment.into()) + 1).max();
+        let namer = Arc::new(Numbers { next: AtomicU64::new(next.unwrap_or(1)) });
+        let mut recovery = Recovery::open(
+            self.fs.clone(),
+            &self.dir,
+            self.database,
+            segments.clone(),
+            head,
+            options,
+            false,
+        )?;
+        let end = recovery.replay(on_frame)?;
+        if end.clean && recovery.end_segment().is_some() {
+            return Ok((recovery.into_log(namer, crate::Start::Clean)?, end));
+        }
+        recovery.rewrite_tail()?;
+        // Segments behind the end are gone for good before a later one exists.
+        for segment in &end.unreached {
+            let meta = segments.iter().find(|s| s.meta.segment == *segment);
+            if let Some(meta) = meta {
+                self.fs
+                    .remove(&segment_path(&self.dir, meta.meta.file))
+                    .map_err(crate::Error::Io)?;
+            }
+        }
+        self.fs.sync_dir(&self.dir, SyncSite::LogSegmentDir).map_err(crate::Error::Io)?;
+        let name = namer.allocate().map_err(crate::Error::Namer)?;
+        let meta = recovery.create_segment(name)?;
+        Ok((recovery.into_log(namer, crate::Start::At(meta.segment))?, end))
+    }
+
+    /// The segments in the directory, ascending. A file that was never finished is removed: it
+    /// has no frame.
+    fn segments(&self) -> Result<Vec<SegmentRecord>> {
+        let mut found = Vec::new();
+        for entry in self.fs.list(&self.dir)? {
+            if parse_segment_path(&entry.name).is_none() {
+                continue;
+            }
+            let path = self.dir.join(&entry.name);
+            let file = self.fs.open(&path, OpenMode::Read)?;
+            let header = match read_header(&*file, &path) {
+                Ok(header) => header,
+                Err(e) => {
+                    if !self.is_unfinished(&*file)? {
+                        return Err(e);
+                    }
+                    tracing::info!(path = %path.display(), "removing a segment never finished");
+                    self.fs.remove(&path)?;
+                    continue;
+                }
+            };
+            let meta = meta_of(&header);
+            found.push(SegmentRecord { meta, sealed: None, relocated: None });
+        }
+        found.sort_by_key(|s| s.meta.segment);
+        Ok(found)
+    }
+
+    /// Whether creation of this file was interrupted: its header page is empty or not there.
+    fn is_unfinished(&self, file: &dyn kvdb_vfs::File) -> Result<bool> {
+        let mut page = [0; crate::format::PAGE as usize];
+        let n = file.read_at(&mut page, 0)?;
+        Ok(page[..n].iter().all(|b| *b == 0))
+    }
+
+    /// Removes segments that lie before `position` and are not needed any more, and takes them
+    /// out of the log's view. Their values stay readable through views taken before.
+    ///
+    /// # Errors
+    /// Of the file system; [`Error::Misuse`](crate::Error::Misuse) if `position` is beyond the
+    /// end of `log`.
+    pub fn remove_before<C>(&self, log: &Log<C>, position: Position) -> Result<()> {
+        log.prepare()?;
+        let view = log.view();
+        let old: Vec<u32> = view.segments().filter(|s| *s < position.segment).collect();
+        log.forget(&old)?;
+        for meta in old.iter().filter_map(|s| view.meta(*s)) {
+            self.fs.remove(&segment_path(&self.dir, meta.file))?;
+            // In order, so that what is left is always the end of the log.
+            self.fs.sync_dir(&self.dir, SyncSite::LogSegmentDir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Numbers segments and files alike, above all that the directory holds.
+#[derive(Debug)]
+struct Numbers {
+    next: AtomicU64,
+}
+
+impl SegmentNamer for Numbers {
+    fn allocate(&self) -> Result<SegmentName, BoxError> {
+        let file = self.next.fetch_add(1, Ordering::Relaxed);
+        let segment = u32::try_from(file)?;
+        // Seeded by the system for every `RandomState`.
+        let nonce = RandomState::new().build_hasher().finish();
+        Ok(SegmentName { segment, file, nonce })
+    }
+
+    fn name(&self, _: &SegmentMeta) -> Result<(), BoxError> {
+        // The directory was synced when the file was made.
+        Ok(())
+    }
+
+    fn sealed(&self, _: &SealedSegment) -> Result<(), BoxError> {
+        Ok(())
+    }
+}

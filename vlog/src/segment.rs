@@ -1,0 +1,182 @@
+//! One segment file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kvdb_vfs::{File, Fs, OpenMode, Salt, SyncSite};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::file::LogFile;
+use crate::format::{FIRST_FRAME, FORMAT_VERSION, PAGE, SEGMENT_MAGIC, SegmentHeader};
+use crate::options::SyncMethod;
+use crate::{Error, Options, Result, SegmentMeta, SegmentName, segment_path};
+
+/// An open segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) meta: SegmentMeta,
+    pub(crate) method: SyncMethod,
+    pub(crate) data: LogFile,
+}
+
+impl Segment {
+    /// Creates, preallocates and syncs a segment's file, and makes its name durable. If that
+    /// fails the file is removed again, since nobody has named it yet.
+    pub(crate) fn create(
+        fs: &dyn Fs,
+        dir: &Path,
+        database: u128,
+        name: SegmentName,
+        capacity: u32,
+        options: &Options,
+    ) -> Result<Arc<Segment>> {
+        let path = segment_path(dir, name.file);
+        let file = fs.open(&path, OpenMode::CreateNew)?;
+        let meta = SegmentMeta {
+            segment: name.segment,
+            file: name.file,
+            nonce: name.nonce,
+            capacity,
+            method: options.sync_method.to_raw(),
+        };
+        if let Err(e) = fill(fs, dir, &*file, database, &meta, options.prefill) {
+            if let Err(e) = fs.remove(&path) {
+                tracing::warn!(path = %path.display(), error = %e, "half-made segment not removed");
+            }
+            return Err(e);
+        }
+        let salt = Salt::derive(database, meta.file, meta.nonce);
+        let method = options.sync_method;
+        let data = LogFile::new(path, file, salt, capacity, FIRST_FRAME, options.maps);
+        Ok(Arc::new(Segment { meta, method, data }))
+    }
+
+    /// Opens a segment that the manifest names, and checks that it is the one.
+    pub(crate) fn open(
+        fs: &dyn Fs,
+        dir: &Path,
+        database: u128,
+        meta: SegmentMeta,
+        options: &Options,
+        read_only: bool,
+    ) -> Result<Arc<Segment>> {
+        let path = segment_path(dir, meta.file);
+        let mode = if read_only { OpenMode::Read } else { OpenMode::ReadWrite };
+        let file = fs.open(&path, mode)?;
+        let header = read_header(&*file, &path)?;
+        if header.database.get() != database {
+            let found = header.database.get();
+            return Err(Error::WrongDatabase { path, expected: database, found });
+        }
+        let found = meta_of(&header);
+        for (what, expected, found) in [
+            ("file id", meta.file, found.file),
+            ("segment", meta.segment.into(), found.segment.into()),
+            ("nonce", meta.nonce, found.nonce),
+            ("capacity", meta.capacity.into(), found.capacity.into()),
+            ("method", meta.method.into(), found.method.into()),
+        ] {
+            if expected != found {
+                return Err(Error::WrongFile { path, what, expected, found });
+            }
+        }
+        let len = file.len()?;
+        if len < u64::from(meta.capacity) {
+            return Err(Error::Truncated { path, expected: meta.capacity.into(), found: len });
+        }
+        let Some(method) = SyncMethod::from_raw(meta.method) else {
+            return Err(Error::damaged(&path, 12, "a known sync method"));
+        };
+        let data =
+            LogFile::new(path, file, header.salt(), meta.capacity, FIRST_FRAME, options.maps);
+        Ok(Arc::new(Segment { meta, method, data }))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.meta.segment
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.meta.capacity
+    }
+
+    /// Syncs the file.
+    pub(crate) fn sync(&self, site: SyncSite) -> Result<()> {
+        Ok(self.data.file.sync_data(site)?)
+    }
+}
+
+/// Reads and checks a segment's header on its own: magic, format, checksum.
+pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<SegmentHeader> {
+    let mut bytes = [0; SegmentHeader::LEN];
+    let n = file.read_at(&mut bytes, 0)?;
+    if n < bytes.len() {
+        let expected = SegmentHeader::LEN as u64;
+        return Err(Error::Truncated { path: path.to_owned(), expected, found: n as u64 });
+    }
+    let header = SegmentHeader::read_from_bytes(&bytes)
+        .map_err(|_| Error::NotASegment { path: path.to_owned() })?;
+    if header.magic != SEGMENT_MAGIC {
+        return Err(Error::NotASegment { path: path.to_owned() });
+    }
+    if header.format.get() > FORMAT_VERSION {
+        return Err(Error::UnsupportedVersion {
+            path: path.to_owned(),
+            found: header.format.get(),
+            supported: FORMAT_VERSION,
+        });
+    }
+    if !header.verifies() {
+        return Err(Error::damaged(path, 0, "a segment header"));
+    }
+    Ok(header)
+}
+
+/// What a header says of its segment.
+pub(crate) fn meta_of(header: &SegmentHeader) -> SegmentMeta {
+    SegmentMeta {
+        segment: header.segment.get(),
+        file: header.file.get(),
+        nonce: header.nonce.get(),
+        capacity: header.capacity.get(),
+        method: header.method.get(),
+    }
+}
+
+fn fill(
+    fs: &dyn Fs,
+    dir: &Path,
+    file: &dyn File,
+    database: u128,
+    meta: &SegmentMeta,
+    prefill: bool,
+) -> Result<()> {
+    file.allocate(meta.capacity.into())?;
+    let mut header = SegmentHeader {
+        magic: SEGMENT_MAGIC,
+        format: FORMAT_VERSION.into(),
+        method: meta.method.into(),
+        database: database.into(),
+        file: meta.file.into(),
+        nonce: meta.nonce.into(),
+        segment: meta.segment.into(),
+        capacity: meta.capacity.into(),
+        reserved: 0.into(),
+        crc: 0.into(),
+    };
+    header.seal();
+    let mut block = vec![0; if prefill { 1 << 20 } else { PAGE as usize }];
+    block[..SegmentHeader::LEN].copy_from_slice(header.as_bytes());
+    let mut at = 0;
+    loop {
+        let n = block.len().min((meta.capacity - at) as usize);
+        file.write_all_at(&block[..n], at.into())?;
+        at += n as u32;
+        if !prefill || at == meta.capacity {
+            break;
+        }
+        block[..SegmentHeader::LEN].fill(0);
+    }
+    file.sync_data(SyncSite::LogSegmentCreate)?;
+    Ok(fs.sync_dir(dir, SyncSite::LogSegmentDir)?)
+}

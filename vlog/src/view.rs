@@ -1,0 +1,225 @@
+//! Reading by pointer, through a snapshot of the segment map.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use kvdb_vfs::{Advice, Region};
+
+use crate::file::{LogFile, StoredRecord};
+use crate::relocate::Relocation;
+use crate::segment::Segment;
+use crate::{Error, Pointer, Result, SegmentMeta};
+
+/// A value read from the log. Owns what it points into, by one reference count; reading it later
+/// works whatever became of the log.
+#[derive(Clone)]
+pub struct Value(Region);
+
+impl Value {
+    /// The bytes as a region.
+    pub fn into_region(self) -> Region {
+        self.0
+    }
+}
+
+impl Deref for Value {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for Value {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Value({} bytes)", self.0.len())
+    }
+}
+
+/// Where the records of a segment are.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// In the segment's own file.
+    Raw(Arc<Segment>),
+    /// Moved by garbage collection.
+    Relocated(Arc<Relocation>),
+}
+
+/// A snapshot of which segment is where. What a view leads to stays readable for as long as the
+/// view lives, also when the files have been removed.
+///
+/// Reading a record costs a binary search over the segments (one step where their numbers are
+/// consecutive), the checksum over the record, and the comparison of the key.
+#[derive(Debug, Clone, Default)]
+pub struct LogView {
+    /// Sorted by segment.
+    places: Vec<(u32, Place)>,
+    verify: bool,
+}
+
+impl LogView {
+    pub(crate) fn new(places: Vec<(u32, Place)>, verify: bool) -> Self {
+        debug_assert!(places.is_sorted_by_key(|(id, _)| *id), "a view is sorted by segment");
+        LogView { places, verify }
+    }
+
+    /// This view with one segment more, or with another place for one it has.
+    pub(crate) fn with(&self, id: u32, place: Place) -> Self {
+        let mut view = self.clone();
+        match view.places.binary_search_by_key(&id, |(id, _)| *id) {
+            Ok(at) => view.places[at].1 = place,
+            Err(at) => view.places.insert(at, (id, place)),
+        }
+        view
+    }
+
+    /// This view without these segments.
+    pub(crate) fn without(&self, ids: &[u32]) -> Self {
+        let mut view = self.clone();
+        view.places.retain(|(id, _)| !ids.contains(id));
+        view
+    }
+
+    /// The numbers of the segments, ascending.
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+        self.places.iter().map(|(id, _)| *id)
+    }
+
+    /// What was named for a segment; `None` if it is not in the view, or was relocated.
+    pub fn meta(&self, segment: u32) -> Option<SegmentMeta> {
+        match self.place(segment).ok()? {
+            Place::Raw(segment) => Some(segment.meta),
+            Place::Relocated(_) => None,
+        }
+    }
+
+    /// How many views, values' maps not counted, hold the segment. At 1 this view is the last.
+    pub fn holders(&self, segment: u32) -> Option<usize> {
+        match self.place(segment).ok()? {
+            Place::Raw(segment) => Some(Arc::strong_count(segment)),
+            Place::Relocated(table) => Some(Arc::strong_count(table)),
+        }
+    }
+
+    /// Reads the value of the record that `pointer` names, without a copy where the segment is
+    /// mapped. `key` and `version` are those it was written with.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSegment`], [`Error::BadPointer`], [`Error::Damaged`] with file and offset,
+    /// [`Error::KeyMismatch`], [`Error::Io`]. Never other bytes than those written, never a
+    /// panic, and no allocation beyond what the file holds.
+    pub fn read(&self, pointer: Pointer, key: &[u8], version: u64) -> Result<Value> {
+        let (file, offset) = self.locate(pointer)?;
+        let region = file.region(offset, pointer)?;
+        let record = file.verify(&region, offset, pointer, version, self.verify)?;
+        let value = checked_value(&record, pointer, key)?;
+        let range = region.len() - value.len()..region.len();
+        let value = region.subregion(range);
+        Ok(Value(value.ok_or(Error::BadPointer { pointer, what: "it leaves the map" })?))
+    }
+
+    /// As [`LogView::read`], borrowed from the map: touches no reference count. `None` where the
+    /// segment is not mapped, and `read` must be used.
+    ///
+    /// # Errors
+    /// As [`LogView::read`].
+    #[inline]
+    pub fn read_ref(&self, pointer: Pointer, key: &[u8], version: u64) -> Result<Option<&[u8]>> {
+        let (file, offset) = self.locate(pointer)?;
+        let Some(bytes) = file.mapped(offset, pointer)? else { return Ok(None) };
+        let record = file.verify(bytes, offset, pointer, version, self.verify)?;
+        checked_value(&record, pointer, key).map(Some)
+    }
+
+    /// Reads a whole record and hands its key, tag and value to `f`. Always verifies.
+    ///
+    /// # Errors
+    /// As [`LogView::read`], but for the key, which is not known.
+    pub fn read_record<T>(
+        &self,
+        pointer: Pointer,
+        version: u64,
+        f: impl FnOnce(&[u8], &[u8], &[u8]) -> T,
+    ) -> Result<T> {
+        let (file, offset) = self.locate(pointer)?;
+        let region = file.region(offset, pointer)?;
+        let record = file.verify(&region, offset, pointer, version, true)?;
+        Ok(f(record.key, record.tag, record.value))
+    }
+
+    /// Tells the system that these records will be read soon. Neighbours closer than 16 KiB
+    /// become one request. Sorts `pointers` by place; unknown ones are skipped. Never fails.
+    pub fn prefetch(&self, pointers: &mut [Pointer]) {
+        const NEAR: u64 = 16 << 10;
+        pointers.sort_unstable_by_key(|p| p.position());
+        let mut pending: Option<(&LogFile, std::ops::Range<u64>)> = None;
+        let tell = |(file, range): (&LogFile, std::ops::Range<u64>)| {
+            file.file.advise(range, Advice::WillNeed);
+        };
+        for pointer in pointers.iter() {
+            let Ok((file, offset)) = self.locate(*pointer) else { continue };
+            let (start, end) = (u64::from(offset), u64::from(offset) + u64::from(pointer.len()));
+            if end > u64::from(file.written()) {
+                continue;
+            }
+            match &mut pending {
+                Some((at, range))
+                    if std::ptr::eq(*at, file)
+                        && start >= range.start
+                        && start <= range.end + NEAR =>
+                {
+                    range.end = range.end.max(end);
+                }
+                _ => {
+                    if let Some(last) = pending.replace((file, start..end)) {
+                        tell(last);
+                    }
+                }
+            }
+        }
+        if let Some(last) = pending {
+            tell(last);
+        }
+    }
+
+    #[inline]
+    fn locate(&self, pointer: Pointer) -> Result<(&LogFile, u32)> {
+        match self.place(pointer.segment())? {
+            Place::Raw(segment) => Ok((&segment.data, pointer.offset())),
+            Place::Relocated(table) => match table.find(pointer.offset()) {
+                Some((file, offset)) => Ok((&**file, offset)),
+                None => Err(Error::BadPointer { pointer, what: "the record was not kept" }),
+            },
+        }
+    }
+
+    #[inline]
+    pub(crate) fn place(&self, segment: u32) -> Result<&Place> {
+        // Numbers are mostly consecutive, so the first guess is mostly right.
+        let first = self.places.first().map_or(0, |(id, _)| *id);
+        let guess = segment.wrapping_sub(first) as usize;
+        if let Some((id, place)) = self.places.get(guess)
+            && *id == segment
+        {
+            return Ok(place);
+        }
+        match self.places.binary_search_by_key(&segment, |(id, _)| *id) {
+            Ok(at) => Ok(&self.places[at].1),
+            Err(_) => Err(Error::UnknownSegment { segment }),
+        }
+    }
+}
+
+#[inline]
+fn checked_value<'a>(record: &StoredRecord<'a>, pointer: Pointer, key: &[u8]) -> Result<&'a [u8]> {
+    if record.key != key {
+        return Err(Error::KeyMismatch { pointer });
+    }
+    Ok(record.value)
+}
