@@ -131,14 +131,24 @@ impl Fs for OsFs {
             LockMode::Shared => handle.try_lock_shared(),
         };
         match taken {
-            // Closing the handle unlocks.
-            Ok(()) => Ok(LockGuard::new(handle)),
+            Ok(()) => Ok(LockGuard::new(Locked(handle))),
             Err(fs::TryLockError::WouldBlock) => {
                 let source = io::Error::new(io::ErrorKind::WouldBlock, "locked by another opener");
                 Err(Error::with_kind(ErrorKind::Locked, Op::Lock, dir, None, source))
             }
             Err(fs::TryLockError::Error(e)) => Err(at(Op::Lock, dir)(e)),
         }
+    }
+}
+
+/// A locked handle. To close it is not enough: a process that another thread is just starting
+/// has a copy of every handle until it executes its program, and with the copy it holds the lock.
+struct Locked(fs::File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // If this fails, closing the handle is what is left to do.
+        let _ = self.0.unlock();
     }
 }
 
@@ -159,5 +169,21 @@ fn kind_of(t: fs::FileType) -> EntryKind {
         EntryKind::Dir
     } else {
         EntryKind::Other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Locked, sys};
+
+    #[test]
+    fn a_lock_goes_with_its_holder_also_while_a_copy_of_the_handle_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let handle = sys::lock_handle(dir.path()).unwrap();
+        handle.try_lock().unwrap();
+        let copy = handle.try_clone().unwrap();
+        drop(Locked(handle));
+        sys::lock_handle(dir.path()).unwrap().try_lock().unwrap();
+        drop(copy);
     }
 }
