@@ -1,1 +1,48 @@
-//! kvdb: under construction.
+#![doc = include_str!("../README.md")]
+
+mod bounds;
+mod clock;
+mod companion;
+mod core;
+mod cursor;
+mod db;
+mod error;
+mod gate;
+mod housekeeper;
+mod item;
+mod iter;
+mod limits;
+mod open;
+mod options;
+mod orphans;
+mod pipeline;
+mod random;
+mod read;
+mod replay;
+mod snapshot;
+mod stats;
+mod track;
+mod transaction;
+mod value;
+mod verify;
+mod write_set;
+
+pub use bounds::KeyRange;
+pub use cursor::Cursor;
+pub use db::Db;
+pub use error::{Error, ErrorKind, Result};
+pub use item::Item;
+pub use iter::{Iter, Keys};
+pub use limits::MAX_KEY_LEN;
+pub use options::{Background, Codec, Durability, Options};
+pub use snapshot::Snapshot;
+pub use stats::{Health, LevelStats, SegmentStats, Stats, Step};
+pub use transaction::{Batch, Transaction};
+pub use value::Value;
+pub use verify::VerifyReport;
+pub use write_set::WriteOptions;
+
+/// File systems and clocks to open a database with: the system's, memory, injected faults.
+pub mod vfs {
+    pub use kvdb_vfs::*;
+}

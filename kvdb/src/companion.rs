@@ -1,0 +1,174 @@
+//! What ties the tree to the value log: the tree asks, the log answers, and the other way round.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use kvdb_lsm::{BoxError, Companion, FileIds, Floor, Tree};
+use kvdb_manifest::store::{SegmentNamed, SegmentSealed, StoreChange};
+use kvdb_txn::Oracle;
+use kvdb_vlog::{Log, LogView, Pointer, SealedSegment, SegmentMeta, SegmentName, SegmentNamer};
+use parking_lot::RwLock;
+
+use crate::clock::EngineClock;
+use crate::housekeeper::Housekeeper;
+use crate::pipeline::{Route, unpack};
+
+/// The value log as the tree sees it.
+#[derive(Debug)]
+pub(crate) struct ValueLog {
+    clock: Arc<EngineClock>,
+    /// The view until there is a log: during recovery, and for ever in a read-only database.
+    recovered: RwLock<Arc<LogView>>,
+    /// Log and oracle, once recovery is through.
+    running: OnceLock<(Arc<Log<Route>>, Arc<Oracle>)>,
+    /// Nothing below this version may be dropped while there is no oracle.
+    recovered_floor: u64,
+    /// No version is ever dropped, so the floor stays where it was.
+    keep_all: bool,
+}
+
+impl ValueLog {
+    pub(crate) fn new(
+        clock: Arc<EngineClock>,
+        recovered: Arc<LogView>,
+        recovered_floor: u64,
+        keep_all: bool,
+    ) -> Self {
+        ValueLog {
+            clock,
+            recovered: RwLock::new(recovered),
+            running: OnceLock::new(),
+            recovered_floor,
+            keep_all,
+        }
+    }
+
+    /// Recovery has made a segment.
+    pub(crate) fn set_recovered(&self, view: Arc<LogView>) {
+        *self.recovered.write() = view;
+    }
+
+    /// From here on the log and the oracle answer.
+    pub(crate) fn run(&self, log: Arc<Log<Route>>, oracle: Arc<Oracle>) {
+        let first = self.running.set((log, oracle)).is_ok();
+        debug_assert!(first, "a database is started once");
+    }
+}
+
+impl Companion for ValueLog {
+    type View = LogView;
+
+    fn pointer(&self, payload: &[u8]) -> Option<(u32, u32)> {
+        let pointer = Pointer::from_stored(payload)?;
+        Some((pointer.segment(), pointer.len()))
+    }
+
+    fn before_install(&self, change: &mut StoreChange, log_end: u64) -> Result<(), BoxError> {
+        // Until there is a log, recovery has written and synced all that is replayed.
+        if let Some((log, _)) = self.running.get() {
+            log.sync_through(unpack(log_end))?;
+        }
+        change.clock = Some(change.clock.unwrap_or(0).max(self.clock.dropped()));
+        Ok(())
+    }
+
+    fn installed(&self, change: &StoreChange) {
+        if let Some((log, _)) = self.running.get()
+            && let Err(error) = log.forget(&change.segments_freed)
+        {
+            tracing::error!(%error, "forgetting freed segments");
+        }
+    }
+
+    fn view(&self) -> Arc<LogView> {
+        match self.running.get() {
+            Some((log, _)) => log.view(),
+            None => self.recovered.read().clone(),
+        }
+    }
+
+    fn floor(&self) -> Floor {
+        let discard = match self.running.get() {
+            Some((_, oracle)) if !self.keep_all => oracle.raise_floor(),
+            _ => self.recovered_floor,
+        };
+        Floor { discard, clock: self.clock.drop_clock() }
+    }
+}
+
+/// Gives segments their names, durably, before a frame is written into them.
+#[derive(Debug)]
+pub(crate) struct Namer {
+    pub(crate) tree: Weak<Tree<ValueLog>>,
+    pub(crate) segments: SegmentIds,
+    pub(crate) housekeeper: Arc<Housekeeper>,
+}
+
+/// The next segment id. Ids are never reused.
+#[derive(Debug)]
+pub(crate) struct SegmentIds(std::sync::atomic::AtomicU32);
+
+impl SegmentIds {
+    pub(crate) fn new(next: u32) -> Self {
+        SegmentIds(next.into())
+    }
+
+    pub(crate) fn next(&self) -> u32 {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// Names for the next segment.
+pub(crate) fn segment_name(files: &FileIds, segments: &SegmentIds) -> SegmentName {
+    SegmentName { segment: segments.next(), file: files.next(), nonce: files.nonce() }
+}
+
+impl Namer {
+    fn tree(&self) -> Result<Arc<Tree<ValueLog>>, BoxError> {
+        Ok(self.tree.upgrade().ok_or("the database is closed")?)
+    }
+
+    fn install(&self, change: StoreChange) -> Result<(), BoxError> {
+        Ok(self.tree()?.install(change)?)
+    }
+}
+
+impl SegmentNamer for Namer {
+    fn allocate(&self) -> Result<SegmentName, BoxError> {
+        Ok(segment_name(self.tree()?.file_ids(), &self.segments))
+    }
+
+    fn name(&self, meta: &SegmentMeta) -> Result<(), BoxError> {
+        self.install(StoreChange { segments_named: vec![named(meta)], ..StoreChange::default() })
+    }
+
+    fn sealed(&self, sealed: &SealedSegment) -> Result<(), BoxError> {
+        let change =
+            StoreChange { segments_sealed: vec![seal_record(sealed)], ..StoreChange::default() };
+        self.install(change)
+    }
+
+    fn housekeeping_due(&self) {
+        self.housekeeper.wake();
+    }
+}
+
+/// A segment as the manifest writes it.
+pub(crate) fn named(meta: &SegmentMeta) -> SegmentNamed {
+    SegmentNamed {
+        segment: meta.segment,
+        file: meta.file,
+        nonce: meta.nonce,
+        capacity: meta.capacity,
+        method: meta.method,
+    }
+}
+
+/// A sealed segment as the manifest writes it.
+pub(crate) fn seal_record(sealed: &SealedSegment) -> SegmentSealed {
+    SegmentSealed {
+        segment: sealed.segment,
+        length: sealed.length,
+        frames: sealed.frames.into(),
+        checksum: sealed.checksum,
+    }
+}

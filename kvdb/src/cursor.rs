@@ -1,0 +1,330 @@
+//! [`Cursor`]: a place among the visible entries, that moves both ways.
+
+use std::marker::PhantomData;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use kvdb_lsm::entry::{Entry, Kind};
+use kvdb_lsm::{CursorOptions, Superversion, TreeCursor, Visible, VisibleOptions};
+use kvdb_sstable::Merge;
+use kvdb_vlog::LogView;
+use parking_lot::Mutex;
+
+use crate::bounds::Bounds;
+use crate::error::Result;
+use crate::item::{Item, Payload, pointed_len, read_pointer};
+use crate::track::{SharedTrack, Track};
+use crate::transaction::Transaction;
+use crate::value::Value;
+use crate::write_set::{PendingCursor, PendingWrites};
+
+/// Where a cursor's entries come from: the tree, with a transaction's own writes before it.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tree(TreeCursor),
+    Mixed(Box<Merge<Part>>),
+}
+
+/// One of the two streams of a transaction with writes.
+#[derive(Debug)]
+pub(crate) enum Part {
+    Pending(PendingCursor),
+    Tree(TreeCursor),
+}
+
+macro_rules! delegate {
+    ($self:ident, $kind:ident { $a:ident, $b:ident }, $call:ident $args:tt) => {
+        match $self {
+            $kind::$a(inner) => inner.$call $args,
+            $kind::$b(inner) => inner.$call $args,
+        }
+    };
+}
+
+macro_rules! impl_cursor {
+    ($kind:ident { $a:ident, $b:ident }) => {
+        impl kvdb_sstable::Cursor for $kind {
+            fn seek(&mut self, key: &[u8], version: u64) -> kvdb_sstable::Result<bool> {
+                delegate!(self, $kind { $a, $b }, seek(key, version))
+            }
+            fn seek_for_prev(&mut self, key: &[u8], version: u64) -> kvdb_sstable::Result<bool> {
+                delegate!(self, $kind { $a, $b }, seek_for_prev(key, version))
+            }
+            fn first(&mut self) -> kvdb_sstable::Result<bool> {
+                delegate!(self, $kind { $a, $b }, first())
+            }
+            fn last(&mut self) -> kvdb_sstable::Result<bool> {
+                delegate!(self, $kind { $a, $b }, last())
+            }
+            #[inline]
+            fn next(&mut self) -> kvdb_sstable::Result<bool> {
+                delegate!(self, $kind { $a, $b }, next())
+            }
+            #[inline]
+            fn prev(&mut self) -> kvdb_sstable::Result<bool> {
+                delegate!(self, $kind { $a, $b }, prev())
+            }
+            #[inline]
+            fn valid(&self) -> bool {
+                delegate!(self, $kind { $a, $b }, valid())
+            }
+            #[inline]
+            fn key(&self) -> &[u8] {
+                delegate!(self, $kind { $a, $b }, key())
+            }
+            #[inline]
+            fn version(&self) -> u64 {
+                delegate!(self, $kind { $a, $b }, version())
+            }
+            #[inline]
+            fn value(&self) -> &[u8] {
+                delegate!(self, $kind { $a, $b }, value())
+            }
+        }
+    };
+}
+
+impl_cursor!(Stream { Tree, Mixed });
+impl_cursor!(Part { Pending, Tree });
+
+/// Everything needed to make cursors over the same state: one picture of the store.
+#[derive(Debug, Clone)]
+pub(crate) struct Picture<'t> {
+    pub(crate) superversion: Arc<Superversion<LogView>>,
+    pub(crate) pending: Option<PendingWrites>,
+    pub(crate) version: u64,
+    pub(crate) clock: u64,
+    /// Where a read-write transaction collects what its cursors read.
+    pub(crate) tracks: Option<&'t Mutex<Vec<SharedTrack>>>,
+}
+
+/// A cursor over the entries that are visible to a snapshot or a transaction, within bounds.
+///
+/// Unlike [`Iter`](crate::Iter) it lends: key and value are looked at in place, nothing is copied
+/// or allocated per step. Every move is fallible and says whether the cursor stands on an entry.
+/// After an error it stands nowhere and can be positioned anew.
+///
+/// A cursor of a snapshot or database owns what it walks (`Cursor<'static>`); one of a transaction
+/// borrows the transaction.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+/// for k in ["a", "b", "c"] { db.put(k, k)?; }
+/// let mut cursor = db.snapshot()?.cursor(..);
+/// assert!(cursor.seek("b")?);
+/// assert_eq!(cursor.key(), b"b");
+/// assert!(cursor.prev()?);
+/// assert_eq!(cursor.key(), b"a");
+/// assert!(!cursor.prev()?);
+/// # db.close()
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Cursor<'t> {
+    visible: Visible<Stream>,
+    view: Arc<LogView>,
+    track: Option<SharedTrack>,
+    lower: Bound<Vec<u8>>,
+    upper: Bound<Vec<u8>>,
+    _transaction: PhantomData<&'t Transaction>,
+}
+
+impl<'t> Cursor<'t> {
+    pub(crate) fn new(picture: &Picture<'t>, (lower, upper): Bounds) -> Cursor<'t> {
+        let tree = picture.superversion.cursor_with(&CursorOptions {
+            lower: lower.clone(),
+            upper: upper.clone(),
+            ..CursorOptions::default()
+        });
+        let stream = match &picture.pending {
+            None => Stream::Tree(tree),
+            Some(writes) => {
+                let parts =
+                    vec![Part::Pending(PendingCursor::new(writes.clone())), Part::Tree(tree)];
+                Stream::Mixed(Box::new(Merge::new(parts)))
+            }
+        };
+        let visible = Visible::new(
+            stream,
+            VisibleOptions {
+                at_most: picture.version,
+                clock: picture.clock,
+                lower: lower.clone(),
+                upper: upper.clone(),
+                range_deletes: picture.superversion.range_deletes().clone(),
+                ..VisibleOptions::default()
+            },
+        );
+        let track = picture.tracks.map(|tracks| {
+            let track = SharedTrack::default();
+            tracks.lock().push(track.clone());
+            track
+        });
+        Cursor {
+            visible,
+            view: picture.superversion.view().clone(),
+            track,
+            lower,
+            upper,
+            _transaction: PhantomData,
+        }
+    }
+
+    /// Moves to the first entry within the bounds.
+    ///
+    /// # Errors
+    /// As all moves: damage or an I/O error of a table, with path and offset.
+    pub fn first(&mut self) -> Result<bool> {
+        self.tracked(|track| track.jump_forward(self.lower.clone()));
+        let on = self.visible.first();
+        self.arrive_forward(on)
+    }
+
+    /// Moves to the last entry within the bounds.
+    pub fn last(&mut self) -> Result<bool> {
+        self.tracked(|track| track.jump_backward(self.upper.clone()));
+        let on = self.visible.last();
+        self.arrive_backward(on)
+    }
+
+    /// Moves to the first entry whose key is `key` or greater, within the bounds.
+    pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        self.tracked(|track| track.jump_forward(Bound::Included(key.to_vec())));
+        let on = self.visible.seek(key);
+        self.arrive_forward(on)
+    }
+
+    /// Moves to the last entry whose key is `key` or less, within the bounds.
+    pub fn seek_for_prev(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        self.tracked(|track| track.jump_backward(Bound::Included(key.to_vec())));
+        let on = self.visible.seek_for_prev(key);
+        self.arrive_backward(on)
+    }
+
+    /// Moves to the next entry. From before the first one, that is the first one.
+    #[allow(clippy::should_implement_trait)] // lends, and is fallible
+    pub fn next(&mut self) -> Result<bool> {
+        let on = self.visible.next();
+        self.arrive_forward(on)
+    }
+
+    /// Moves to the previous entry. From behind the last one, that is the last one.
+    pub fn prev(&mut self) -> Result<bool> {
+        let on = self.visible.prev();
+        self.arrive_backward(on)
+    }
+
+    /// Whether the cursor stands on an entry.
+    pub fn valid(&self) -> bool {
+        self.visible.valid()
+    }
+
+    /// The key it stands on. Call only while [`valid`](Cursor::valid).
+    pub fn key(&self) -> &[u8] {
+        self.visible.key()
+    }
+
+    /// The commit timestamp of the entry; [`u64::MAX`] for a transaction's own write.
+    pub fn version(&self) -> u64 {
+        self.visible.version()
+    }
+
+    /// The user's byte.
+    pub fn user_meta(&self) -> u8 {
+        self.entry().user_meta
+    }
+
+    /// Seconds since 1970 from which on the entry is absent; `None`: never.
+    pub fn expires_at(&self) -> Option<u64> {
+        let at = self.entry().expires_at;
+        (at != 0).then_some(at)
+    }
+
+    /// Whether the value lives in the log rather than in the tree.
+    pub fn is_separated(&self) -> bool {
+        self.entry().kind == Kind::Pointer
+    }
+
+    /// Bytes of the value, known without reading it.
+    ///
+    /// # Errors
+    /// A pointer that makes no sense.
+    pub fn value_len(&self) -> Result<usize> {
+        let entry = self.entry();
+        match entry.kind {
+            Kind::Pointer => pointed_len(self.key(), &entry),
+            _ => Ok(entry.payload.len()),
+        }
+    }
+
+    /// The value in place, if it lives in the tree; `None` if it lives in the log.
+    pub fn inline_value(&self) -> Option<&[u8]> {
+        let entry = self.entry();
+        (entry.kind == Kind::Value).then_some(entry.payload)
+    }
+
+    /// The value: a copy if it lives in the tree, a handle into the log if it lives there.
+    ///
+    /// # Errors
+    /// Damage or an I/O error of the log.
+    pub fn value(&self) -> Result<Value> {
+        let entry = self.entry();
+        match entry.kind {
+            Kind::Pointer => read_pointer(&self.view, entry.payload, self.key(), self.version()),
+            _ => Ok(Value::copied(entry.payload)),
+        }
+    }
+
+    /// Calls `f` with the value where it lies, in the tree or in the log.
+    ///
+    /// # Errors
+    /// Damage or an I/O error of the log.
+    pub fn value_with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        match self.inline_value() {
+            Some(bytes) => Ok(f(bytes)),
+            None => Ok(f(&self.value()?)),
+        }
+    }
+
+    /// The entry, owned.
+    ///
+    /// # Errors
+    /// An entry of an unknown kind.
+    pub fn item(&self) -> Result<Item> {
+        let entry = self.entry();
+        let payload = Payload::of(self.key(), &entry, &self.view)?;
+        Ok(Item::new(self.key(), self.version(), &entry, payload))
+    }
+
+    /// The entry under the cursor. That it decodes was seen when the cursor came here.
+    fn entry(&self) -> Entry<'_> {
+        self.visible.entry().unwrap_or(Entry::tombstone())
+    }
+
+    fn arrive_forward(&self, on: kvdb_lsm::Result<bool>) -> Result<bool> {
+        let on = on?;
+        self.tracked(|track| match on {
+            true => track.forward(self.visible.key()),
+            false => track.forward_to_end(&self.upper),
+        });
+        Ok(on)
+    }
+
+    fn arrive_backward(&self, on: kvdb_lsm::Result<bool>) -> Result<bool> {
+        let on = on?;
+        self.tracked(|track| match on {
+            true => track.backward(self.visible.key()),
+            false => track.backward_to_start(&self.lower),
+        });
+        Ok(on)
+    }
+
+    fn tracked(&self, f: impl FnOnce(&mut Track)) {
+        if let Some(track) = &self.track {
+            f(&mut track.lock());
+        }
+    }
+}

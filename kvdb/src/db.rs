@@ -1,0 +1,369 @@
+//! [`Db`]: the handle.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvdb_txn::Mode;
+use kvdb_vfs::{Clock, Fs};
+
+use crate::bounds::KeyRange;
+use crate::core::{At, Core};
+use crate::error::{Error, Result};
+use crate::item::Item;
+use crate::iter::Iter;
+use crate::options::Options;
+use crate::snapshot::Snapshot;
+use crate::transaction::{Batch, Transaction};
+use crate::value::Value;
+use crate::write_set::WriteOptions;
+
+/// An open database. Cheap to clone; clones are the same database. It is closed by
+/// [`Db::close`], or when the last clone is dropped.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let dir = tempfile::tempdir().expect("temporary directory");
+/// # let path = dir.path().join("db");
+/// let db = kvdb::Db::open(&path)?;
+/// db.put("key", "value")?;
+/// assert_eq!(db.get("key")?.expect("just put"), "value");
+///
+/// db.update(|t| {
+///     let n = t.get("hits")?.map_or(0, |v| v.len());
+///     t.put("hits", vec![b'x'; n + 1])
+/// })?;
+///
+/// for item in db.prefix("h")? {
+///     let item = item?;
+///     println!("{:?} has {} bytes", item.key(), item.value_len());
+/// }
+/// db.close()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Db {
+    handle: Arc<Handle>,
+}
+
+/// Closes when the last of the clones goes.
+struct Handle {
+    core: Arc<Core>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Err(error) = self.core.close() {
+            tracing::error!(path = %self.core.path.display(), %error, "closing");
+        }
+    }
+}
+
+impl Db {
+    /// Opens the store at `path` with the default options, creating it and missing parents.
+    ///
+    /// After an unclean end the log is replayed: every acknowledged commit is there whole, no
+    /// other in part. Opening never destroys anything it cannot read.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] if the store is open elsewhere, [`Error::NotADatabase`], an
+    /// [`Error::Io`] naming the path, or damage with file and offset.
+    pub fn open(path: impl AsRef<Path>) -> Result<Db> {
+        Options::default().open(path)
+    }
+
+    pub(crate) fn open_with(
+        options: Options,
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        path: &Path,
+    ) -> Result<Db> {
+        let core = crate::open::open(options, fs, clock, path)?;
+        Ok(Db { handle: Arc::new(Handle { core: Arc::new(core) }) })
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.handle.core
+    }
+
+    /// Writes a key. Returns the commit timestamp.
+    ///
+    /// # Errors
+    /// As [`Batch::put`] and [`Batch::commit`].
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<u64> {
+        self.put_with(key, value, WriteOptions::default())
+    }
+
+    /// Writes a key with a user's byte or an expiry time. Returns the commit timestamp.
+    ///
+    /// # Errors
+    /// As [`Batch::put`] and [`Batch::commit`].
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: WriteOptions,
+    ) -> Result<u64> {
+        self.core().put(key.as_ref(), value.as_ref(), options)
+    }
+
+    /// Deletes a key. Deleting what is not there is no error. Returns the commit timestamp.
+    ///
+    /// # Errors
+    /// As [`Batch::delete`] and [`Batch::commit`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<u64> {
+        self.core().delete(key.as_ref())
+    }
+
+    /// Starts a set of writes that take effect together, without reads.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.core().clone())
+    }
+
+    /// The newest value of a key, without a copy.
+    ///
+    /// # Errors
+    /// Damage or I/O errors, with path and offset; [`Error::Closed`].
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.core().get(key.as_ref(), At::Now)
+    }
+
+    /// The whole newest entry of a key: version, user's byte, expiry, and its value when asked for.
+    ///
+    /// # Errors
+    /// As [`Db::get`].
+    pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
+        self.core().get_entry(key.as_ref(), At::Now)
+    }
+
+    /// Calls `f` with the newest value in place. Touches no shared counter; `f` should be short,
+    /// since memory is not freed anywhere in the database while it runs.
+    ///
+    /// # Errors
+    /// As [`Db::get`].
+    pub fn get_with<R>(
+        &self,
+        key: impl AsRef<[u8]>,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>> {
+        self.core().get_with(key.as_ref(), At::Now, f)
+    }
+
+    /// Whether a key is there. Never touches the value log.
+    ///
+    /// # Errors
+    /// As [`Db::get`].
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.core().contains(key.as_ref(), At::Now)
+    }
+
+    /// Begins a read-write transaction.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn begin(&self) -> Result<Transaction> {
+        let core = self.core();
+        core.check_open()?;
+        // The clock first: what compaction may drop at this clock it may drop for good.
+        let clock = core.clock.begin();
+        Ok(Transaction::new(core.clone(), core.oracle.begin(Mode::ReadWrite), clock))
+    }
+
+    /// Begins a read-only transaction: a snapshot of now.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn begin_read(&self) -> Result<Snapshot> {
+        let core = self.core();
+        core.check_open()?;
+        let clock = core.clock.begin();
+        Ok(Snapshot::new(core.clone(), core.oracle.begin(Mode::ReadOnly), clock))
+    }
+
+    /// The store as it is now, for reading. The same as [`Db::begin_read`].
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.begin_read()
+    }
+
+    /// The store as it was at an earlier version.
+    ///
+    /// # Errors
+    /// [`Error::BelowWatermark`] if what was visible then may have been dropped,
+    /// [`Error::FutureVersion`] if there was no such commit yet.
+    pub fn snapshot_at(&self, version: u64) -> Result<Snapshot> {
+        let core = self.core();
+        core.check_open()?;
+        let newest = core.oracle.read_version();
+        if version > newest {
+            return Err(Error::FutureVersion { version, newest });
+        }
+        let clock = core.clock.begin();
+        let mark = core.oracle.begin_at(version, Mode::ReadOnly)?;
+        let watermark = core.superversion().watermark();
+        if version < watermark {
+            return Err(Error::BelowWatermark { version, watermark });
+        }
+        Ok(Snapshot::new(core.clone(), mark, clock))
+    }
+
+    /// Runs a closure in a read-write transaction and commits it; runs it again if another commit
+    /// got in the way, with growing pauses, up to 64 times. An error of the closure discards.
+    ///
+    /// # Errors
+    /// The closure's; [`Error::Conflict`] or [`Error::TooOld`] if it never got through; those of
+    /// [`Transaction::commit`].
+    pub fn update<R>(&self, mut f: impl FnMut(&mut Transaction) -> Result<R>) -> Result<R> {
+        const TRIES: u32 = 64;
+        let mut attempt = 0;
+        loop {
+            let mut transaction = self.begin()?;
+            let outcome =
+                f(&mut transaction).and_then(|result| transaction.commit().map(|_| result));
+            match outcome {
+                Err(Error::Conflict | Error::TooOld) if attempt + 1 < TRIES => {
+                    back_off(attempt);
+                    attempt += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Runs a closure on a snapshot of now. Never conflicts.
+    ///
+    /// # Errors
+    /// The closure's, or [`Error::Closed`].
+    pub fn view<R>(&self, f: impl FnOnce(&Snapshot) -> Result<R>) -> Result<R> {
+        f(&self.begin_read()?)
+    }
+
+    /// All entries of now, in key order.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn iter(&self) -> Result<Iter<'static>> {
+        Ok(self.begin_read()?.iter())
+    }
+
+    /// The entries of now within bounds. A start above the end is an empty range.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn range(&self, range: impl KeyRange) -> Result<Iter<'static>> {
+        Ok(self.begin_read()?.range(range))
+    }
+
+    /// Exactly the entries of now whose keys start with `prefix`.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Iter<'static>> {
+        Ok(self.begin_read()?.prefix(prefix))
+    }
+
+    /// Makes every commit so far durable, buffered ones included.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], [`Error::ReadOnly`], [`Error::Closed`], or that of the sync, which
+    /// poisons the database.
+    pub fn sync(&self) -> Result<()> {
+        let core = self.core();
+        let _inside = core.gate.enter()?;
+        core.log()?.sync()?;
+        Ok(())
+    }
+
+    /// Writes everything in memory to tables. Returns when they are durable.
+    ///
+    /// # Errors
+    /// That of the flush, which stops background work.
+    pub fn flush(&self) -> Result<()> {
+        let core = self.core();
+        let _inside = core.gate.enter()?;
+        core.log()?;
+        core.tree.flush()?;
+        Ok(())
+    }
+
+    /// Flushes, and merges all tables down to the last level.
+    ///
+    /// # Errors
+    /// That of the flush or compaction, which stops background work.
+    pub fn compact(&self) -> Result<()> {
+        let core = self.core();
+        let _inside = core.gate.enter()?;
+        core.log()?;
+        core.tree.flush()?;
+        Ok(core.tree.major_compact()?)
+    }
+
+    /// Waits until no flush or compaction is under way or due.
+    ///
+    /// # Errors
+    /// That of a failed job.
+    pub fn wait_idle(&self) -> Result<()> {
+        let core = self.core();
+        core.check_open()?;
+        Ok(core.tree.wait_idle()?)
+    }
+
+    /// The newest commit timestamp that is visible.
+    pub fn version(&self) -> u64 {
+        self.core().oracle.read_version()
+    }
+
+    /// Bytes the value of a key of this length may have, which follows from
+    /// [`Options::segment_size`] and [`Options::max_transaction_size`].
+    pub fn max_value_len(&self, key_len: usize) -> usize {
+        self.core().limits.max_value_len(key_len)
+    }
+
+    /// Bytes a transaction may have in the log, headers counted.
+    pub fn max_transaction_size(&self) -> usize {
+        self.core().limits.transaction
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.core().path
+    }
+
+    /// The options it was opened with.
+    pub fn options(&self) -> &Options {
+        &self.core().options
+    }
+
+    /// Ends it, for all clones: waits for commits in flight, makes the log durable, stops the
+    /// threads, unlocks the directory. A second call does nothing. Afterwards every call fails
+    /// with [`Error::Closed`]; values and iterators there are stay usable.
+    ///
+    /// # Errors
+    /// Whatever could not be made durable; it is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        self.core().close()
+    }
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Db").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+/// Yields at first, then sleeps up to some milliseconds, with a jitter that keeps rivals apart.
+fn back_off(attempt: u32) {
+    if attempt < 3 {
+        std::thread::yield_now();
+        return;
+    }
+    let most = 50u64 << attempt.min(9);
+    let jitter = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |now| u64::from(now.subsec_nanos()));
+    std::thread::sleep(Duration::from_micros(most / 2 + jitter % (most / 2)));
+}

@@ -1,0 +1,92 @@
+//! Who is inside, and whether anyone may still come in.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// Counts the commits in flight, so that close can wait for them. Entering is one atomic addition.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// Number of those inside, with the top bit for "closed".
+    state: AtomicUsize,
+    lock: Mutex<()>,
+    left: Condvar,
+}
+
+impl Gate {
+    /// # Errors
+    /// [`Error::Closed`] once [`Gate::close`] was called.
+    pub(crate) fn enter(&self) -> Result<Inside<'_>> {
+        // SeqCst: a closer that sees a zero count must also stop everyone who comes later.
+        if self.state.fetch_add(1, Ordering::SeqCst) & CLOSED != 0 {
+            self.leave();
+            return Err(Error::Closed);
+        }
+        Ok(Inside(self))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.load(Ordering::SeqCst) & CLOSED != 0
+    }
+
+    /// Lets nobody in any more and waits until all are out. True for the call that closed it.
+    pub(crate) fn close(&self) -> bool {
+        let before = self.state.fetch_or(CLOSED, Ordering::SeqCst);
+        let mut guard = self.lock.lock();
+        while self.state.load(Ordering::SeqCst) & !CLOSED != 0 {
+            self.left.wait(&mut guard);
+        }
+        before & CLOSED == 0
+    }
+
+    fn leave(&self) {
+        if self.state.fetch_sub(1, Ordering::SeqCst) == CLOSED | 1 {
+            // Under the lock, so that a closer between its check and its wait cannot miss it.
+            let _guard = self.lock.lock();
+            self.left.notify_all();
+        }
+    }
+}
+
+/// One of those inside.
+#[derive(Debug)]
+pub(crate) struct Inside<'a>(&'a Gate);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn close_waits_for_those_inside_and_refuses_the_rest() {
+        let gate = Arc::new(Gate::default());
+        let out = Arc::new(AtomicBool::new(false));
+        let inside = gate.enter().unwrap();
+        let closer = {
+            let (gate, out) = (gate.clone(), out.clone());
+            std::thread::spawn(move || {
+                assert!(gate.close());
+                assert!(out.load(Ordering::SeqCst), "closed while someone was inside");
+            })
+        };
+        while !gate.is_closed() {
+            std::thread::yield_now();
+        }
+        assert!(matches!(gate.enter(), Err(Error::Closed)));
+        out.store(true, Ordering::SeqCst);
+        drop(inside);
+        closer.join().unwrap();
+        assert!(!gate.close(), "the second close has nothing to do");
+    }
+}

@@ -1,0 +1,86 @@
+//! One thread that keeps the log ready: the spare segment, background syncs, the durable-to mark.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kvdb_vlog::Log;
+use parking_lot::{Condvar, Mutex};
+
+use crate::pipeline::Route;
+
+/// How long the log must have been idle before its tail is made durable and marked so.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// The thread and the means to wake and stop it.
+#[derive(Debug, Default)]
+pub(crate) struct Housekeeper {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    woken: bool,
+    stopped: bool,
+}
+
+impl Housekeeper {
+    /// Starts the thread.
+    pub(crate) fn start(&self, log: Arc<Log<Route>>) -> std::io::Result<()> {
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("kvdb-log".into())
+            .spawn(move || run(&shared, &log))?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// There is something to do now.
+    pub(crate) fn wake(&self) {
+        let mut state = self.shared.state.lock();
+        if !state.woken {
+            state.woken = true;
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Ends the thread and waits for it.
+    pub(crate) fn stop(&self) {
+        self.shared.state.lock().stopped = true;
+        self.shared.wake.notify_all();
+        let thread = self.thread.lock().take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the log's housekeeper panicked");
+        }
+    }
+}
+
+fn run(shared: &Shared, log: &Log<Route>) {
+    loop {
+        let idle = {
+            let mut state = shared.state.lock();
+            if !state.woken && !state.stopped {
+                shared.wake.wait_for(&mut state, IDLE);
+            }
+            if state.stopped {
+                return;
+            }
+            !std::mem::take(&mut state.woken)
+        };
+        // A failure has poisoned the log, or will meet the next commit that needs the room; there
+        // is nobody here to tell.
+        if let Err(error) = log.prepare() {
+            tracing::warn!(%error, "no spare segment");
+        }
+        if idle && let Err(error) = log.idle_sync() {
+            tracing::warn!(%error, "background sync");
+        }
+    }
+}

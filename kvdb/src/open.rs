@@ -1,0 +1,326 @@
+//! Opening a store: lock, manifest, log, tree, replay, oracle.
+//!
+//! Nothing is destroyed that cannot be read. Files are removed only after everything the manifest
+//! names has been found with its size.
+//!
+//! After an unclean end, in this order:
+//! 1. the log is replayed from the head, whole frames only, into memtables;
+//! 2. the frames that were not known durable are written again, same bytes, same place, and
+//!    synced: after a failed sync the page cache can show data that the disk does not have;
+//! 3. a fresh segment is made; the old active one is never appended to again;
+//! 4. the memtables become level-0 tables, and **one** change set installs them, seals the old
+//!    segments where they end, frees those behind the cut, names the fresh one and moves the head.
+//!
+//! A crash before step 4 is durable leaves the store as it was, so recovery starts over.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kvdb_lsm::Tree;
+use kvdb_manifest::Manifest;
+use kvdb_manifest::store::{StoreChange, StoreState};
+use kvdb_txn::Oracle;
+use kvdb_vfs::{Clock, EntryKind, Fs, LockGuard, LockMode, SyncSite};
+use kvdb_vlog::{Log, Position, Recovery, ReplayEnd, Start};
+use parking_lot::Mutex;
+
+use crate::clock::EngineClock;
+use crate::companion::{Namer, SegmentIds, ValueLog, named, seal_record, segment_name};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::gate::Gate;
+use crate::housekeeper::Housekeeper;
+use crate::limits::Limits;
+use crate::options::{Background, Options};
+use crate::pipeline::{Route, pack};
+use crate::replay::replay;
+
+/// After an unclean end, versions go on this far above the largest one seen: what was handed out
+/// before a power cut and lost with it is never handed out again.
+const VERSION_GAP: u64 = 1 << 32;
+
+pub(crate) fn open(
+    options: Options,
+    fs: Arc<dyn Fs>,
+    clock: Arc<dyn Clock>,
+    path: &Path,
+) -> Result<Core> {
+    let place = Place::claim(&options, &*fs, path)?;
+    let manifest = open_manifest(&options, &fs, path)?;
+    let (manifest, manifest_was_cut) = manifest;
+    let manifest = Arc::new(manifest);
+
+    let limits = Limits::new(&options);
+    let records = manifest.read(segment_records)?;
+    let fresh = records.is_empty();
+    let head = manifest
+        .read(|s| s.replay_head())
+        .map_or(Position::ZERO, |head| Position { segment: head.segment, offset: head.offset });
+    let mut recovery = Recovery::open(
+        fs.clone(),
+        &place.log_dir,
+        manifest.database(),
+        records,
+        head,
+        options.log_options(),
+        options.read_only,
+    )
+    .map_err(|error| place.explain(error))?;
+
+    let clock = Arc::new(EngineClock::new(clock, manifest.read(StoreState::clock)));
+    let companion = Arc::new(ValueLog::new(
+        clock.clone(),
+        recovery.view(),
+        manifest.read(StoreState::watermark),
+        options.versions_to_keep == usize::MAX,
+    ));
+    let tree = Tree::open(
+        fs.clone(),
+        path,
+        manifest.clone(),
+        options.tree_options(),
+        companion.clone(),
+        options.read_only,
+    )?;
+
+    // The tree has looked at its own directory only.
+    for entry in fs.list(&place.log_dir)? {
+        if let Some(id) = kvdb_lsm::leading_file_id(&entry.name) {
+            tree.file_ids().skip(id);
+        }
+    }
+    let end = replay(&tree, &mut recovery, options.value_threshold)?;
+    let (seen, watermark) = manifest.read(|s| (s.largest_version(), s.watermark()));
+    let seen = seen.max(end.largest_version);
+    let resume_at = if end.clean || fresh || options.read_only { seen } else { seen + VERSION_GAP };
+    tracing::info!(
+        path = %path.display(),
+        clean = end.clean,
+        frames = end.frames,
+        records = end.records,
+        cut_bytes = end.cut_bytes,
+        version = resume_at,
+        "opened"
+    );
+    let oracle = Arc::new(Oracle::new(options.oracle_options(), resume_at, watermark));
+
+    let housekeeper = Arc::new(Housekeeper::default());
+    let log = match options.read_only {
+        true => None,
+        false => {
+            let ids = SegmentIds::new(manifest.read(StoreState::next_segment).max(1));
+            let log = start_log(recovery, &end, &tree, ids, &housekeeper, resume_at)?;
+            companion.run(log.clone(), oracle.clone());
+            Some(log)
+        }
+    };
+    if let Some(log) = &log {
+        // A synced marker behind the footer of a clean end: from here on the log does not end
+        // cleanly any more. Without it, a power cut that takes buffered commits would leave the
+        // old footer as the last frame, and their versions would be handed out again.
+        log.idle_sync()?;
+        crate::orphans::clean(&*fs, &place.dirs(), &manifest, manifest_was_cut)?;
+    }
+
+    let core = Core {
+        path: path.to_owned(),
+        limits,
+        clock,
+        tree,
+        oracle,
+        log,
+        manifest,
+        housekeeper,
+        gate: Gate::default(),
+        locks: Mutex::new(place.locks),
+        options,
+    };
+    if let (Some(log), Background::Threads) = (&core.log, core.options.background) {
+        core.tree.start()?;
+        core.housekeeper.start(log.clone()).map_err(|source| {
+            Error::Io(kvdb_vfs::Error::new(kvdb_vfs::Op::Open, path, None, source))
+        })?;
+    }
+    Ok(core)
+}
+
+/// The directories of a store, locked.
+struct Place {
+    dir: PathBuf,
+    log_dir: PathBuf,
+    locks: Vec<LockGuard>,
+}
+
+impl Place {
+    fn claim(options: &Options, fs: &dyn Fs, path: &Path) -> Result<Place> {
+        let create = options.create_if_missing && !options.read_only;
+        let log_dir = options.value_dir.clone().unwrap_or_else(|| path.to_owned());
+        let mut locks = Vec::new();
+        for dir in [path, &log_dir] {
+            match fs.metadata(dir) {
+                Ok(found) if found.kind == EntryKind::Dir => {}
+                Ok(_) => {
+                    let reason = "a file is there, a directory is wanted".into();
+                    return Err(Error::NotADatabase { path: dir.to_owned(), reason });
+                }
+                Err(e) if e.kind() == kvdb_vfs::ErrorKind::NotFound && create => {
+                    create_dir(fs, dir)?;
+                }
+                Err(e) if e.kind() == kvdb_vfs::ErrorKind::NotFound => {
+                    return Err(Error::NotFound { path: dir.to_owned() });
+                }
+                Err(e) => return Err(e.into()),
+            }
+            if dir == path && !locks.is_empty() {
+                break; // the log lives in the same directory
+            }
+            let mode = if options.read_only { LockMode::Shared } else { LockMode::Exclusive };
+            locks.push(fs.lock(dir, mode).map_err(|e| match e.kind() {
+                kvdb_vfs::ErrorKind::Locked => Error::InUse { path: dir.to_owned() },
+                _ => Error::Io(e),
+            })?);
+        }
+        Ok(Place { dir: path.to_owned(), log_dir, locks })
+    }
+
+    fn dirs(&self) -> Vec<&Path> {
+        let mut dirs = vec![&*self.dir];
+        if self.log_dir != self.dir {
+            dirs.push(&self.log_dir);
+        }
+        dirs
+    }
+
+    /// A segment of another database in the value directory is two halves that do not match.
+    fn explain(&self, error: kvdb_vlog::Error) -> Error {
+        match error {
+            kvdb_vlog::Error::WrongDatabase { .. } if self.log_dir != self.dir => {
+                Error::WrongValueDir { path: self.dir.clone(), value_dir: self.log_dir.clone() }
+            }
+            error => error.into(),
+        }
+    }
+}
+
+/// Creates a directory and its missing parents, and makes their names durable.
+fn create_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    let missing: Vec<&Path> = dir
+        .ancestors()
+        .take_while(|d| !d.as_os_str().is_empty() && fs.metadata(d).is_err())
+        .collect();
+    fs.create_dir_all(dir)?;
+    for created in missing.iter().rev() {
+        let parent = created.parent().filter(|p| !p.as_os_str().is_empty());
+        fs.sync_dir(parent.unwrap_or(Path::new(".")), SyncSite::StoreDir)?;
+    }
+    Ok(())
+}
+
+fn open_manifest(
+    options: &Options,
+    fs: &Arc<dyn Fs>,
+    path: &Path,
+) -> Result<(Manifest<StoreState>, bool)> {
+    let settings = kvdb_manifest::Options { read_only: options.read_only, ..Default::default() };
+    if kvdb_manifest::exists(&**fs, path)? {
+        let (manifest, report) = Manifest::open(fs.clone(), path, settings)?;
+        if let Some(cut) = &report.cut {
+            tracing::warn!(path = %path.display(), ?cut, "cut a torn record from the manifest");
+        }
+        return Ok((manifest, report.cut.is_some()));
+    }
+    if options.read_only || !options.create_if_missing {
+        return Err(Error::NotFound { path: path.to_owned() });
+    }
+    for entry in fs.list(path)? {
+        let ours = kvdb_lsm::parse_table_file_name(&entry.name).is_some()
+            || kvdb_vlog::parse_segment_path(&entry.name).is_some();
+        if ours {
+            return Err(Error::NotADatabase {
+                path: path.to_owned(),
+                reason: format!(
+                    "it holds {} but no manifest; a new store here would lose it",
+                    entry.name.display()
+                ),
+            });
+        }
+    }
+    let manifest = Manifest::create(fs.clone(), path, crate::random::id(), settings)?;
+    Ok((manifest, false))
+}
+
+/// The log's segments as the manifest knows them.
+fn segment_records(state: &StoreState) -> Result<Vec<kvdb_vlog::SegmentRecord>> {
+    state
+        .segments()
+        .values()
+        .map(|s| {
+            let relocated = match &s.relocated {
+                None => None,
+                Some(r) => {
+                    let file = state.log_files().get(&r.table).ok_or_else(|| {
+                        Error::Inconsistent(format!(
+                            "segment {} was relocated by file {}, which the manifest does not name",
+                            r.segment, r.table
+                        ))
+                    })?;
+                    Some(kvdb_vlog::Relocated { table: r.table, table_nonce: file.nonce })
+                }
+            };
+            Ok(kvdb_vlog::SegmentRecord {
+                meta: kvdb_vlog::SegmentMeta {
+                    segment: s.named.segment,
+                    file: s.named.file,
+                    nonce: s.named.nonce,
+                    capacity: s.named.capacity,
+                    method: s.named.method,
+                },
+                sealed: s.sealed.map(|s| kvdb_vlog::SealedSegment {
+                    segment: s.segment,
+                    length: s.length,
+                    frames: s.frames as u32,
+                    checksum: s.checksum,
+                }),
+                relocated,
+            })
+        })
+        .collect()
+}
+
+/// Ends recovery: after a clean end the log goes on where it stopped; otherwise everything
+/// replayed goes to tables and the log goes on in a fresh segment.
+fn start_log(
+    mut recovery: Recovery,
+    end: &ReplayEnd,
+    tree: &Arc<Tree<ValueLog>>,
+    segments: SegmentIds,
+    housekeeper: &Arc<Housekeeper>,
+    resume_at: u64,
+) -> Result<Arc<Log<Route>>> {
+    // A log without segments is a new one: it needs its first.
+    let start = if end.clean && recovery.end_segment().is_some() {
+        Start::Clean
+    } else {
+        recovery.rewrite_tail()?;
+        let fresh = recovery.create_segment(segment_name(tree.file_ids(), &segments))?;
+        tree.companion().set_recovered(recovery.view());
+        let head = Position { segment: fresh.segment, offset: kvdb_vlog::FIRST_FRAME };
+        let change = StoreChange {
+            segments_named: vec![named(&fresh)],
+            segments_sealed: end.sealed.iter().map(seal_record).collect(),
+            segments_freed: end.unreached.clone(),
+            replay_head: Some(kvdb_manifest::store::LogPosition {
+                segment: head.segment,
+                offset: head.offset,
+            }),
+            largest_version: Some(resume_at),
+            ..StoreChange::default()
+        };
+        tree.flush_recovered(change)?;
+        tracing::debug!(head = pack(head), "recovered");
+        Start::At(fresh.segment)
+    };
+    let (tree, housekeeper) = (Arc::downgrade(tree), housekeeper.clone());
+    let namer = Namer { tree, segments, housekeeper };
+    Ok(Arc::new(recovery.into_log(Arc::new(namer), start)?))
+}

@@ -1,0 +1,391 @@
+//! Everything that can be set, with its limits.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kvdb_vfs::{Clock, Fs, OsFs, SystemClock};
+use serde::{Deserialize, Serialize};
+
+use crate::db::Db;
+use crate::error::{Error, Result};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// What a commit promises when it returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Durability {
+    /// The commit survives a power cut.
+    #[default]
+    Sync,
+    /// The commit is with the operating system: it survives the death of the process. After a
+    /// power cut the store is a prefix of the commit order; at most about 32 MiB of log is lost.
+    Buffered,
+}
+
+/// Who does the background work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Background {
+    /// Threads of the database.
+    #[default]
+    Threads,
+    /// Nobody: [`Db::step`] does one piece at a time, on the calling thread. For tests that want
+    /// to replay a history exactly. Writers never wait; memtables
+    /// pile up instead.
+    Manual,
+}
+
+/// How table blocks are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Codec {
+    /// Not at all. Reads borrow from the map.
+    #[default]
+    None,
+    /// LZ4, block by block.
+    Lz4,
+}
+
+/// The settings of a database. Plain data: fields can be set one by one, through the setters of
+/// the same name, or read from a file with serde. Nothing is checked before [`Options::validate`],
+/// which every way of opening calls.
+///
+/// A store can be reopened with other settings at any time: every entry and every table carries
+/// what it needs to be read.
+///
+/// ```
+/// use kvdb::{Durability, Options};
+/// # fn main() -> kvdb::Result<()> {
+/// # let dir = tempfile::tempdir().expect("temporary directory");
+/// let db = Options::default()
+///     .durability(Durability::Buffered)
+///     .value_threshold(512)
+///     .open(dir.path())?;
+/// # db.close()
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Options {
+    /// Create the store if the path holds none. Default: true.
+    pub create_if_missing: bool,
+    /// Open for reading only: never writes a byte, shares the directory with other read-only
+    /// openers, refuses every write. Default: false.
+    pub read_only: bool,
+    /// What a commit promises unless it says otherwise itself. Default: [`Durability::Sync`].
+    pub durability: Durability,
+    /// A directory of its own for the value log, for example on a second disk. Default: none, the
+    /// log lives beside the tables.
+    pub value_dir: Option<PathBuf>,
+    /// Values of at least this many bytes live in the log only; shorter ones in the tree.
+    /// 0: all values in the log. Default: 1 KiB.
+    pub value_threshold: usize,
+    /// Bytes of a memtable. 64 KiB ..= 1 GiB, default 64 MiB.
+    pub memtable_size: usize,
+    /// How many memtables there may be, the active one included. 2 ..= 64, default 4.
+    pub max_memtables: usize,
+    /// Bytes a table may grow to. 16 KiB ..= 1 GiB, default 64 MiB.
+    pub table_size: usize,
+    /// Level-0 tables that start a compaction. 1 ..= 64, default 4.
+    pub level0_compaction_trigger: usize,
+    /// Level-0 tables from which writers are slowed. Default 12.
+    pub level0_slowdown_trigger: usize,
+    /// Level-0 tables at which writers stop until there are fewer. Default 20.
+    pub level0_stall_trigger: usize,
+    /// Bytes of the first level below level 0. Default 256 MiB.
+    pub level_base_size: u64,
+    /// How much larger each deeper level is. 2 ..= 100, default 10.
+    pub level_size_multiplier: u32,
+    /// Number of levels, level 0 included. 2 ..= 16, default 7.
+    pub max_levels: usize,
+    /// Threads that compact. 1 ..= 64, default 2.
+    pub compaction_threads: usize,
+    /// Bytes of a log segment once the store has grown; small stores have smaller ones.
+    /// 1 MiB ..= 2 GiB, default 128 MiB. It bounds what one transaction can hold.
+    pub segment_size: usize,
+    /// Bytes a transaction may have in the log, all keys, values and headers counted; capped by
+    /// the segment size. Default: no cap but that.
+    pub max_transaction_size: Option<usize>,
+    /// How many versions of a key survive compaction although no snapshot needs them. 1 and up,
+    /// default 1. `usize::MAX` keeps every version, and every version can be read for ever.
+    pub versions_to_keep: usize,
+    /// Bytes of a table block before compression. 1 KiB ..= 1 MiB, default 4 KiB.
+    pub block_size: usize,
+    /// Bits per key of the tables' filters; 0: no filter. 0 ..= 32, default 10.
+    pub filter_bits_per_key: u32,
+    /// Codec of new tables. Default: none.
+    pub codec: Codec,
+    /// Bytes of log between forced rotations of the memtable: bounds what a recovery replays.
+    /// Default 1 GiB.
+    pub max_replay_bytes: u64,
+    /// Whether transactions check at commit that what they read has not changed. Without it the
+    /// last commit wins. Default: true.
+    pub detect_conflicts: bool,
+    /// Bytes the conflict detection may use while read-write transactions are open. Past it the
+    /// oldest such transaction fails with *too old*. Default 64 MiB.
+    pub max_conflict_memory: usize,
+    /// Read tables and sealed segments through memory maps. Default: true. Without, by positioned
+    /// reads through a cache: slower, but an I/O error is an error and not a `SIGBUS`.
+    pub memory_map: bool,
+    /// Bytes of the block cache, for compressed tables and positioned reads. Default 64 MiB.
+    pub block_cache_size: usize,
+    /// Who does the background work. Default: threads.
+    pub background: Background,
+    /// Write the memtable to a table when the database is closed, so that opening replays nothing.
+    /// Default: false, the log is enough.
+    pub flush_on_close: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            create_if_missing: true,
+            read_only: false,
+            durability: Durability::Sync,
+            value_dir: None,
+            value_threshold: KIB,
+            memtable_size: 64 * MIB,
+            max_memtables: 4,
+            table_size: 64 * MIB,
+            level0_compaction_trigger: 4,
+            level0_slowdown_trigger: 12,
+            level0_stall_trigger: 20,
+            level_base_size: 256 * MIB as u64,
+            level_size_multiplier: 10,
+            max_levels: 7,
+            compaction_threads: 2,
+            segment_size: 128 * MIB,
+            max_transaction_size: None,
+            versions_to_keep: 1,
+            block_size: 4 * KIB,
+            filter_bits_per_key: 10,
+            codec: Codec::None,
+            max_replay_bytes: 1 << 30,
+            detect_conflicts: true,
+            max_conflict_memory: 64 * MIB,
+            memory_map: true,
+            block_cache_size: 64 * MIB,
+            background: Background::Threads,
+            flush_on_close: false,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($name:ident: $kind:ty),* $(,)?) => {
+        $(
+            #[doc = concat!("Sets [`Options::", stringify!($name), "`](#structfield.", stringify!($name), ").")]
+            #[must_use]
+            pub fn $name(mut self, value: $kind) -> Self {
+                self.$name = value;
+                self
+            }
+        )*
+    };
+}
+
+impl Options {
+    /// For little memory: small memtables, tables and segments, one compaction thread.
+    pub fn small_memory() -> Self {
+        Options {
+            memtable_size: 4 * MIB,
+            max_memtables: 2,
+            table_size: 4 * MIB,
+            level_base_size: 16 * MIB as u64,
+            compaction_threads: 1,
+            segment_size: 16 * MIB,
+            block_cache_size: 4 * MIB,
+            max_conflict_memory: 4 * MIB,
+            ..Options::default()
+        }
+    }
+
+    /// For loading much data at once: buffered commits, large memtables, late compaction.
+    pub fn bulk_load() -> Self {
+        Options {
+            durability: Durability::Buffered,
+            memtable_size: 256 * MIB,
+            table_size: 128 * MIB,
+            level0_compaction_trigger: 8,
+            level0_slowdown_trigger: 40,
+            level0_stall_trigger: 60,
+            detect_conflicts: false,
+            segment_size: 1024 * MIB,
+            ..Options::default()
+        }
+    }
+
+    setters! {
+        create_if_missing: bool,
+        read_only: bool,
+        durability: Durability,
+        value_threshold: usize,
+        memtable_size: usize,
+        max_memtables: usize,
+        table_size: usize,
+        level0_compaction_trigger: usize,
+        level0_slowdown_trigger: usize,
+        level0_stall_trigger: usize,
+        level_base_size: u64,
+        level_size_multiplier: u32,
+        max_levels: usize,
+        compaction_threads: usize,
+        segment_size: usize,
+        max_transaction_size: Option<usize>,
+        versions_to_keep: usize,
+        block_size: usize,
+        filter_bits_per_key: u32,
+        codec: Codec,
+        max_replay_bytes: u64,
+        detect_conflicts: bool,
+        max_conflict_memory: usize,
+        memory_map: bool,
+        block_cache_size: usize,
+        background: Background,
+        flush_on_close: bool,
+    }
+
+    /// Sets [`Options::value_dir`](#structfield.value_dir).
+    #[must_use]
+    pub fn value_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.value_dir = Some(dir.into());
+        self
+    }
+
+    /// Opens the store at `path` with these settings.
+    ///
+    /// # Errors
+    /// See [`Db::open`], and [`Error::InvalidOption`].
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Db> {
+        self.open_in(Arc::new(OsFs::new()), path)
+    }
+
+    /// Opens the store at `path` of another file system: [`MemFs`](kvdb_vfs::MemFs) for a database
+    /// in memory, [`FaultFs`](kvdb_vfs::FaultFs) to see how errors are met.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// let memory = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+    /// let db = kvdb::Options::default().open_in(memory, "/db")?;
+    /// db.put("k", "v")?;
+    /// # db.close()
+    /// # }
+    /// ```
+    pub fn open_in(&self, fs: Arc<dyn Fs>, path: impl AsRef<Path>) -> Result<Db> {
+        self.open_with(fs, Arc::new(SystemClock), path)
+    }
+
+    /// Opens with a file system and a clock of one's own.
+    pub fn open_with(
+        &self,
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        path: impl AsRef<Path>,
+    ) -> Result<Db> {
+        self.validate()?;
+        Db::open_with(self.clone(), fs, clock, path.as_ref())
+    }
+
+    pub(crate) fn log_options(&self) -> kvdb_vlog::Options {
+        kvdb_vlog::Options {
+            segment_size: self.segment_size as u32 & !4095,
+            initial_segment_size: (4 * MIB).min(self.segment_size) as u32 & !4095,
+            // Buffered commits gain nothing from writing zeros ahead.
+            prefill: self.durability == Durability::Sync,
+            maps: self.memory_map,
+            ..kvdb_vlog::Options::default()
+        }
+    }
+
+    pub(crate) fn tree_options(&self) -> kvdb_lsm::Options {
+        kvdb_lsm::Options {
+            memtable_size: self.memtable_size,
+            max_memtables: self.max_memtables,
+            max_replay_bytes: self.max_replay_bytes,
+            table_size: self.table_size as u64,
+            l0_compaction_trigger: self.level0_compaction_trigger,
+            l0_slowdown_trigger: self.level0_slowdown_trigger,
+            l0_stop_trigger: self.level0_stall_trigger,
+            base_level_size: self.level_base_size,
+            level_size_multiplier: self.level_size_multiplier.into(),
+            max_levels: self.max_levels,
+            compaction_threads: self.compaction_threads,
+            versions_to_keep: self.versions_to_keep,
+            block_size: self.block_size,
+            bits_per_key: self.filter_bits_per_key,
+            compression: match self.codec {
+                Codec::None => kvdb_lsm::Compression::None,
+                Codec::Lz4 => kvdb_lsm::Compression::Lz4,
+            },
+            reads: match self.memory_map {
+                true => kvdb_lsm::Reads::Mapped,
+                false => {
+                    kvdb_lsm::Reads::Positioned { block_cache_bytes: self.block_cache_size as u64 }
+                }
+            },
+            background: match self.background {
+                Background::Threads => kvdb_lsm::Background::Threads,
+                Background::Manual => kvdb_lsm::Background::Manual,
+            },
+            ..kvdb_lsm::Options::default()
+        }
+    }
+
+    pub(crate) fn oracle_options(&self) -> kvdb_txn::Options {
+        kvdb_txn::Options {
+            detect_conflicts: self.detect_conflicts,
+            max_tracked_bytes: self.max_conflict_memory,
+            ..kvdb_txn::Options::default()
+        }
+    }
+
+    /// Checks every setting against its limits and against each other.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] with the name of the first option that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        range("memtable_size", self.memtable_size, 64 * KIB, 1024 * MIB)?;
+        range("max_memtables", self.max_memtables, 2, 64)?;
+        range("table_size", self.table_size, 16 * KIB, 1024 * MIB)?;
+        range("level0_compaction_trigger", self.level0_compaction_trigger, 1, 64)?;
+        range(
+            "level0_slowdown_trigger",
+            self.level0_slowdown_trigger,
+            self.level0_compaction_trigger,
+            1 << 16,
+        )?;
+        range(
+            "level0_stall_trigger",
+            self.level0_stall_trigger,
+            self.level0_slowdown_trigger + 1,
+            1 << 17,
+        )?;
+        range("level_base_size", self.level_base_size, 16 * KIB as u64, 1 << 40)?;
+        range("level_size_multiplier", self.level_size_multiplier, 2, 100)?;
+        range("max_levels", self.max_levels, 2, 16)?;
+        range("compaction_threads", self.compaction_threads, 1, 64)?;
+        range("segment_size", self.segment_size, MIB, 2048 * MIB)?;
+        if let Some(size) = self.max_transaction_size {
+            range("max_transaction_size", size, 4 * KIB, self.segment_size)?;
+        }
+        range("versions_to_keep", self.versions_to_keep, 1, usize::MAX)?;
+        range("block_size", self.block_size, KIB, MIB)?;
+        range("filter_bits_per_key", self.filter_bits_per_key, 0, 32)?;
+        range("max_replay_bytes", self.max_replay_bytes, MIB as u64, u64::MAX)?;
+        Ok(())
+    }
+}
+
+fn range<T: PartialOrd + std::fmt::Display + Copy>(
+    name: &'static str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<()> {
+    if value < least || value > most {
+        let reason = format!("{value} is not within {least} ..= {most}");
+        return Err(Error::InvalidOption { name, reason });
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! The commit path: admit, order, log, apply, publish.
+//!
+//! 1. **Admit.** Everything that can refuse or wait happens before there is a timestamp: limits,
+//!    room in the log ([`Log::reserve`]), room in the memtables ([`Tree::admit`]).
+//! 2. **Order.** The oracle checks conflicts, hands out the commit timestamp and puts the frame
+//!    into the log's queue under one lock: queue order is timestamp order is frame order.
+//! 3. **Log.** Whoever finds the queue without a leader leads: one write, one sync if anyone asked.
+//! 4. **Apply.** The leader binds each frame to a memtable in order and inserts its records.
+//! 5. **Publish.** The oracle is told, in order, that these timestamps are readable.
+//!
+//! After step 1 there is success or poison, nothing else.
+
+use kvdb_lsm::entry::{Entry, Kind};
+use kvdb_lsm::{Reservation, Tree};
+use kvdb_vlog::{FrameView, Log, Pointer, RecordView, Routed, Sink};
+use zerocopy::IntoBytes;
+
+use crate::companion::ValueLog;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::options::Durability;
+
+/// What travels with a frame through the log: the memtable room it was promised.
+#[derive(Debug)]
+pub(crate) struct Route {
+    /// Until the frame is applied.
+    reservation: Option<Reservation>,
+}
+
+/// A commit whose room is secured.
+pub(crate) struct Admitted {
+    frame: kvdb_vlog::Frame,
+    room: kvdb_vlog::Room,
+    route: Route,
+}
+
+impl Core {
+    /// Step 1. `memtable_bytes` is the sum of [`memtable_bound`] over the records.
+    pub(crate) fn admit(&self, frame: kvdb_vlog::Frame, memtable_bytes: usize) -> Result<Admitted> {
+        let log = self.log()?;
+        let room = log.reserve(frame.len())?;
+        let reservation = self.tree.admit(memtable_bytes)?;
+        Ok(Admitted { frame, room, route: Route { reservation: Some(reservation) } })
+    }
+
+    /// Steps 3 to 5 for a frame that step 2 has given a version and put into the queue. Without a
+    /// frame there is nothing to do: what was committed is what is there.
+    pub(crate) fn finish(&self, queued: Option<(u64, kvdb_vlog::Ticket<Route>)>) -> Result<u64> {
+        let Some((version, ticket)) = queued else { return Ok(self.oracle.read_version()) };
+        self.log()?.drive(ticket, self)?;
+        Ok(version)
+    }
+}
+
+impl Admitted {
+    /// Puts the frame into the log's queue. Called under the oracle's lock.
+    pub(crate) fn enqueue(
+        self,
+        log: &Log<Route>,
+        version: u64,
+        durability: Durability,
+    ) -> kvdb_vlog::Ticket<Route> {
+        log.enqueue(self.frame, version, durability.into(), self.room, self.route)
+    }
+}
+
+impl From<Durability> for kvdb_vlog::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Sync => kvdb_vlog::Durability::Sync,
+            Durability::Buffered => kvdb_vlog::Durability::Buffered,
+        }
+    }
+}
+
+/// Arena bytes that one record may take in a memtable.
+pub(crate) fn memtable_bound(value_threshold: usize, key_len: usize, entry: &Entry<'_>) -> usize {
+    match is_separated(value_threshold, entry) {
+        true => {
+            let pointer = Entry { kind: Kind::Pointer, payload: &[0; Pointer::LEN], ..*entry };
+            Tree::<ValueLog>::entry_bound(key_len, &pointer)
+        }
+        false => Tree::<ValueLog>::entry_bound(key_len, entry),
+    }
+}
+
+/// Whether the tree holds a pointer instead of the value.
+fn is_separated(value_threshold: usize, entry: &Entry<'_>) -> bool {
+    entry.kind == Kind::Value && entry.payload.len() >= value_threshold
+}
+
+/// A log position as one ordered number, as the tree keeps it.
+pub(crate) fn pack(position: kvdb_vlog::Position) -> u64 {
+    (u64::from(position.segment) << 32) | u64::from(position.offset)
+}
+
+/// The inverse of [`pack`].
+pub(crate) fn unpack(packed: u64) -> kvdb_vlog::Position {
+    kvdb_vlog::Position { segment: (packed >> 32) as u32, offset: packed as u32 }
+}
+
+/// The log hands frames to memtables and oracle.
+impl Sink<Route> for Core {
+    fn route(&self, frames: &mut [Routed<Route>]) {
+        for frame in frames {
+            let start = pack(frame.position());
+            let end = start + u64::from(frame.frame_len());
+            if let Some(reservation) = frame.context().and_then(|route| route.reservation.as_mut())
+            {
+                self.tree.route(reservation, start, end);
+            }
+        }
+    }
+
+    fn apply(&self, frame: FrameView<'_>, route: &mut Route) {
+        // Taken, and so given back at the end: the frame is applied.
+        if let Some(reservation) = route.reservation.take() {
+            for record in frame.records() {
+                if let Err(error) =
+                    insert(&self.tree, &reservation, self.options.value_threshold, &record)
+                {
+                    // Cannot be: the room is reserved and the tag is our own. A panic here is
+                    // what poisons the log before anything of this frame becomes visible.
+                    panic!("a frame that was admitted does not fit: {error}");
+                }
+            }
+        }
+    }
+
+    fn publish(&self, up_to: u64) {
+        self.oracle.published(up_to);
+    }
+
+    fn fail(&self, version: u64, _route: Route, _cause: &kvdb_vlog::Error) {
+        self.oracle.failed(version);
+    }
+}
+
+/// Inserts a record of the log into the memtable its frame was bound to: small values as they
+/// are, large ones as a pointer.
+pub(crate) fn insert(
+    tree: &Tree<ValueLog>,
+    reservation: &Reservation,
+    value_threshold: usize,
+    record: &RecordView<'_>,
+) -> Result<()> {
+    let entry = entry_of(record)?;
+    let entry = match is_separated(value_threshold, &entry) {
+        true => Entry { kind: Kind::Pointer, payload: record.pointer.as_bytes(), ..entry },
+        false => entry,
+    };
+    Ok(tree.insert(reservation, record.key, record.version, entry)?)
+}
+
+/// The entry that a record of the log holds: the tag is the entry's head.
+pub(crate) fn entry_of<'a>(record: &RecordView<'a>) -> Result<Entry<'a>> {
+    let head = Entry::decode(record.tag).map_err(|error| Error::DamagedEntry {
+        key: record.key.to_vec(),
+        what: error.to_string(),
+    })?;
+    Ok(Entry { payload: record.value, ..head })
+}

@@ -1,0 +1,78 @@
+//! Point reads and single writes, as handles, snapshots and transactions share them.
+
+use kvdb_lsm::entry::{self, Entry, Kind};
+use kvdb_vlog::FrameBuilder;
+
+use crate::core::{At, Core};
+use crate::error::Result;
+use crate::item::Item;
+use crate::limits::check_key;
+use crate::pipeline::memtable_bound;
+use crate::value::Value;
+use crate::write_set::WriteOptions;
+
+impl Core {
+    pub(crate) fn get(&self, key: &[u8], at: At<'_>) -> Result<Option<Value>> {
+        self.check_read(key)?;
+        self.lookup(key, at, |found, view| found.value(view))
+    }
+
+    pub(crate) fn get_entry(&self, key: &[u8], at: At<'_>) -> Result<Option<Item>> {
+        self.check_read(key)?;
+        self.lookup(key, at, |found, view| found.item(view))
+    }
+
+    pub(crate) fn get_with<R>(
+        &self,
+        key: &[u8],
+        at: At<'_>,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>> {
+        self.check_read(key)?;
+        self.lookup(key, at, |found, view| found.with(view, f))
+    }
+
+    pub(crate) fn contains(&self, key: &[u8], at: At<'_>) -> Result<bool> {
+        self.check_read(key)?;
+        Ok(self.lookup(key, at, |_, _| Ok(()))?.is_some())
+    }
+
+    fn check_read(&self, key: &[u8]) -> Result<()> {
+        self.check_open()?;
+        check_key(key)
+    }
+
+    /// A commit of one write that has read nothing: straight into a frame.
+    pub(crate) fn put(&self, key: &[u8], value: &[u8], options: WriteOptions) -> Result<u64> {
+        check_key(key)?;
+        self.limits.check_value(key.len(), value.len())?;
+        let expires_at = options.expires_at.unwrap_or(0);
+        self.write_one(
+            key,
+            Entry { kind: Kind::Value, user_meta: options.user_meta, expires_at, payload: value },
+        )
+    }
+
+    pub(crate) fn delete(&self, key: &[u8]) -> Result<u64> {
+        check_key(key)?;
+        let tombstone = Entry { kind: Kind::Tombstone, user_meta: 0, expires_at: 0, payload: &[] };
+        self.write_one(key, tombstone)
+    }
+
+    fn write_one(&self, key: &[u8], entry: Entry<'_>) -> Result<u64> {
+        let _inside = self.gate.enter()?;
+        let log = self.log()?;
+        let mut head = [0; entry::MAX_HEAD];
+        let head_len = entry.encode_head(&mut head);
+        let value = entry.payload;
+        let record = kvdb_vlog::record_len(key.len(), head_len, value.len());
+        let mut frame = FrameBuilder::with_capacity(kvdb_vlog::frame_len(record));
+        frame.push(key, &head[..head_len], value, None)?;
+        let bound = memtable_bound(self.options.value_threshold, key.len(), &entry);
+        let admitted = self.admit(frame.finish(), bound)?;
+        let durability = self.options.durability;
+        let queued =
+            self.oracle.commit_blind([key], |v| (v, admitted.enqueue(log, v, durability)))?;
+        self.finish(queued)
+    }
+}

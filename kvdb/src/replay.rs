@@ -1,0 +1,38 @@
+//! From the log back into memtables.
+
+use std::sync::Arc;
+
+use kvdb_lsm::Tree;
+use kvdb_vlog::{FrameView, Recovery, ReplayEnd, ReplayError};
+
+use crate::companion::ValueLog;
+use crate::error::Result;
+use crate::pipeline::{entry_of, insert, memtable_bound, pack};
+
+/// Replays the log from the head, whole frames only, in order. Large values are not copied, only
+/// pointed to.
+pub(crate) fn replay(
+    tree: &Arc<Tree<ValueLog>>,
+    recovery: &mut Recovery,
+    value_threshold: usize,
+) -> Result<ReplayEnd> {
+    recovery.replay(|frame| apply(tree, &frame, value_threshold)).map_err(|error| match error {
+        ReplayError::Log(error) => error.into(),
+        ReplayError::Caller(error) => error,
+    })
+}
+
+fn apply(tree: &Tree<ValueLog>, frame: &FrameView<'_>, value_threshold: usize) -> Result<()> {
+    let mut bytes = 0;
+    for record in frame.records() {
+        bytes += memtable_bound(value_threshold, record.key.len(), &entry_of(&record)?);
+    }
+    let start = pack(frame.position());
+    let mut reservation = tree.admit_replay(bytes)?;
+    tree.route(&mut reservation, start, start + frame.frame_len() as u64);
+    for record in frame.records() {
+        insert(tree, &reservation, value_threshold, &record)?;
+    }
+    drop(reservation);
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! [`Snapshot`]: the store as it was at one moment.
+
+use std::fmt;
+use std::sync::Arc;
+
+use kvdb_txn::ReadMark;
+
+use crate::bounds::{KeyRange, prefix_bounds};
+use crate::clock::ClockMark;
+use crate::core::{At, Core};
+use crate::cursor::{Cursor, Picture};
+use crate::error::Result;
+use crate::item::Item;
+use crate::iter::Iter;
+use crate::value::Value;
+
+/// The store as it was at one commit timestamp, for reading. Owned and cheap to clone; nothing
+/// that is flushed, compacted or collected meanwhile changes what it shows.
+///
+/// It holds no files, only a timestamp: what it may still see is kept by compaction until it is
+/// dropped.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(crate) core: Arc<Core>,
+    marks: Arc<(ReadMark, ClockMark)>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(core: Arc<Core>, mark: ReadMark, clock: ClockMark) -> Self {
+        Snapshot { core, marks: Arc::new((mark, clock)) }
+    }
+
+    /// The commit timestamp it shows: every commit up to and including it, none after.
+    pub fn version(&self) -> u64 {
+        self.marks.0.version()
+    }
+
+    pub(crate) fn at(&self) -> At<'_> {
+        At::Version { version: self.version(), clock: &self.marks.1 }
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// Damage or I/O errors, with path and offset; [`Error::Closed`](crate::Error::Closed).
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.core.get(key.as_ref(), self.at())
+    }
+
+    /// The whole entry of a key: version, user's byte, expiry, and its value when asked for.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
+        self.core.get_entry(key.as_ref(), self.at())
+    }
+
+    /// Calls `f` with the value in place. Touches no shared counter; `f` should be short, since
+    /// memory is not freed anywhere in the database while it runs.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_with<R>(
+        &self,
+        key: impl AsRef<[u8]>,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>> {
+        self.core.get_with(key.as_ref(), self.at(), f)
+    }
+
+    /// Whether the key is there. Never touches the value log.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.core.contains(key.as_ref(), self.at())
+    }
+
+    /// All entries in key order.
+    pub fn iter(&self) -> Iter<'static> {
+        self.range(..)
+    }
+
+    /// The entries within bounds. A start above the end is an empty range.
+    pub fn range(&self, range: impl KeyRange) -> Iter<'static> {
+        Iter::new(self.picture(), range.into_bounds())
+    }
+
+    /// Exactly the entries whose keys start with `prefix`.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter<'static> {
+        Iter::new(self.picture(), prefix_bounds(prefix.as_ref()))
+    }
+
+    /// A cursor within bounds: lends instead of owning, for long scans.
+    pub fn cursor(&self, range: impl KeyRange) -> Cursor<'static> {
+        Cursor::new(&self.picture(), range.into_bounds())
+    }
+
+    fn picture(&self) -> Picture<'static> {
+        Picture {
+            superversion: self.core.superversion(),
+            pending: None,
+            version: self.version(),
+            clock: self.marks.1.now(),
+            tracks: None,
+        }
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("version", &self.version()).finish_non_exhaustive()
+    }
+}

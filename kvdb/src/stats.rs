@@ -1,0 +1,201 @@
+//! What there is to see from outside: [`Stats`], [`Health`], and stepping by hand.
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::Core;
+use crate::db::Db;
+use crate::error::Result;
+
+/// Figures of an open database, at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The newest commit timestamp that is visible.
+    pub version: u64,
+    /// The tree in one line: tables per level.
+    pub shape: String,
+    /// The levels, 0 first.
+    pub levels: Vec<LevelStats>,
+    /// Bytes in memtables, the active one included.
+    pub memtable_bytes: u64,
+    /// Memtables that wait to be flushed.
+    pub sealed_memtables: u64,
+    /// The segments of the value log, oldest first.
+    pub segments: Vec<SegmentStats>,
+    /// Sum of the tables' sizes.
+    pub tree_bytes: u64,
+    /// Sum of the segments' written bytes.
+    pub log_bytes: u64,
+    /// Everything the tree itself counts: flushes, compactions, stalls, filters.
+    pub tree: kvdb_lsm::Stats,
+}
+
+/// One level of the tree.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LevelStats {
+    /// Its number.
+    pub level: u32,
+    /// Tables on it.
+    pub tables: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Entries in them, all versions and tombstones counted.
+    pub entries: u64,
+    /// Tombstones among them.
+    pub tombstones: u64,
+}
+
+/// One segment of the value log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SegmentStats {
+    /// Its id.
+    pub segment: u32,
+    /// Bytes of its file.
+    pub capacity: u64,
+    /// Bytes written to it, if it is sealed; the active one is still growing.
+    pub sealed_bytes: Option<u64>,
+    /// Bytes that tables refer to. What is only in memtables so far is not counted.
+    pub live_bytes: u64,
+    /// Number of values that tables refer to.
+    pub live_values: u64,
+    /// Whether it lies before the replay head, so that nothing but `live_bytes` is needed of it.
+    pub before_replay_head: bool,
+}
+
+impl SegmentStats {
+    /// Bytes that nobody needs, if that can be known already.
+    pub fn garbage_bytes(&self) -> Option<u64> {
+        let sealed = self.sealed_bytes.filter(|_| self.before_replay_head)?;
+        Some(sealed.saturating_sub(u64::from(kvdb_vlog::FIRST_FRAME) + self.live_bytes))
+    }
+}
+
+/// Whether the database can write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Health {
+    /// It can.
+    Good,
+    /// Background work failed; writers will meet the same error. Reading goes on.
+    Failing(String),
+    /// The log is poisoned: nothing can be written until the database is opened again.
+    Poisoned(String),
+    /// It was closed.
+    Closed,
+}
+
+/// One piece of background work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Step {
+    /// Write one sealed memtable to a table.
+    Flush,
+    /// Run one compaction.
+    Compact,
+    /// Remove files that nobody holds any more.
+    Reclaim,
+    /// Make the log's spare segment, record sealed ones.
+    PrepareLog,
+    /// Make buffered commits durable and mark them so.
+    SyncLog,
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: &'static [Step] =
+        &[Step::Flush, Step::Compact, Step::Reclaim, Step::PrepareLog, Step::SyncLog];
+}
+
+impl Db {
+    /// Figures of this moment. Costs a walk over the tables' records.
+    pub fn stats(&self) -> Stats {
+        self.core().stats()
+    }
+
+    /// Whether the database can write.
+    pub fn health(&self) -> Health {
+        let core = self.core();
+        if core.gate.is_closed() {
+            return Health::Closed;
+        }
+        if let Some(cause) = core.log.as_ref().and_then(|log| log.poisoned()) {
+            return Health::Poisoned(cause.to_string());
+        }
+        match core.tree.health() {
+            Some(error) => Health::Failing(error.to_string()),
+            None => Health::Good,
+        }
+    }
+
+    /// Does one piece of background work on the calling thread, if there is any; says whether
+    /// there was. For [`Background::Manual`](crate::Background::Manual).
+    ///
+    /// # Errors
+    /// That of the work.
+    pub fn step(&self, step: Step) -> Result<bool> {
+        let core = self.core();
+        let _inside = core.gate.enter()?;
+        let log = core.log()?;
+        Ok(match step {
+            Step::Flush => core.tree.step(kvdb_lsm::Job::Flush)?,
+            Step::Compact => core.tree.step(kvdb_lsm::Job::Compact)?,
+            Step::Reclaim => core.tree.step(kvdb_lsm::Job::Reclaim)?,
+            Step::PrepareLog => log.prepare()?,
+            Step::SyncLog => log.idle_sync()?,
+        })
+    }
+}
+
+impl Core {
+    fn stats(&self) -> Stats {
+        let tree = self.tree.stats();
+        let mut levels = Vec::new();
+        let mut segments = Vec::new();
+        self.manifest.read(|state| {
+            for (level, tables) in state.tables_by_level() {
+                levels.push(LevelStats {
+                    level,
+                    tables: tables.len() as u64,
+                    bytes: tables.iter().map(|t| t.size).sum(),
+                    entries: tables.iter().map(|t| t.entries).sum(),
+                    tombstones: tables.iter().map(|t| t.tombstones).sum(),
+                });
+            }
+            let live = state.live_bytes();
+            let head = state.replay_head().map_or(0, |head| head.segment);
+            for (&segment, s) in state.segments() {
+                let sum = live.get(&segment).copied().unwrap_or_default();
+                segments.push(SegmentStats {
+                    segment,
+                    capacity: s.named.capacity.into(),
+                    sealed_bytes: s.sealed.map(|sealed| sealed.length.into()),
+                    live_bytes: sum.bytes,
+                    live_values: sum.count,
+                    before_replay_head: segment < head,
+                });
+            }
+        });
+        let end = self.log.as_ref().map(|log| log.end());
+        let log_bytes = segments
+            .iter()
+            .map(|s| match (s.sealed_bytes, end) {
+                (Some(bytes), _) => bytes,
+                (None, Some(end)) if end.segment == s.segment => end.offset.into(),
+                _ => 0,
+            })
+            .sum();
+        Stats {
+            version: self.oracle.read_version(),
+            shape: tree.shape.clone(),
+            tree_bytes: levels.iter().map(|l| l.bytes).sum(),
+            levels,
+            memtable_bytes: tree.memtable_bytes,
+            sealed_memtables: tree.sealed_memtables as u64,
+            segments,
+            log_bytes,
+            tree,
+        }
+    }
+}

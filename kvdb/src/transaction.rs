@@ -1,0 +1,347 @@
+//! [`Transaction`]: reads and writes that take effect together or not at all.
+
+use std::fmt;
+use std::sync::Arc;
+
+use kvdb_lsm::entry::{Entry, Kind};
+use kvdb_txn::{ReadMark, ReadSet};
+use parking_lot::Mutex;
+
+use crate::bounds::{KeyRange, prefix_bounds};
+use crate::clock::ClockMark;
+use crate::core::{At, Core};
+use crate::cursor::{Cursor, Picture};
+use crate::error::Result;
+use crate::item::{Item, Payload};
+use crate::iter::Iter;
+use crate::options::Durability;
+use crate::track::SharedTrack;
+use crate::value::Value;
+use crate::write_set::{Pending, WriteOptions, WriteSet};
+
+/// A read-write transaction: serializable. It reads one snapshot, sees its own writes, and at
+/// commit fails with [`Error::Conflict`](crate::Error::Conflict) if another commit has changed anything it has read, keys
+/// that were absent and ranges that were scanned included.
+///
+/// Dropping it discards it. [`Db::update`](crate::Db::update) runs a closure in one and again on a
+/// conflict.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+/// let mut t = db.begin()?;
+/// t.put("greeting", "hello")?;
+/// assert_eq!(t.get("greeting")?.expect("own write"), "hello");
+/// assert!(db.get("greeting")?.is_none(), "not visible to others before commit");
+/// t.commit()?;
+/// assert_eq!(db.get("greeting")?.expect("committed"), "hello");
+/// # db.close()
+/// # }
+/// ```
+pub struct Transaction {
+    core: Arc<Core>,
+    mark: ReadMark,
+    clock: ClockMark,
+    writes: WriteSet,
+    reads: Mutex<ReadSet>,
+    tracks: Mutex<Vec<SharedTrack>>,
+}
+
+impl Transaction {
+    pub(crate) fn new(core: Arc<Core>, mark: ReadMark, clock: ClockMark) -> Self {
+        Transaction {
+            core,
+            mark,
+            clock,
+            writes: WriteSet::default(),
+            reads: Mutex::default(),
+            tracks: Mutex::default(),
+        }
+    }
+
+    /// The commit timestamp of the snapshot it reads.
+    pub fn read_version(&self) -> u64 {
+        self.mark.version()
+    }
+
+    /// Bytes its writes will take in the log.
+    pub fn size(&self) -> usize {
+        self.writes.frame_len()
+    }
+
+    /// Number of keys it writes.
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Whether it writes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Writes a key. Later writes of the same key replace earlier ones.
+    ///
+    /// # Errors
+    /// [`Error::EmptyKey`](crate::Error::EmptyKey), [`Error::KeyTooLong`](crate::Error::KeyTooLong), [`Error::ValueTooLarge`](crate::Error::ValueTooLarge), and
+    /// [`Error::TransactionTooBig`](crate::Error::TransactionTooBig), after which this write is not in the transaction and the rest
+    /// can still be committed.
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.put_with(key, value, WriteOptions::default())
+    }
+
+    /// Writes a key with a user's byte or an expiry time.
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn put_with(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: WriteOptions,
+    ) -> Result<()> {
+        self.core.log()?;
+        self.writes.put(&self.core.limits, key.as_ref(), value.as_ref(), options)
+    }
+
+    /// Deletes a key. Deleting what is not there is no error.
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.core.log()?;
+        self.writes.delete(&self.core.limits, key.as_ref())
+    }
+
+    /// The value of a key: the transaction's own write, or what the snapshot holds.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`](crate::Snapshot::get).
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        let key = key.as_ref();
+        match self.own(key) {
+            Some(own) => Ok(own.map(|(_, pending)| Value::copied(pending.value()))),
+            None => self.core.get(self.read(key), self.at()),
+        }
+    }
+
+    /// The whole entry of a key.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`](crate::Snapshot::get).
+    pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
+        let key = key.as_ref();
+        match self.own(key) {
+            Some(own) => Ok(own.map(|(entry, pending)| {
+                let payload = Payload::Inline(Value::copied(pending.value()));
+                Item::new(key, kvdb_lsm::PENDING, &entry, payload)
+            })),
+            None => self.core.get_entry(self.read(key), self.at()),
+        }
+    }
+
+    /// Whether the key is there. Never touches the value log.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`](crate::Snapshot::get).
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        match self.own(key) {
+            Some(own) => Ok(own.is_some()),
+            None => self.core.contains(self.read(key), self.at()),
+        }
+    }
+
+    /// All entries in key order, the transaction's own writes of before this call among them.
+    pub fn iter(&self) -> Iter<'_> {
+        self.range(..)
+    }
+
+    /// The entries within bounds. A start above the end is an empty range.
+    pub fn range(&self, range: impl KeyRange) -> Iter<'_> {
+        Iter::new(self.picture(), range.into_bounds())
+    }
+
+    /// Exactly the entries whose keys start with `prefix`.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter<'_> {
+        Iter::new(self.picture(), prefix_bounds(prefix.as_ref()))
+    }
+
+    /// A cursor within bounds: lends instead of owning, for long scans.
+    pub fn cursor(&self, range: impl KeyRange) -> Cursor<'_> {
+        Cursor::new(&self.picture(), range.into_bounds())
+    }
+
+    /// Makes the writes take effect, with the database's durability. Returns the commit timestamp;
+    /// a transaction without writes takes none, never conflicts, and returns its read version.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`](crate::Error::Conflict) or [`Error::TooOld`](crate::Error::TooOld): nothing was written, run it again.
+    /// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown): the log failed on the way. Others: nothing was written.
+    pub fn commit(self) -> Result<u64> {
+        let durability = self.core.options.durability;
+        self.commit_with(durability)
+    }
+
+    /// Makes the writes take effect with a durability of its own.
+    ///
+    /// # Errors
+    /// As [`Transaction::commit`].
+    pub fn commit_with(self, durability: Durability) -> Result<u64> {
+        if self.writes.is_empty() {
+            self.core.check_open()?;
+            return Ok(self.mark.version());
+        }
+        let mut reads = self.reads.into_inner();
+        for track in self.tracks.into_inner() {
+            track.lock().collect(&mut reads);
+        }
+        self.core.commit(&self.writes, Some((&self.mark, &reads)), durability)
+    }
+
+    /// Discards it. The same as dropping it.
+    pub fn rollback(self) {}
+
+    fn at(&self) -> At<'_> {
+        At::Version { version: self.mark.version(), clock: &self.clock }
+    }
+
+    /// Notes that the key was read, whether it is there or not.
+    fn read<'k>(&self, key: &'k [u8]) -> &'k [u8] {
+        if self.core.options.detect_conflicts {
+            self.reads.lock().add_point(key);
+        }
+        key
+    }
+
+    /// The transaction's own write of a key: `Some(None)` if it deletes it, or wrote it expired.
+    /// An answer from here is not a read.
+    fn own(&self, key: &[u8]) -> Option<Option<(Entry<'_>, &Pending)>> {
+        let pending = self.writes.get(key)?;
+        let entry = pending.entry();
+        let expired = entry.expires_at != 0 && entry.expires_at <= self.clock.now();
+        let there = entry.kind != Kind::Tombstone && !expired;
+        Some(there.then_some((entry, pending)))
+    }
+
+    fn picture(&self) -> Picture<'_> {
+        Picture {
+            superversion: self.core.superversion(),
+            pending: (!self.writes.is_empty()).then(|| self.writes.snapshot()),
+            version: self.mark.version(),
+            clock: self.clock.now(),
+            tracks: self.core.options.detect_conflicts.then_some(&self.tracks),
+        }
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("read_version", &self.read_version())
+            .field("writes", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Writes that take effect together, without reads and so without conflicts.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+/// let mut batch = db.batch();
+/// batch.put("a", "1")?;
+/// batch.delete("b")?;
+/// batch.commit()?;
+/// # db.close()
+/// # }
+/// ```
+pub struct Batch {
+    core: Arc<Core>,
+    writes: WriteSet,
+}
+
+impl Batch {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Batch { core, writes: WriteSet::default() }
+    }
+
+    /// Bytes its writes will take in the log.
+    pub fn size(&self) -> usize {
+        self.writes.frame_len()
+    }
+
+    /// Number of keys it writes.
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Whether it writes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Writes a key.
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.put_with(key, value, WriteOptions::default())
+    }
+
+    /// Writes a key with a user's byte or an expiry time.
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn put_with(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: WriteOptions,
+    ) -> Result<()> {
+        self.writes.put(&self.core.limits, key.as_ref(), value.as_ref(), options)
+    }
+
+    /// Deletes a key.
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.writes.delete(&self.core.limits, key.as_ref())
+    }
+
+    /// Makes the writes take effect, with the database's durability. Returns the commit timestamp;
+    /// an empty batch takes none and returns the newest one.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), or that of whatever refused it.
+    pub fn commit(self) -> Result<u64> {
+        let durability = self.core.options.durability;
+        self.commit_with(durability)
+    }
+
+    /// Makes the writes take effect with a durability of its own.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn commit_with(self, durability: Durability) -> Result<u64> {
+        self.core.log()?;
+        if self.writes.is_empty() {
+            self.core.check_open()?;
+            return Ok(self.core.oracle.read_version());
+        }
+        self.core.commit(&self.writes, None, durability)
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("writes", &self.len()).finish_non_exhaustive()
+    }
+}
+
+// Both can move between threads, and be looked at from several.
+const _: fn() = || {
+    fn send_sync<T: Send + Sync>() {}
+    send_sync::<Transaction>();
+    send_sync::<Batch>();
+};

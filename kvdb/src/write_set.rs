@@ -1,0 +1,228 @@
+//! The writes of a transaction before its commit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kvdb_lsm::entry::{self, Entry, Kind};
+use kvdb_sstable::Cursor;
+use kvdb_vlog::FrameBuilder;
+
+use crate::error::{Error, Result};
+use crate::limits::{Limits, check_key};
+
+/// One write: an entry, encoded, with its value behind its head.
+#[derive(Debug, Clone)]
+pub(crate) struct Pending {
+    encoded: Arc<[u8]>,
+    head_len: usize,
+}
+
+impl Pending {
+    fn new(kind: Kind, user_meta: u8, expires_at: u64, value: &[u8]) -> Self {
+        let mut head = [0; entry::MAX_HEAD];
+        let head_len = Entry { kind, user_meta, expires_at, payload: value }.encode_head(&mut head);
+        let mut encoded = Vec::with_capacity(head_len + value.len());
+        encoded.extend_from_slice(&head[..head_len]);
+        encoded.extend_from_slice(value);
+        Pending { encoded: encoded.into(), head_len }
+    }
+
+    /// Head and value, as they stand in a memtable.
+    pub(crate) fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+
+    /// The entry. What [`Pending::new`] encoded decodes.
+    pub(crate) fn entry(&self) -> Entry<'_> {
+        Entry::decode(&self.encoded).unwrap_or(Entry::tombstone())
+    }
+
+    /// The head alone: the tag of the log record.
+    pub(crate) fn head(&self) -> &[u8] {
+        &self.encoded[..self.head_len]
+    }
+
+    pub(crate) fn value(&self) -> &[u8] {
+        &self.encoded[self.head_len..]
+    }
+
+    fn frame_bytes(&self, key: &[u8]) -> usize {
+        kvdb_vlog::record_len(key.len(), self.head_len, self.value().len())
+    }
+}
+
+/// What a write carries besides its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct WriteOptions {
+    /// One byte for the user, returned with the entry.
+    pub user_meta: u8,
+    /// Seconds since 1970 from which on the entry is absent; `None`: never.
+    pub expires_at: Option<u64>,
+}
+
+impl WriteOptions {
+    /// Sets the user's byte.
+    #[must_use]
+    pub fn user_meta(mut self, meta: u8) -> Self {
+        self.user_meta = meta;
+        self
+    }
+
+    /// Sets the second from which on the entry is absent. 0 is the same as 1: long ago.
+    #[must_use]
+    pub fn expires_at(mut self, seconds: u64) -> Self {
+        self.expires_at = Some(seconds.max(1));
+        self
+    }
+}
+
+/// Later writes of a key replace earlier ones. In key order, so that the commit inserts sorted.
+#[derive(Debug, Default)]
+pub(crate) struct WriteSet {
+    writes: BTreeMap<Box<[u8]>, Pending>,
+    /// Bytes of all records in the log.
+    record_bytes: usize,
+}
+
+impl WriteSet {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Pending> {
+        self.writes.get(key)
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.writes.keys().map(|k| &**k)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Pending)> {
+        self.writes.iter().map(|(k, p)| (&**k, p))
+    }
+
+    /// Bytes of the frame this will be.
+    pub(crate) fn frame_len(&self) -> usize {
+        kvdb_vlog::frame_len(self.record_bytes)
+    }
+
+    pub(crate) fn put(
+        &mut self,
+        limits: &Limits,
+        key: &[u8],
+        value: &[u8],
+        options: WriteOptions,
+    ) -> Result<()> {
+        check_key(key)?;
+        limits.check_value(key.len(), value.len())?;
+        let expires_at = options.expires_at.unwrap_or(0);
+        self.add(limits, key, Pending::new(Kind::Value, options.user_meta, expires_at, value))
+    }
+
+    pub(crate) fn delete(&mut self, limits: &Limits, key: &[u8]) -> Result<()> {
+        check_key(key)?;
+        self.add(limits, key, Pending::new(Kind::Tombstone, 0, 0, &[]))
+    }
+
+    /// Refuses before anything changes, so that a write over the limit is simply not there.
+    fn add(&mut self, limits: &Limits, key: &[u8], pending: Pending) -> Result<()> {
+        let replaced = self.writes.get(key).map_or(0, |old| old.frame_bytes(key));
+        let record_bytes = self.record_bytes - replaced + pending.frame_bytes(key);
+        let size = kvdb_vlog::frame_len(record_bytes);
+        if size > limits.transaction {
+            return Err(Error::TransactionTooBig { size, limit: limits.transaction });
+        }
+        self.record_bytes = record_bytes;
+        self.writes.insert(key.into(), pending);
+        Ok(())
+    }
+
+    /// The frame of these writes, with the value of each record still without a version.
+    pub(crate) fn to_frame(&self) -> Result<kvdb_vlog::Frame> {
+        let mut frame = FrameBuilder::with_capacity(self.frame_len());
+        for (key, pending) in self.iter() {
+            frame.push(key, pending.head(), pending.value(), None)?;
+        }
+        Ok(frame.finish())
+    }
+
+    /// A picture of the writes as they are now, for an iterator.
+    pub(crate) fn snapshot(&self) -> PendingWrites {
+        self.iter().map(|(key, pending)| (key.into(), pending.clone())).collect()
+    }
+}
+
+pub(crate) type PendingWrites = Arc<[(Box<[u8]>, Pending)]>;
+
+/// Walks the writes of a transaction as if they were committed at [`kvdb_lsm::PENDING`], the
+/// version that is newer than all others and visible whatever the reader's timestamp is.
+#[derive(Debug, Clone)]
+pub(crate) struct PendingCursor {
+    writes: PendingWrites,
+    /// 0: before the first; `i + 1`: on `i`; `len + 1`: behind the last.
+    place: usize,
+}
+
+impl PendingCursor {
+    pub(crate) fn new(writes: PendingWrites) -> Self {
+        PendingCursor { writes, place: 0 }
+    }
+
+    fn go(&mut self, place: usize) -> kvdb_sstable::Result<bool> {
+        self.place = place;
+        Ok(self.valid())
+    }
+}
+
+impl Cursor for PendingCursor {
+    fn seek(&mut self, key: &[u8], version: u64) -> kvdb_sstable::Result<bool> {
+        // A write at the largest version stands before every `(key, version)` but itself.
+        let before = if version == kvdb_lsm::PENDING {
+            self.writes.partition_point(|(k, _)| **k < *key)
+        } else {
+            self.writes.partition_point(|(k, _)| **k <= *key)
+        };
+        self.go(before + 1)
+    }
+
+    fn seek_for_prev(&mut self, key: &[u8], _version: u64) -> kvdb_sstable::Result<bool> {
+        self.go(self.writes.partition_point(|(k, _)| **k <= *key))
+    }
+
+    fn first(&mut self) -> kvdb_sstable::Result<bool> {
+        self.go(1)
+    }
+
+    fn last(&mut self) -> kvdb_sstable::Result<bool> {
+        self.go(self.writes.len())
+    }
+
+    fn next(&mut self) -> kvdb_sstable::Result<bool> {
+        self.go((self.place + 1).min(self.writes.len() + 1))
+    }
+
+    fn prev(&mut self) -> kvdb_sstable::Result<bool> {
+        self.go(self.place.saturating_sub(1))
+    }
+
+    fn valid(&self) -> bool {
+        (1..=self.writes.len()).contains(&self.place)
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.writes[self.place - 1].0
+    }
+
+    fn version(&self) -> u64 {
+        kvdb_lsm::PENDING
+    }
+
+    fn value(&self) -> &[u8] {
+        self.writes[self.place - 1].1.encoded()
+    }
+}

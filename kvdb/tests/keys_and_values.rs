@@ -1,0 +1,200 @@
+//! SEMANTICS: keys, values, limits (rules 8 to 10).
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{contents, memory, open, tiny, value};
+use kvdb::{Durability, Error, ErrorKind, MAX_KEY_LEN, WriteOptions};
+
+#[test]
+fn rule_8_an_empty_key_is_an_error_everywhere() {
+    let (db, _fs) = memory();
+    let mut t = db.begin().unwrap();
+    let mut batch = db.batch();
+    let errors = [
+        db.put("", "v").map(drop),
+        db.delete("").map(drop),
+        db.get("").map(drop),
+        db.contains("").map(drop),
+        t.put("", "v"),
+        t.delete(""),
+        t.get("").map(drop),
+        batch.put("", "v"),
+    ];
+    for error in errors {
+        assert!(matches!(error, Err(Error::EmptyKey)), "{error:?}");
+    }
+    assert_eq!(db.iter().unwrap().count(), 0);
+}
+
+#[test]
+fn rule_8_the_longest_key_works_and_one_byte_more_is_an_error() {
+    let (db, fs) = memory();
+    let longest = vec![0xAB; MAX_KEY_LEN];
+    assert_eq!(MAX_KEY_LEN, 65_000);
+    db.put(&longest, "v").unwrap();
+    let mut too_long = longest.clone();
+    too_long.push(0);
+    match db.put(&too_long, "v").unwrap_err() {
+        Error::KeyTooLong { len, limit } => assert_eq!((len, limit), (65_001, 65_000)),
+        other => panic!("{other}"),
+    }
+    for _ in 0..3 {
+        assert_eq!(db.get(&longest).unwrap().unwrap(), "v");
+        let item = db.prefix(&longest[..64_999]).unwrap().next().unwrap().unwrap();
+        assert_eq!(item.key(), longest);
+        db.flush().unwrap();
+    }
+    db.close().unwrap();
+    assert_eq!(open(&tiny(), &fs).unwrap().get(&longest).unwrap().unwrap(), "v");
+}
+
+#[test]
+fn rule_8_every_byte_is_legal_and_keys_that_are_prefixes_of_each_other_stay_distinct() {
+    let mut keys: BTreeSet<Vec<u8>> = BTreeSet::new();
+    for byte in 0..=255u8 {
+        keys.insert(vec![byte]);
+        keys.insert(vec![byte, 0x00]);
+        keys.insert(vec![byte, 0x00, 0x00]);
+        keys.insert(vec![byte, 0xFF]);
+        keys.insert(vec![byte, 0xFF, 0xFF]);
+        keys.insert(vec![0xFF, byte, 0x00, byte]);
+        keys.insert(vec![byte; 7]);
+        keys.insert(vec![byte; 8]);
+        keys.insert(vec![byte; 9]);
+    }
+    let (db, _fs) = memory();
+    let mut shuffled: Vec<_> = keys.iter().collect();
+    fastrand::Rng::with_seed(8).shuffle(&mut shuffled);
+    for key in &shuffled {
+        db.put(key, key).unwrap();
+    }
+    for round in 0..2 {
+        for key in &keys {
+            assert_eq!(db.get(key).unwrap().unwrap(), key, "round {round}");
+            let mut iter = db.iter().unwrap();
+            iter.seek(key);
+            assert_eq!(iter.next().unwrap().unwrap().key(), key);
+        }
+        let found: Vec<_> = db.iter().unwrap().keys().map(|k| k.unwrap()).collect();
+        assert!(found.iter().eq(keys.iter()), "order or distinctness, round {round}");
+        assert!(!db.contains([0x00, 0x00, 0x01]).unwrap());
+        db.flush().unwrap();
+    }
+}
+
+#[test]
+fn rule_9_values_of_every_size_round_trip() {
+    let (db, fs) = memory();
+    let threshold = db.options().value_threshold;
+    let mut sizes = vec![0, 1, 7, 8, 9, 4095, 4096, 4097, 65_535, 65_536, 500_000];
+    sizes.extend([threshold - 1, threshold, threshold + 1]);
+    let check = |db: &kvdb::Db| {
+        for &size in &sizes {
+            let item = db.get_entry(size.to_be_bytes()).unwrap().unwrap();
+            assert_eq!(item.value_len(), size);
+            assert_eq!(item.is_separated(), size >= threshold, "{size}");
+            assert_eq!(item.value().unwrap(), value(size as u64, size));
+            let same = db.get_with(size.to_be_bytes(), |v| v == value(size as u64, size));
+            assert_eq!(same.unwrap(), Some(true));
+        }
+    };
+    for &size in &sizes {
+        db.put(size.to_be_bytes(), value(size as u64, size)).unwrap();
+    }
+    check(&db);
+    db.flush().unwrap();
+    check(&db);
+    db.close().unwrap();
+    check(&open(&tiny(), &fs).unwrap());
+    check(&open(&tiny().memory_map(false), &fs).unwrap());
+}
+
+#[test]
+fn rule_9_an_empty_value_is_not_absence() {
+    let (db, fs) = memory();
+    db.put("empty", "").unwrap();
+    assert_eq!(db.get("empty").unwrap().unwrap(), "");
+    assert!(db.get("absent").unwrap().is_none());
+    db.flush().unwrap();
+    db.close().unwrap();
+    let db = open(&tiny().value_threshold(0), &fs).unwrap();
+    assert_eq!(db.get("empty").unwrap().unwrap(), "");
+    db.put("empty in the log", "").unwrap();
+    let item = db.get_entry("empty in the log").unwrap().unwrap();
+    assert!(item.is_separated());
+    assert_eq!(item.value().unwrap(), "");
+}
+
+#[test]
+fn rule_9_the_largest_value_works_and_one_byte_more_is_an_error_before_anything_is_written() {
+    let (db, fs) = memory();
+    for key in ["k".to_owned(), "k".repeat(MAX_KEY_LEN)] {
+        let limit = db.max_value_len(key.len());
+        assert!(limit > (1 << 20) - (80 << 10), "{limit} in a segment of 1 MiB");
+        let largest = value(9, limit);
+        db.put(&key, &largest).unwrap();
+        assert_eq!(db.get(&key).unwrap().unwrap(), largest);
+        let version = db.version();
+        let too_large = vec![0; limit + 1];
+        match db.put(&key, &too_large).unwrap_err() {
+            Error::ValueTooLarge { len, limit: l } => assert_eq!((len, l), (limit + 1, limit)),
+            other => panic!("{other}"),
+        }
+        let with_meta = WriteOptions::default().user_meta(1).expires_at(u64::MAX);
+        db.put_with(&key, &largest, with_meta).unwrap();
+        assert_eq!(db.version(), version + 1, "the refused write took a version");
+    }
+    db.close().unwrap();
+    let db = open(&tiny(), &fs).unwrap();
+    for key in ["k".to_owned(), "k".repeat(MAX_KEY_LEN)] {
+        assert_eq!(db.get(&key).unwrap().unwrap(), value(9, db.max_value_len(key.len())));
+    }
+}
+
+#[test]
+fn rule_9_a_value_of_64_mib_round_trips() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = tiny().segment_size(128 << 20).durability(Durability::Buffered);
+    let large = value(64, 64 << 20);
+    let db = options.open(dir.path()).unwrap();
+    db.put("large", &large).unwrap();
+    db.put("behind", "it").unwrap();
+    assert!(db.get("large").unwrap().unwrap() == large);
+    db.close().unwrap();
+    let db = options.open(dir.path()).unwrap();
+    assert!(db.get("large").unwrap().unwrap() == large);
+    assert_eq!(db.get("behind").unwrap().unwrap(), "it");
+}
+
+#[test]
+fn rule_10_the_write_that_is_too_much_is_not_in_the_transaction_and_the_rest_commits() {
+    let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+    let db = open(&tiny().max_transaction_size(Some(8 << 10)), &fs).unwrap();
+    assert_eq!(db.max_transaction_size(), 8 << 10);
+    let mut t = db.begin().unwrap();
+    let mut written = 0u32;
+    loop {
+        match t.put(written.to_be_bytes(), vec![1; 100]) {
+            Ok(()) => written += 1,
+            Err(error) => {
+                assert!(
+                    matches!(error, Error::TransactionTooBig { size, limit } if size > limit),
+                    "{error}"
+                );
+                assert_eq!(error.kind(), ErrorKind::Usage);
+                break;
+            }
+        }
+    }
+    assert!(written > 50);
+    assert!(t.size() <= 8 << 10);
+    assert!(t.get(written.to_be_bytes()).unwrap().is_none());
+    // Replacing a write by a shorter one makes room again.
+    t.put(0u32.to_be_bytes(), "").unwrap();
+    t.put(written.to_be_bytes(), "fits").unwrap();
+    t.commit().unwrap();
+    assert_eq!(contents(&db.snapshot().unwrap()).len(), written as usize + 1);
+}

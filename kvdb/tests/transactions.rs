@@ -1,0 +1,455 @@
+//! SEMANTICS: transactions and conflicts (rules 11 to 22).
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use common::{contents, memory, open, tiny, value};
+use kvdb::vfs::MemFs;
+use kvdb::{Durability, Error, ErrorKind, WriteOptions};
+
+#[test]
+fn rule_11_a_transaction_reads_its_own_writes() {
+    let (db, _fs) = memory();
+    db.put("deleted", "before").unwrap();
+    db.put("expired", "before").unwrap();
+    let mut t = db.begin().unwrap();
+    t.put("k", "first").unwrap();
+    t.put("k", "second").unwrap();
+    t.delete("deleted").unwrap();
+    t.put_with("expired", "now", WriteOptions::default().expires_at(1)).unwrap();
+    assert_eq!(t.get("k").unwrap().unwrap(), "second");
+    assert_eq!(t.get_entry("k").unwrap().unwrap().value().unwrap(), "second");
+    for key in ["deleted", "expired"] {
+        assert!(t.get(key).unwrap().is_none(), "{key}");
+        assert!(!t.contains(key).unwrap(), "{key}");
+    }
+    let keys: Vec<_> = t.iter().keys().map(|k| k.unwrap()).collect();
+    assert_eq!(keys, [b"k"]);
+    assert!(db.get("k").unwrap().is_none(), "visible before commit");
+    assert_eq!(db.get("deleted").unwrap().unwrap(), "before");
+    t.commit().unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), "second");
+    assert!(db.get("deleted").unwrap().is_none());
+    assert!(db.get("expired").unwrap().is_none());
+}
+
+#[test]
+fn rule_12_after_commit_every_transaction_begun_later_sees_it_in_every_thread() {
+    let (db, _fs) = memory();
+    let last = Arc::new(AtomicU64::new(0));
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (db, last, done) = (db.clone(), last.clone(), done.clone());
+            std::thread::spawn(move || {
+                let mut checks = 0u64;
+                while !done.load(Ordering::SeqCst) {
+                    let acknowledged = last.load(Ordering::SeqCst);
+                    let t = db.begin().unwrap();
+                    let seen = t.get("n").unwrap().map_or(0, |v| number(&v));
+                    assert!(seen >= acknowledged, "{acknowledged} was acknowledged, {seen} seen");
+                    assert!(db.get("n").unwrap().map_or(0, |v| number(&v)) >= seen);
+                    checks += 1;
+                }
+                checks
+            })
+        })
+        .collect();
+    for n in 1..=2000u64 {
+        db.put("n", n.to_be_bytes()).unwrap();
+        last.store(n, Ordering::SeqCst);
+    }
+    done.store(true, Ordering::SeqCst);
+    let checks: u64 = readers.into_iter().map(|r| r.join().unwrap()).sum();
+    assert!(checks > 0);
+}
+
+#[test]
+fn rule_12_a_committed_transaction_is_visible_whole_or_not_at_all() {
+    let (db, _fs) = memory();
+    let keys: Vec<String> = (0..20).map(|i| format!("k{i:02}")).collect();
+    let done = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let (db, done) = (db.clone(), done.clone());
+        std::thread::spawn(move || {
+            while !done.load(Ordering::SeqCst) {
+                let s = db.snapshot().unwrap();
+                let seen: Vec<Vec<u8>> =
+                    s.iter().map(|i| i.unwrap().value().unwrap().into_vec()).collect();
+                assert!(seen.is_empty() || seen.len() == 20, "{} of 20 keys", seen.len());
+                assert!(seen.windows(2).all(|w| w[0] == w[1]), "parts of two transactions");
+                let again: Vec<Vec<u8>> =
+                    s.iter().rev().map(|i| i.unwrap().value().unwrap().into_vec()).collect();
+                assert!(again.iter().rev().eq(&seen), "a snapshot changed");
+            }
+        })
+    };
+    for n in 0..500u64 {
+        let mut batch = db.batch();
+        for key in &keys {
+            batch.put(key, value(n, if n % 3 == 0 { 600 } else { 40 })).unwrap();
+        }
+        batch.commit().unwrap();
+    }
+    done.store(true, Ordering::SeqCst);
+    reader.join().unwrap();
+}
+
+#[test]
+fn rule_13_a_snapshot_stays_the_same_across_flush_and_compaction() {
+    let (db, _fs) = memory();
+    for i in 0..300u64 {
+        db.put(i.to_be_bytes(), value(i, 100 + 2 * i as usize)).unwrap();
+    }
+    let snapshot = db.snapshot().unwrap();
+    let before = contents(&snapshot);
+    let mut held = snapshot.iter();
+    let first = held.next().unwrap().unwrap();
+    for i in 0..300u64 {
+        if i % 2 == 0 {
+            db.delete(i.to_be_bytes()).unwrap();
+        } else {
+            db.put(i.to_be_bytes(), value(1000 + i, 300)).unwrap();
+        }
+        if i % 100 == 0 {
+            db.flush().unwrap();
+        }
+    }
+    db.flush().unwrap();
+    db.compact().unwrap();
+    assert_eq!(contents(&snapshot), before);
+    assert_eq!(first.value().unwrap(), value(0, 100));
+    assert_eq!(held.count(), 299);
+    assert_eq!(contents(&db.snapshot().unwrap()).len(), 150);
+    drop(snapshot);
+    db.compact().unwrap();
+    assert_eq!(contents(&db.snapshot().unwrap()).len(), 150);
+}
+
+#[test]
+fn rule_14_dropping_a_transaction_discards_it() {
+    let (db, _fs) = memory();
+    let version = db.version();
+    let mut t = db.begin().unwrap();
+    t.put("k", "v").unwrap();
+    drop(t);
+    let mut t = db.begin().unwrap();
+    t.put("k", "v").unwrap();
+    t.rollback();
+    assert!(db.get("k").unwrap().is_none());
+    assert_eq!(db.version(), version);
+}
+
+#[test]
+fn rule_15_a_commit_without_writes_never_conflicts_and_takes_no_version() {
+    let (db, _fs) = memory();
+    db.put("k", "1").unwrap();
+    let t = db.begin().unwrap();
+    t.get("k").unwrap();
+    let version = db.put("k", "2").unwrap();
+    assert!(t.commit().unwrap() < version);
+    assert_eq!(db.version(), version);
+}
+
+#[test]
+fn rule_15_empty_and_read_only_transactions_release_their_read_marks() {
+    let (db, _fs) = memory();
+    for i in 0..10_000u64 {
+        match i % 3 {
+            0 => drop(db.begin().unwrap()),
+            1 => drop(db.begin_read().unwrap()),
+            _ => drop(db.begin().unwrap().commit().unwrap()),
+        }
+    }
+    // Nothing holds old versions back: overwriting and compacting leaves one entry a key.
+    for round in 0..20u64 {
+        for i in 0..50u64 {
+            db.put(i.to_be_bytes(), value(round, 30)).unwrap();
+        }
+        db.flush().unwrap();
+    }
+    db.compact().unwrap();
+    let entries: u64 = db.stats().levels.iter().map(|l| l.entries).sum();
+    assert_eq!(entries, 50);
+}
+
+#[test]
+fn rule_16_update_retries_until_it_gets_through() {
+    let (db, _fs) = memory();
+    db.put("n", 0u64.to_be_bytes()).unwrap();
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let db = db.clone();
+            std::thread::spawn(move || {
+                for _ in 0..200 {
+                    db.update(|t| {
+                        let n = number(&t.get("n")?.unwrap());
+                        t.put("n", (n + 1).to_be_bytes())
+                    })
+                    .unwrap();
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!(number(&db.get("n").unwrap().unwrap()), 800, "updates were lost");
+}
+
+#[test]
+fn rule_16_an_error_of_the_closure_discards() {
+    let (db, _fs) = memory();
+    let outcome: kvdb::Result<()> = db.update(|t| {
+        t.put("k", "v")?;
+        Err(Error::EmptyKey)
+    });
+    assert!(matches!(outcome, Err(Error::EmptyKey)));
+    assert!(db.get("k").unwrap().is_none());
+    assert!(db.view(|s| Ok(s.get("k")?.is_none())).unwrap());
+}
+
+#[test]
+fn rule_18_of_a_write_skew_exactly_one_commits() {
+    let (db, _fs) = memory();
+    for round in 0..50u64 {
+        let (x, y) = (format!("x{round}"), format!("y{round}"));
+        db.put(&x, "1").unwrap();
+        db.put(&y, "1").unwrap();
+        let mut a = db.begin().unwrap();
+        let mut b = db.begin().unwrap();
+        for t in [&a, &b] {
+            assert!(t.contains(&x).unwrap() && t.contains(&y).unwrap());
+        }
+        a.delete(&x).unwrap();
+        b.delete(&y).unwrap();
+        let outcomes = [a.commit(), b.commit()];
+        assert_eq!(outcomes.iter().filter(|o| o.is_ok()).count(), 1);
+        let conflict = outcomes.into_iter().find_map(Result::err).unwrap();
+        assert!(matches!(conflict, Error::Conflict), "{conflict}");
+        assert_eq!(conflict.kind(), ErrorKind::Retry);
+        assert!(db.contains(&x).unwrap() ^ db.contains(&y).unwrap());
+    }
+}
+
+#[test]
+fn rule_18_of_a_write_skew_between_threads_at_most_one_commits() {
+    let (db, _fs) = memory();
+    for round in 0..200u64 {
+        let keys = [format!("x{round}"), format!("y{round}")];
+        for key in &keys {
+            db.put(key, "1").unwrap();
+        }
+        let barrier = Arc::new(std::sync::Barrier::new(2));
+        let threads: Vec<_> = (0..2)
+            .map(|me| {
+                let (db, keys, barrier) = (db.clone(), keys.clone(), barrier.clone());
+                std::thread::spawn(move || {
+                    let mut t = db.begin().unwrap();
+                    barrier.wait();
+                    let both = keys.iter().all(|k| t.contains(k).unwrap());
+                    if both {
+                        t.delete(&keys[me]).unwrap();
+                    }
+                    t.commit()
+                })
+            })
+            .collect();
+        for thread in threads {
+            if let Err(error) = thread.join().unwrap() {
+                assert!(matches!(error, Error::Conflict), "{error}");
+            }
+        }
+        let left = keys.iter().filter(|k| db.contains(k).unwrap()).count();
+        assert_eq!(left, 1, "round {round}");
+    }
+}
+
+#[test]
+fn rule_19_a_read_of_an_absent_key_is_a_read() {
+    let (db, _fs) = memory();
+    let mut t = db.begin().unwrap();
+    assert!(t.get("absent").unwrap().is_none());
+    t.put("other", "v").unwrap();
+    db.put("absent", "now there").unwrap();
+    assert!(matches!(t.commit(), Err(Error::Conflict)));
+}
+
+#[test]
+fn rule_19_two_scans_of_an_empty_prefix_and_an_insert_each_do_not_both_commit() {
+    let (db, _fs) = memory();
+    let mut a = db.begin().unwrap();
+    let mut b = db.begin().unwrap();
+    assert_eq!(a.prefix("p/").count(), 0);
+    assert_eq!(b.prefix("p/").rev().count(), 0);
+    a.put("p/a", "").unwrap();
+    b.put("p/b", "").unwrap();
+    a.commit().unwrap();
+    assert!(matches!(b.commit(), Err(Error::Conflict)));
+}
+
+#[test]
+fn rule_19_a_scan_is_a_read_of_what_was_consumed_and_not_of_more() {
+    type Scan = fn(&kvdb::Transaction);
+    // Keys k10, k20, … k90 are there. Each scan is followed by an insert of another commit.
+    let cases: &[(&str, Scan, &[&str], &[&str])] = &[
+        (
+            "the first of all",
+            |t| drop(t.iter().next().unwrap().unwrap()),
+            &["k05", "k10"],
+            &["k15"],
+        ),
+        (
+            "the last of all",
+            |t| drop(t.iter().next_back().unwrap().unwrap()),
+            &["k95", "k90"],
+            &["k85"],
+        ),
+        ("all", |t| t.iter().for_each(drop), &["k05", "k55", "k99"], &[]),
+        (
+            "a range to its end",
+            |t| t.range("k30".."k60").for_each(drop),
+            &["k30", "k35", "k59"],
+            &["k25", "k60", "k65"],
+        ),
+        (
+            "two of a range",
+            |t| t.range("k30"..).take(2).for_each(drop),
+            &["k35", "k40"],
+            &["k45", "k29"],
+        ),
+        (
+            "two backward",
+            |t| t.range(.."k60").rev().take(2).for_each(drop),
+            &["k45", "k55", "k40"],
+            &["k35", "k60"],
+        ),
+        (
+            "both ends",
+            |t| {
+                let mut iter = t.range("k20"..="k80");
+                iter.next().unwrap().unwrap();
+                iter.next_back().unwrap().unwrap();
+            },
+            &["k20", "k80"],
+            &["k50", "k15", "k85"],
+        ),
+        (
+            "a seek",
+            |t| {
+                let mut iter = t.iter();
+                iter.seek("k42");
+                iter.next().unwrap().unwrap();
+            },
+            &["k42", "k45", "k50"],
+            &["k41", "k55", "k10"],
+        ),
+        (
+            "a cursor there and back",
+            |t| {
+                let mut cursor = t.cursor(..);
+                assert!(cursor.seek("k45").unwrap());
+                assert!(cursor.prev().unwrap());
+                assert!(cursor.prev().unwrap());
+            },
+            &["k35", "k50", "k30"],
+            &["k25", "k55"],
+        ),
+        (
+            "a forgotten iterator",
+            |t| {
+                let mut iter = t.range("k30"..);
+                iter.next().unwrap().unwrap();
+                std::mem::forget(iter);
+            },
+            &["k30"],
+            &["k40"],
+        ),
+        ("nothing", |t| drop(t.iter()), &[], &["k10", "k55"]),
+    ];
+    for (name, scan, conflicting, harmless) in cases {
+        for (keys, conflicts) in [(conflicting, true), (harmless, false)] {
+            for key in *keys {
+                let (db, _fs) = memory();
+                for i in 1..10 {
+                    db.put(format!("k{i}0"), "").unwrap();
+                }
+                let mut t = db.begin().unwrap();
+                scan(&t);
+                t.put("zzz", "").unwrap();
+                db.put(key, "changed").unwrap();
+                let outcome = t.commit();
+                assert_eq!(
+                    outcome.is_err(),
+                    conflicts,
+                    "{name}, then a write of {key}: {outcome:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn rule_20_blind_writes_never_conflict_and_own_reads_are_no_reads() {
+    let (db, _fs) = memory();
+    let mut a = db.begin().unwrap();
+    let mut b = db.begin().unwrap();
+    for (t, mark) in [(&mut a, "a"), (&mut b, "b")] {
+        t.put("k", mark).unwrap();
+        assert_eq!(t.get("k").unwrap().unwrap(), mark, "answered from its own writes");
+        t.delete("l").unwrap();
+        assert!(t.get("l").unwrap().is_none());
+    }
+    a.commit().unwrap();
+    b.commit().unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), "b");
+}
+
+#[test]
+fn rule_22_without_conflict_detection_the_last_commit_wins() {
+    let fs = Arc::new(MemFs::new());
+    let db = open(&tiny().detect_conflicts(false), &fs).unwrap();
+    let mut a = db.begin().unwrap();
+    let mut b = db.begin().unwrap();
+    for t in [&mut a, &mut b] {
+        t.get("k").unwrap();
+        let _ = t.iter().count();
+    }
+    a.put("k", "a").unwrap();
+    b.put("k", "b").unwrap();
+    a.commit().unwrap();
+    b.commit().unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), "b");
+}
+
+#[test]
+fn versions_of_commits_ascend_and_are_shown_by_reads() {
+    let (db, _fs) = memory();
+    let mut last = 0;
+    for i in 0..100u64 {
+        let version = match i % 3 {
+            0 => db.put("k", "v").unwrap(),
+            1 => {
+                let mut t = db.begin().unwrap();
+                t.put("k", "v").unwrap();
+                t.commit_with(Durability::Sync).unwrap()
+            }
+            _ => {
+                let mut batch = db.batch();
+                batch.put("k", "v").unwrap();
+                batch.commit().unwrap()
+            }
+        };
+        assert!(version > last);
+        assert_eq!(db.get_entry("k").unwrap().unwrap().version(), version);
+        assert_eq!(db.version(), version);
+        last = version;
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    u64::from_be_bytes(bytes.try_into().unwrap())
+}
