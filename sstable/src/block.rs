@@ -9,7 +9,7 @@ use zerocopy::FromBytes;
 use zerocopy::little_endian::U64;
 
 use crate::codec::Codec;
-use crate::cursor::key_head;
+use crate::cursor::{compare, key_head};
 use crate::format::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BLOCK_SHIFT_BIT, BLOCK_WIDE, BlockHeader};
 use crate::heads::partition_point;
 use crate::{Error, MAX_KEY_LEN, Part, Result};
@@ -368,7 +368,7 @@ fn append(key: &mut Vec<u8>, block: &[u8], start: usize, len: usize) {
 /// Pair order: key ascending, version descending.
 #[inline]
 fn order(a: &[u8], a_version: u64, b: &[u8], b_version: u64) -> Ordering {
-    a.cmp(b).then_with(|| b_version.cmp(&a_version))
+    compare((a, a_version), (b, b_version))
 }
 
 /// How many leading bytes two slices have in common.

@@ -1,4 +1,150 @@
 //! Immutable sorted tables of `(key, version) → value`, and the cursors that walk them.
+//!
+//! - [`Builder`] writes a table, front to back, to any [`std::io::Write`].
+//! - [`Table`] reads one: point lookups, cursors, verification. Its bytes are a [`Source`]: a vector, a
+//!   slice, a memory map ([`kvdb_vfs::Region`]), or a file that is read by position through a shared
+//!   [`BlockCache`].
+//! - [`Cursor`] is the trait of everything that can be walked in key order; [`Merge`] makes one cursor
+//!   of many that overlap, [`Concat`] of many that do not.
+//!
+//! Keys are any bytes up to [`MAX_KEY_LEN`], ordered bytewise; each entry has a version, and of one
+//! key the higher version comes first. The pair stays a pair: no version is ever appended to a key.
+//! Values are opaque.
+//!
+//! # What is fast, and why
+//!
+//! Blocks are made for use in place. A block begins with a header, the first eight bytes of each
+//! restart key as a number (its *head*; the idea is that of the poor man's normalised keys of Graefe
+//! and Larson, 2001), and slots of fixed width; then keys, then values. So a search is a branch-free
+//! bisection over numbers and looks at one or two keys, an entry is reached without parsing those
+//! before it, and walking backward costs what walking forward does. All a search reads lies in the
+//! first few cache lines of the block and is fetched at once. The index is an array of the same
+//! kind; a small tree of samples over it is made in memory at its first use.
+//!
+//! # The format
+//!
+//! All numbers are little-endian, and nothing needs to be aligned in memory. *Checksum* means
+//! `crc ^ mask` where `crc` is the CRC-32 (IEEE) of the bytes named and `mask` is made of the table's
+//! salt and the place (file offset, version 0): see [`kvdb_vfs::Salt`]. A block that was written to
+//! the wrong place, or belongs to another file, does not verify, whole as it may be.
+//!
+//! The file is a sequence without gaps; every byte of it is under some checksum:
+//!
+//! | part | begins |
+//! |---|---|
+//! | blocks, ascending | at 0 |
+//! | filter (may be missing) | where the blocks end: `data_len` of the footer |
+//! | index | where the filter ends |
+//! | properties | where the index ends |
+//! | footer, 192 bytes | where the properties end; it ends with the file |
+//!
+//! Filter, index and properties are padded with zeros to multiples of 64 bytes, which belong to them.
+//! The padding of a block belongs to the block.
+//!
+//! **Footer**
+//!
+//! | offset | bytes | |
+//! |---:|---:|---|
+//! | 0 | 16 | id of the database |
+//! | 16 | 8 | id of the table |
+//! | 24 | 8 | salt of the checksums |
+//! | 32 | 8 | `data_len`: length of all blocks |
+//! | 40 | 24 | handle of the filter; zeros if there is none |
+//! | 64 | 24 | handle of the index |
+//! | 88 | 24 | handle of the properties |
+//! | 112 | 24 | reserved for range tombstones; must be zeros |
+//! | 136 | 24 | reserved for the encryption header; must be zeros |
+//! | 160 | 1 | codec: 0 none, 1 LZ4, 2 Zstandard |
+//! | 161 | 15 | reserved; must be zeros |
+//! | 176 | 4 | checksum of the footer's other 188 bytes, **with salt 0**, at the footer's offset |
+//! | 180 | 4 | format version: 0 |
+//! | 184 | 8 | magic `kvdbSST\n` |
+//!
+//! A *handle* is offset (8), length (8), checksum of the section (4) and four zeros. The last twelve
+//! bytes will keep their place in every version. A reader looks at magic, version, checksum in this
+//! order, then at the rest; a field that must be zero and is not means a feature it does not have.
+//! The footer's checksum uses no salt because the salt stands in the footer, so that a table can be
+//! read without its database: salted, the checksum would be vouched for by what it protects. That it
+//! is this table and no other, is known by comparing the identity ([`ReaderOptions::identity`]).
+//!
+//! **Block**, as stored: 32 bytes of header, payload, zeros. The payload is what follows the header in
+//! the decoded block, compressed with the header's codec (LZ4: one raw block; Zstandard: one frame)
+//! or as it is. A decoded block is at most 255 times the payload and 4096 bytes.
+//!
+//! | offset | bytes | |
+//! |---:|---:|---|
+//! | 0 | 4 | checksum of all that follows in the stored block, padding included |
+//! | 4 | 1 | `0xB7` |
+//! | 5 | 1 | codec of this block: 0, or that of the footer (or LZ4 where that is Zstandard) |
+//! | 6 | 1 | bit 0: *wide*; bits 1–3: logarithm to base 2 of the restart interval; others zero |
+//! | 7 | 1 | version width: 0, 1, 2, 4 or 8 |
+//! | 8 | 4 | length of the decoded block, with this header, without padding |
+//! | 12 | 4 | length of the payload |
+//! | 16 | 4 | length of the keys region |
+//! | 20 | 2 | number of entries, 1..=65535 |
+//! | 22 | 2 | length of the prefix |
+//! | 24 | 8 | least version in the block |
+//!
+//! Entry 0 and every entry whose number is a multiple of the restart interval is a *restart*. The
+//! decoded block goes on behind the header with
+//!
+//! | | bytes |
+//! |---|---|
+//! | heads: for each restart, the first 8 bytes of its key behind the prefix, padded with zeros, as a big-endian number (stored little-endian, as all are) | 8 each |
+//! | slots: for each entry, the end of its key and of its value in their regions (2 bytes each, 4 if *wide*); if the interval is not 1, *shared* (1 byte); version minus the least version (version width) | fixed |
+//! | prefix: what all keys of the block begin with | |
+//! | keys region | |
+//! | values region, to the end of the block | |
+//!
+//! A piece of a region begins where the piece of the entry before it ends (the first at 0), and the
+//! last ends with its region. The key of an entry is the prefix, then *shared* bytes of what its
+//! restart has in the keys region (0 for a restart itself), then its own piece of the keys region.
+//!
+//! In a table whose codec is none, blocks begin and end at multiples of 4096 (of the block size
+//! rounded up to a power of two, if that is less), so that a block of a page is one page to read. A
+//! block may be longer, if an entry is, or if padding would waste too much.
+//!
+//! **Index**
+//!
+//! | | bytes |
+//! |---|---|
+//! | number of blocks *n* | 4 |
+//! | length of the prefix; length of the separators region; flags (bit 0: there are versions) | 4, 4, 4 |
+//! | heads of the *n* − 1 separators, behind the prefix | 8 each |
+//! | offsets of the *n* blocks, and `data_len` | 8 each |
+//! | if flagged: versions of the separators; else each is 2⁶⁴ − 1 | 8 each |
+//! | ends of the separators in their region | 4 each |
+//! | prefix, separators region, padding | |
+//!
+//! Separator *i* is a pair that is greater than every entry of block *i* and not greater than any of
+//! block *i* + 1 (greater in the order of pairs). So the pair `(key, version)`, if it is in the table,
+//! is in the block behind the last separator that is not greater than it. Where a block ends between
+//! two keys, the separator is the shortest prefix of the second that is greater than the first, with
+//! version 2⁶⁴ − 1; where it ends between two versions of a key, it is the key with the version that
+//! comes next below the first.
+//!
+//! **Filter**: algorithm (4; 1 is the only one), hashes per key (4), number *w* of 64-bit words (8),
+//! distinct keys (8), kind of prefix (4; 0: whole keys), 36 zeros; then the words. Algorithm 1 is that
+//! of fastbloom 0.17: with *h* the XXH3 (64 bits, seed 0) of the key and *s* = *h* ·
+//! `0x517cc1b727220a95`, the bits are ⌊*h* · 64*w* / 2⁶⁴⌋, with *h* replaced by (*h* rotated left by 5)
+//! + *s* from one to the next, modulo 2⁶⁴; bit *b* is bit *b* mod 64 of word ⌊*b* / 64⌋.
+//!
+//! **Properties**: entries, distinct keys, bytes of keys, bytes of values, bytes of decoded blocks,
+//! number of blocks, least and greatest version (8 each); lengths of the least and the greatest key,
+//! number of the caller's own properties, zeros (4 each); the two keys; then for each property the
+//! lengths of name and value (4 each), the name (UTF-8) and the value.
+//!
+//! # What is checked when
+//!
+//! Opening checks the footer and the properties. Index and filter are checksummed at their first use,
+//! each block at its first use by this [`Table`] (blocks that are not used in place, whenever they
+//! are read); every length and offset whenever it is used. So damage is an error at its place, and a
+//! forged table, with right checksums, can give wrong entries, but no panic, no endless walk and no
+//! allocation that its size does not justify. [`Table::verify`] checks everything, order included.
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;
 
 mod block;
 mod block_builder;
