@@ -76,6 +76,11 @@ impl LogFile {
         map.as_ref()
     }
 
+    /// How many regions hold the map: 1 means that no value does.
+    pub(crate) fn map_holders(&self) -> usize {
+        self.map.get().and_then(Option::as_ref).map_or(0, Region::holders)
+    }
+
     /// The part of the map that holds the record at `offset`; `None` without a map.
     ///
     /// # Errors

@@ -313,6 +313,7 @@ impl Recovery {
             view: RwLock::new(view),
             tail: Mutex::new(tail),
             sync_gate: Mutex::new(()),
+            dead: Mutex::new(Vec::new()),
             left: Mutex::new(match start {
                 // Passed by in the replay, sealed by nobody yet.
                 Start::Clean => left,

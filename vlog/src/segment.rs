@@ -16,6 +16,8 @@ use crate::{Error, Options, Result, SegmentMeta, SegmentName, segment_path};
 pub(crate) struct Segment {
     pub(crate) meta: SegmentMeta,
     pub(crate) method: SyncMethod,
+    /// The file had an earlier life: what lies behind the end is neither zero nor in the cache.
+    pub(crate) recycled: bool,
     pub(crate) data: LogFile,
 }
 
@@ -32,13 +34,7 @@ impl Segment {
     ) -> Result<Arc<Segment>> {
         let path = segment_path(dir, name.file);
         let file = fs.open(&path, OpenMode::CreateNew)?;
-        let meta = SegmentMeta {
-            segment: name.segment,
-            file: name.file,
-            nonce: name.nonce,
-            capacity,
-            method: options.sync_method.to_raw(),
-        };
+        let meta = meta_for(name, capacity, options);
         if let Err(e) = fill(fs, dir, &*file, database, &meta, options.prefill) {
             if let Err(e) = fs.remove(&path) {
                 tracing::warn!(path = %path.display(), error = %e, "half-made segment not removed");
@@ -48,7 +44,53 @@ impl Segment {
         let salt = Salt::derive(database, meta.file, meta.nonce);
         let method = options.sync_method;
         let data = LogFile::new(path, file, salt, capacity, FIRST_FRAME, options.maps);
-        Ok(Arc::new(Segment { meta, method, data }))
+        Ok(Arc::new(Segment { meta, method, recycled: false, data }))
+    }
+
+    /// Whether nobody but the holder of this one reference can read the file, by a view or by a
+    /// value, and it has no second name: then it may be written over.
+    pub(crate) fn is_unused(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1
+            && self.data.map_holders() <= 1
+            && self.data.file.links().is_ok_and(|links| links == 1)
+    }
+
+    /// Makes a new segment out of the file of one that is not part of the log any more and that
+    /// [`is_unused`](Segment::is_unused). Bytes of the earlier life do not verify in the new one.
+    /// If it fails the file is removed, under whichever name.
+    pub(crate) fn recycle(
+        fs: &dyn Fs,
+        dir: &Path,
+        database: u128,
+        name: SegmentName,
+        old: Arc<Segment>,
+        options: &Options,
+    ) -> Result<Arc<Segment>> {
+        let path = segment_path(dir, name.file);
+        let (old_path, capacity) = (old.data.path.clone(), old.capacity());
+        drop(old);
+        let meta = meta_for(name, capacity, options);
+        let made = || -> Result<Arc<dyn File>> {
+            fs.rename(&old_path, &path)?;
+            let file = fs.open(&path, OpenMode::ReadWrite)?;
+            let mut page = vec![0; PAGE as usize];
+            write_header(&mut page, database, &meta);
+            file.write_all_at(&page, 0)?;
+            file.sync_data(SyncSite::LogSegmentCreate)?;
+            fs.sync_dir(dir, SyncSite::LogSegmentDir)?;
+            Ok(file)
+        };
+        let file = made().inspect_err(|error| {
+            tracing::warn!(%error, path = %old_path.display(), "segment not recycled");
+            for path in [&old_path, &path] {
+                // One of the two is not there.
+                let _ = fs.remove(path);
+            }
+        })?;
+        let salt = Salt::derive(database, meta.file, meta.nonce);
+        let method = options.sync_method;
+        let data = LogFile::new(path, file, salt, capacity, FIRST_FRAME, options.maps);
+        Ok(Arc::new(Segment { meta, method, recycled: true, data }))
     }
 
     /// Opens a segment that the manifest names, and checks that it is the one.
@@ -89,7 +131,7 @@ impl Segment {
         };
         let data =
             LogFile::new(path, file, header.salt(), meta.capacity, FIRST_FRAME, options.maps);
-        Ok(Arc::new(Segment { meta, method, data }))
+        Ok(Arc::new(Segment { meta, method, recycled: false, data }))
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -143,15 +185,12 @@ pub(crate) fn meta_of(header: &SegmentHeader) -> SegmentMeta {
     }
 }
 
-fn fill(
-    fs: &dyn Fs,
-    dir: &Path,
-    file: &dyn File,
-    database: u128,
-    meta: &SegmentMeta,
-    prefill: bool,
-) -> Result<()> {
-    file.allocate(meta.capacity.into())?;
+fn meta_for(name: SegmentName, capacity: u32, options: &Options) -> SegmentMeta {
+    let SegmentName { segment, file, nonce } = name;
+    SegmentMeta { segment, file, nonce, capacity, method: options.sync_method.to_raw() }
+}
+
+fn write_header(page: &mut [u8], database: u128, meta: &SegmentMeta) {
     let mut header = SegmentHeader {
         magic: SEGMENT_MAGIC,
         format: FORMAT_VERSION.into(),
@@ -165,8 +204,20 @@ fn fill(
         crc: 0.into(),
     };
     header.seal();
+    page[..SegmentHeader::LEN].copy_from_slice(header.as_bytes());
+}
+
+fn fill(
+    fs: &dyn Fs,
+    dir: &Path,
+    file: &dyn File,
+    database: u128,
+    meta: &SegmentMeta,
+    prefill: bool,
+) -> Result<()> {
+    file.allocate(meta.capacity.into())?;
     let mut block = vec![0; if prefill { 1 << 20 } else { PAGE as usize }];
-    block[..SegmentHeader::LEN].copy_from_slice(header.as_bytes());
+    write_header(&mut block, database, meta);
     let mut at = 0;
     loop {
         let n = block.len().min((meta.capacity - at) as usize);

@@ -306,13 +306,23 @@ impl Shared {
         }
     }
 
+    /// A dead segment of this size that nobody reads any more.
+    fn take_unused(&self, capacity: u32) -> Option<Arc<Segment>> {
+        let mut dead = self.dead.lock();
+        let at = dead.iter().position(|s| s.capacity() == capacity && s.is_unused())?;
+        Some(dead.swap_remove(at))
+    }
+
     fn new_segment(&self, capacity: u32, last: Option<u32>) -> Result<Arc<Segment>> {
         let name = self.namer.allocate().map_err(Error::Namer)?;
         if last.is_some_and(|last| name.segment <= last) {
             return Err(Error::Misuse("segment numbers must grow"));
         }
-        let segment =
-            Segment::create(&*self.fs, &self.dir, self.database, name, capacity, &self.options)?;
+        let (fs, dir) = (&*self.fs, &*self.dir);
+        let segment = match self.take_unused(capacity) {
+            Some(old) => Segment::recycle(fs, dir, self.database, name, old, &self.options)?,
+            None => Segment::create(fs, dir, self.database, name, capacity, &self.options)?,
+        };
         self.add_to_view(&segment);
         if let Err(e) = self.namer.name(&segment.meta) {
             // The file stays: it is not known whether the name got through.

@@ -28,7 +28,7 @@ pub(crate) use writer::Writer;
 use crate::frame::Frame;
 use crate::segment::Segment;
 use crate::view::{LogView, Place};
-use crate::{Durability, Error, Options, Position, Result, SealedSegment};
+use crate::{Durability, Error, Options, Position, Result, SealedSegment, SegmentMeta};
 
 /// A log that is open for appending. Shared by reference between threads.
 ///
@@ -75,7 +75,12 @@ pub(crate) struct Shared {
     pub(crate) sync_gate: Mutex<()>,
     /// Segments that were left and not yet reported as sealed.
     pub(crate) left: Mutex<Vec<(Arc<Segment>, SealedSegment)>>,
+    /// Segments that are not part of the log any more, whose files may be used again.
+    pub(crate) dead: Mutex<Vec<Arc<Segment>>>,
 }
+
+/// How many dead segments are kept for their files.
+const MAX_DEAD: usize = 4;
 
 impl Shared {
     pub(crate) fn add_to_view(&self, segment: &Arc<Segment>) {
@@ -213,6 +218,33 @@ impl<C> Log<C> {
         Ok(())
     }
 
+    /// As [`Log::forget`], but keeps some of the files, to make new segments of: that saves
+    /// preallocation, and on some devices the cost of unlinking. A file is used again only when
+    /// no view and no value leads to it and it has no other name; readers of old views are never
+    /// disturbed. [`Log::close`] removes those not used by then.
+    ///
+    /// The segments must be freed durably in the caller's manifest *before* this call. Returns
+    /// those whose files the caller has to remove. After a crash the kept ones are files that no
+    /// manifest names, under the name of the old segment or a new one.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] if one of them is the active segment or a spare.
+    pub fn recycle(&self, segments: &[u32]) -> Result<Vec<SegmentMeta>> {
+        let view = self.view();
+        self.forget(segments)?;
+        let mut rest = Vec::new();
+        let mut dead = self.shared.dead.lock();
+        for segment in segments {
+            let Ok(Place::Raw(segment)) = view.place(*segment) else { continue };
+            if dead.len() < MAX_DEAD && segment.capacity() == self.shared.options.segment_size {
+                dead.push(segment.clone());
+            } else {
+                rest.push(segment.meta);
+            }
+        }
+        Ok(rest)
+    }
+
     /// One step of housekeeping: makes the spare segment if there is none, reports segments that
     /// were left as sealed, syncs what is overdue. Call it from a background thread, or between
     /// commits; `true` if there was something to do.
@@ -302,6 +334,11 @@ impl<C> Log<C> {
             return Err(Error::Poisoned { cause: self.shared.set_poison(e) });
         }
         *closed = true;
+        for dead in self.shared.dead.lock().drain(..) {
+            if let Err(error) = self.shared.fs.remove(&dead.data.path) {
+                tracing::warn!(%error, "file of a dead segment not removed");
+            }
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use super::admission::Placing;
 use super::queue::Group;
 use super::sink::Sink;
 use crate::format::{
-    FIRST_FRAME, FooterBody, Kind, LINK_LEN, LinkBody, MARKER_LEN, Totals, control_frame,
+    FIRST_FRAME, FooterBody, Kind, LINK_LEN, LinkBody, MARKER_LEN, PAGE, Totals, control_frame,
 };
 use crate::frame::Frame;
 use crate::options::SyncMethod;
@@ -265,13 +265,20 @@ impl Writer {
             && self.chunks.len() == 1
             && self.chunks.iter().all(|c| c.segment.id() == self.active.id())
             && shared.tail.lock().is_clean();
+        let padding = self.pad();
         let mode = if durable_write { WriteMode::Durable(site) } else { WriteMode::Buffered };
         for chunk in &self.chunks {
             let bytes = match &chunk.source {
                 Source::Buffer(range) => self.buffer.get(range.clone()).unwrap_or_default(),
                 Source::Frame(i) => frames.get(*i).map_or(&[][..], |f| f.bytes()),
             };
-            chunk.segment.data.file.write_all_at_with(bytes, chunk.offset.into(), mode)?;
+            let padded = match &chunk.source {
+                Source::Buffer(range) if range.end + padding == self.buffer.len() => {
+                    self.buffer.get(range.start..).unwrap_or_default()
+                }
+                _ => bytes,
+            };
+            chunk.segment.data.file.write_all_at_with(padded, chunk.offset.into(), mode)?;
             let behind = chunk.offset + bytes.len() as u32;
             chunk.segment.data.set_written(behind);
             shared.tail.lock().advance(&chunk.segment, behind, bytes.len() as u64);
@@ -288,6 +295,22 @@ impl Writer {
             return shared.sync_to(end, if sync { site } else { SyncSite::LogBackground });
         }
         Ok(shared.tail.lock().durable)
+    }
+
+    /// Extends the last write to a page's end, if it enters a page of a file that had an earlier
+    /// life: else the kernel would have to read the page first. Returns by how many bytes.
+    fn pad(&mut self) -> usize {
+        let Some(Chunk { segment, offset, source: Source::Buffer(range) }) = self.chunks.last()
+        else {
+            return 0;
+        };
+        let enters = *offset / PAGE != (self.at - 1) / PAGE || offset.is_multiple_of(PAGE);
+        if !segment.recycled || !enters || range.end != self.buffer.len() {
+            return 0;
+        }
+        let padding = (self.at.next_multiple_of(PAGE) - self.at) as usize;
+        self.buffer.resize(self.buffer.len() + padding, 0);
+        padding
     }
 
     /// Before the first frame behind a footer of an earlier life: writes the footer once more

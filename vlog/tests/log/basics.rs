@@ -1,7 +1,7 @@
 //! Append, read, replay, close.
 use std::sync::Arc;
 
-use kvdb_vfs::{Fs, MemFs, OsFs};
+use kvdb_vfs::{FaultFs, FaultPlan, Fs, MemFs, Op, OsFs};
 use kvdb_vlog::*;
 
 use crate::common::*;
@@ -283,4 +283,70 @@ fn segments_before_a_position_can_be_removed() {
         .unwrap();
     assert!(end.clean);
     assert_eq!(versions.last(), Some(&last.version));
+}
+
+#[test]
+fn a_dead_segment_is_used_again_when_nobody_reads_it_any_more() {
+    for maps in [true, false] {
+        let faults = FaultFs::new(Arc::new(MemFs::new()));
+        let renames = faults.arm(FaultPlan::count().on(&[Op::Rename]));
+        let fs: Arc<dyn Fs> = Arc::new(faults);
+        let manifest = Manifest::new(State::default());
+        let options = Options { initial_segment_size: 16 << 10, maps, ..options() };
+        let (log, ..) = open(&fs, &manifest, &options).unwrap();
+        let mut pinned = Vec::new();
+        let mut expected = Vec::new();
+        for round in 0..6u64 {
+            for i in 0..30 {
+                let entry = Entry { version: round * 30 + i + 1, seed: round * 30 + i, size: 1000 };
+                let frame = entry.frame();
+                let room = log.reserve(frame.len()).unwrap();
+                let ticket = log.enqueue(frame, entry.version, Durability::Buffered, room, ());
+                let position = log.drive(ticket, &Discard).unwrap().position;
+                expected.push((entry, position));
+                log.prepare().unwrap();
+            }
+            // One value and one view stay in use; the first of them for good.
+            let (entry, position) = expected[0];
+            let (key, tag, value, version) = &entry.records()[0];
+            let len = record_len(key.len(), tag.len(), value.len()) as u32;
+            let pointer = Pointer::new(position.segment, position.offset + 32, len);
+            if round == 0 {
+                pinned.push((log.view().read(pointer, key, *version).unwrap(), value.clone()));
+            }
+            log.sync().unwrap();
+            let active = log.end().segment;
+            let freed: Vec<_> = log.view().segments().filter(|s| *s < active).collect();
+            {
+                let mut state = manifest.0.lock().unwrap();
+                state.segments.retain(|s| s.meta.segment >= active);
+                state.head = Position::new(active, 0);
+            }
+            let view = log.view();
+            for meta in log.recycle(&freed).unwrap() {
+                fs.remove(&segment_path(DIR.as_ref(), meta.file)).unwrap();
+            }
+            // While a view is held none of its files is touched.
+            let before: Vec<_> = fs.list(DIR.as_ref()).unwrap();
+            log.prepare().unwrap();
+            for entry in &before {
+                assert!(fs.list(DIR.as_ref()).unwrap().contains(entry), "{entry:?}");
+            }
+            drop(view);
+            for (value, expected) in &pinned {
+                assert_eq!(&**value, &expected[..]);
+            }
+        }
+        assert!(renames.seen() >= 5, "{} files were used again", renames.seen());
+        log.close().unwrap();
+        drop(log);
+        let (_, seen, end) = open(&fs, &manifest, &options).unwrap();
+        assert!(end.clean);
+        let first = seen.positions[0];
+        let at = expected.iter().position(|(_, p)| *p == first).unwrap();
+        let entries: Vec<_> = expected[at..].iter().map(|(e, _)| *e).collect();
+        assert_eq!(check_prefix(&seen, &entries, entries.len()), Ok(entries.len()));
+        // Removed ones, and those kept for their files, are gone.
+        assert_eq!(fs.list(DIR.as_ref()).unwrap().len(), manifest.state().segments.len());
+    }
 }

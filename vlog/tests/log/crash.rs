@@ -17,6 +17,44 @@ struct Known {
     durable: usize,
     /// and the death of the process.
     written: usize,
+    /// Where those began that were written and not recovered.
+    starts: Vec<(u64, Position)>,
+    /// The last version of those that lie before the head.
+    flushed: u64,
+}
+
+impl Known {
+    fn next_version(&self) -> u64 {
+        self.expected.last().map_or(self.flushed, |e| e.version) + 1
+    }
+}
+
+/// What a database does when it has flushed its memtables: the head moves to the first frame
+/// known in the active segment, the segments before are freed and their files used again.
+fn checkpoint(log: &Log, fs: &Arc<dyn Fs>, tracker: &Tracker) {
+    while log.prepare().unwrap() {}
+    log.sync_through(log.end()).unwrap();
+    let mut known = tracker.known.lock().unwrap();
+    let active = log.end().segment;
+    let Some((version, head)) = known.starts.iter().find(|s| s.1.segment == active).copied() else {
+        return;
+    };
+    let before = known.expected.iter().filter(|e| e.version < version).count();
+    known.expected.drain(..before);
+    known.flushed = version - 1;
+    known.durable = known.expected.len();
+    known.written = known.expected.len();
+    let mut state = tracker.manifest.0.lock().unwrap();
+    state.head = head;
+    let (freed, rest): (Vec<_>, Vec<_>) =
+        state.segments.drain(..).partition(|s| s.meta.segment < head.segment);
+    state.segments = rest;
+    drop(state);
+    drop(known);
+    let freed: Vec<_> = freed.iter().map(|s| s.meta.segment).collect();
+    for meta in log.recycle(&freed).unwrap() {
+        fs.remove(&segment_path(DIR.as_ref(), meta.file)).unwrap();
+    }
 }
 
 /// A crash: what was left, and what must be in it.
@@ -99,6 +137,7 @@ fn workload(fs: &Arc<dyn Fs>, tracker: &Tracker, options: &Options, seed: u64, s
                 let mut known = tracker.known.lock().unwrap();
                 known.durable = known.expected.len();
             }
+            5 => checkpoint(&open_log, fs, tracker),
             4 if step % 3 == 0 => {
                 if roll & 64 == 0 {
                     open_log.close().unwrap();
@@ -117,13 +156,14 @@ fn workload(fs: &Arc<dyn Fs>, tracker: &Tracker, options: &Options, seed: u64, s
                 };
                 let version = {
                     let mut known = tracker.known.lock().unwrap();
-                    let version = known.expected.len() as u64 + 1;
+                    let version = known.next_version();
                     known.expected.push(Entry { version, seed: roll, size });
                     version
                 };
                 let entry = Entry { version, seed: roll, size };
-                append(&open_log, entry, durability).unwrap();
+                let done = append(&open_log, entry, durability).unwrap();
                 let mut known = tracker.known.lock().unwrap();
+                known.starts.push((version, done.position));
                 known.written = known.expected.len();
                 if durability == Durability::Sync {
                     known.durable = known.expected.len();
@@ -178,7 +218,7 @@ fn survive(
     }
     for i in 0..3u64 {
         let mut now = tracker.known.lock().unwrap();
-        let version = now.expected.len() as u64 + 1;
+        let version = now.next_version();
         // The same sizes as those that were cut, other contents.
         let size = known.expected.get(now.expected.len()).map_or(100, |e| e.size);
         let entry = Entry { version, seed: mix(seed ^ i), size };
