@@ -296,7 +296,9 @@ impl Admission {
             None => {
                 let full = r.bytes > state.left;
                 let rotated = (full || state.logged > self.max_replay_bytes) && {
-                    if state.spare.is_none() && state.count() < self.max_memtables {
+                    if state.spare.is_none()
+                        && (self.waitless || state.count() < self.max_memtables)
+                    {
                         // Only to bound replay; a full memtable has its spare by the invariant.
                         state.spare = self.new_memtable(&mut state).ok();
                     }
@@ -483,3 +485,6 @@ impl Memtables {
         all.map(|m| m.list().allocated()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

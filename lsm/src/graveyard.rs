@@ -24,6 +24,8 @@ pub(crate) struct Graveyard {
     queue: Mutex<Vec<Remains>>,
     /// Superversions that were replaced and are not queued yet, because a pin may protect them.
     deferred: AtomicUsize,
+    /// Things taken off the queue and not freed yet.
+    in_hand: AtomicUsize,
     changed: Condvar,
 }
 
@@ -62,7 +64,8 @@ impl Graveyard {
 
     /// Whether nothing waits, here or for the epoch.
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.lock().is_empty() && !self.awaits_epoch()
+        let queue = self.queue.lock();
+        queue.is_empty() && !self.awaits_epoch() && self.in_hand.load(Ordering::Acquire) == 0
     }
 
     /// Whether the epoch has to move on for something to be freed.
@@ -90,11 +93,16 @@ impl Graveyard {
     pub(crate) fn bury(&self, fs: &dyn Fs) -> usize {
         let mut count = 0;
         loop {
-            let batch = std::mem::take(&mut *self.queue.lock());
+            let batch = {
+                let mut queue = self.queue.lock();
+                self.in_hand.fetch_add(queue.len(), Ordering::Relaxed);
+                std::mem::take(&mut *queue)
+            };
             if batch.is_empty() {
                 return count;
             }
-            count += batch.len();
+            let taken = batch.len();
+            count += taken;
             for remains in batch {
                 match remains {
                     Remains::Object(object) => drop(object),
@@ -107,6 +115,7 @@ impl Graveyard {
                     }
                 }
             }
+            self.in_hand.fetch_sub(taken, Ordering::Release);
         }
     }
 }

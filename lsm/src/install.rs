@@ -131,35 +131,48 @@ impl<C: Companion> Shared<C> {
         });
     }
 
-    /// Takes range deletes off the list that hide nothing any more.
-    pub(crate) fn retire_range_deletes(&self) -> Result<()> {
-        let done: Vec<u64> = {
-            let install = self.install.lock();
-            let current = self.superversion();
-            let oldest = self.admission.lock().oldest_sequence();
-            let mut done: Vec<u64> = Vec::new();
-            let mut open: Vec<u64> = Vec::new();
-            for range in current.range_deletes().iter() {
-                let barrier = install.barriers.get(&range.version).copied();
-                let flushed = barrier.or(install.first_barrier).is_some_and(|b| oldest > b);
-                let applied = flushed && !current.version().holds_older_than(range);
-                if applied { &mut done } else { &mut open }.push(range.version);
-            }
-            done.sort_unstable();
-            done.dedup();
-            // Several ranges may share a version; they go together.
-            done.retain(|v| !open.contains(v));
-            done
-        };
+    /// Range deletes that hide nothing any more: no memtable and no table has anything older.
+    fn applied_range_deletes(&self) -> Vec<u64> {
+        let current = self.superversion();
+        if current.range_deletes().is_empty() {
+            return Vec::new();
+        }
+        drop(current);
+        let install = self.install.lock();
+        let current = self.superversion();
+        let oldest = self.admission.lock().oldest_sequence();
+        let mut done: Vec<u64> = Vec::new();
+        let mut open: Vec<u64> = Vec::new();
+        for range in current.range_deletes().iter() {
+            let barrier = install.barriers.get(&range.version).copied();
+            let flushed = barrier.or(install.first_barrier).is_some_and(|b| oldest > b);
+            let applied = flushed && !current.version().holds_older_than(range);
+            if applied { &mut done } else { &mut open }.push(range.version);
+        }
+        done.sort_unstable();
+        done.dedup();
+        // Several ranges may share a version; they go together.
+        done.retain(|v| !open.contains(v));
+        done
+    }
+
+    /// Whether [`retire_range_deletes`](Self::retire_range_deletes) would do something.
+    pub(crate) fn can_retire_range_deletes(&self) -> bool {
+        !self.applied_range_deletes().is_empty()
+    }
+
+    /// Takes range deletes off the list that hide nothing any more. True if there were any.
+    pub(crate) fn retire_range_deletes(&self) -> Result<bool> {
+        let done = self.applied_range_deletes();
         if done.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         // Nothing older can have come in since: versions only grow, and tables are made of tables.
         let change = StoreChange { range_deletes_removed: done.clone(), ..StoreChange::default() };
         self.install_change(change, Installation::default())?;
         let mut install = self.install.lock();
         install.barriers.retain(|version, _| !done.contains(version));
-        Ok(())
+        Ok(true)
     }
 }
 

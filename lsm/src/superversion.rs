@@ -114,13 +114,31 @@ impl<V> Superversion<V> {
     ///
     /// It looks into the memtables, newest first, the tables of level 0, newest first, and at one
     /// table of each deeper level, and stops at the first hit: versions only grow, so nothing below
-    /// a hit is newer. On a merge operand the reader goes on with `version - 1`.
+    /// a hit is newer. On a merge operand the reader goes on with [`get_older`](Self::get_older).
     ///
     /// # Errors
     /// Damage or I/O errors of the tables that were looked at.
     #[inline]
     pub fn get(&self, key: &[u8], at_most: u64, hash: u64) -> Result<Option<Found<'_>>> {
         let found = self.find(key, at_most, hash)?;
+        Ok(found.filter(|f| !self.range_deletes.hides(key, f.version(), at_most)))
+    }
+
+    /// As [`get`](Self::get), but only versions older than `than`: what a reader at `at_most` that has
+    /// met a merge operand of version `than` goes on to. (A `get` at `than - 1` would not consult
+    /// the range deletes that this reader sees.)
+    ///
+    /// # Errors
+    /// As `get`.
+    pub fn get_older(
+        &self,
+        key: &[u8],
+        than: u64,
+        at_most: u64,
+        hash: u64,
+    ) -> Result<Option<Found<'_>>> {
+        let Some(below) = than.checked_sub(1) else { return Ok(None) };
+        let found = self.find(key, below.min(at_most), hash)?;
         Ok(found.filter(|f| !self.range_deletes.hides(key, f.version(), at_most)))
     }
 

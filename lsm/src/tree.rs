@@ -500,12 +500,18 @@ impl<C: Companion> Tree<C> {
             if let Some(failure) = self.health() {
                 break Err(failure);
             }
-            if shared.read_only || shared.is_settled(&schedule) {
+            if shared.read_only
+                || shared.is_settled(&schedule) && !shared.can_retire_range_deletes()
+            {
                 break Ok(());
             }
             drop(schedule);
             shared.scheduler.wake();
+            let retired = shared.retire_range_deletes();
             schedule = shared.scheduler.lock();
+            if let Err(error) = retired {
+                break Err(error);
+            }
             shared.scheduler.wait(&mut schedule, Some(Duration::from_millis(10)));
         };
         schedule.awaited -= 1;
@@ -531,7 +537,11 @@ impl<C: Companion> Tree<C> {
                     return Err(failure);
                 }
                 let schedule = shared.scheduler.lock();
-                let Some(job) = shared.next_job(&schedule, true) else { return Ok(false) };
+                let Some(job) = shared.next_job(&schedule, true) else {
+                    drop(schedule);
+                    let result = shared.retire_range_deletes();
+                    return self.note("compaction", result);
+                };
                 let result = shared.run_reserved(&job, schedule);
                 self.note("compaction", result.map(|_| true))
             }

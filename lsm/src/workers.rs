@@ -153,6 +153,21 @@ impl<C: Companion> Shared<C> {
                 _ => self.next_job(&schedule, role == Role::TopFirst),
             };
             let Some(job) = job else {
+                if role == Role::TopFirst && self.has_range_deletes() {
+                    drop(schedule);
+                    let retired = self.retire_range_deletes();
+                    schedule = self.scheduler.lock();
+                    match retired {
+                        Ok(true) => continue,
+                        Ok(false) => {}
+                        Err(error) => {
+                            drop(schedule);
+                            self.note_failure("compaction", &error);
+                            schedule = self.scheduler.lock();
+                            continue;
+                        }
+                    }
+                }
                 let look_again = self.may_find_garbage_later().then_some(IDLE_LOOK);
                 self.scheduler.wait(&mut schedule, look_again.filter(|_| role == Role::TopFirst));
                 continue;
@@ -172,6 +187,10 @@ impl<C: Companion> Shared<C> {
                 }
             }
         }
+    }
+
+    fn has_range_deletes(&self) -> bool {
+        !self.current.pin().range_deletes().is_empty()
     }
 
     fn writers_are_slow(&self) -> bool {

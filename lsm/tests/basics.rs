@@ -1,5 +1,7 @@
 //! The tree from outside: writing, flushing, compacting, reading, reopening.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::*;

@@ -9,4 +9,4 @@ pub(crate) mod scores;
 pub(crate) mod split;
 
 #[cfg(test)]
-mod tests {}
+mod tests;

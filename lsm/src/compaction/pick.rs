@@ -188,6 +188,7 @@ impl Picker<'_> {
     fn may_move(&self, job: &Job) -> bool {
         let limit = GRANDPARENT_TABLES * self.options.table_size;
         job.reason != Reason::Garbage
+            && job.reason != Reason::RangeDelete
             && job.upper.iter().all(|t| {
                 let below = self.version.levels().get(job.to + 1);
                 let overlap = below.map_or(0, |l| {
@@ -284,15 +285,22 @@ impl Picker<'_> {
     pub(crate) fn range_delete(&self, ranges: &RangeDeletes, floor: Floor) -> Option<Job> {
         for range in ranges.iter().filter(|r| r.version <= floor.discard) {
             for (level, tables) in self.version.levels().iter().enumerate() {
-                let hidden = tables.tables().iter().filter(|t| {
+                let mut hidden = tables.tables().iter().filter(|t| {
                     t.record.smallest_version < range.version
                         && range_delete::overlaps(range, t.smallest(), t.largest())
-                        && (t.built.floor < range.version || level == 0)
+                        && t.built.floor < range.version
                 });
-                let found = hidden.into_iter().find_map(|t| match level {
-                    0 => self.in_top(Reason::RangeDelete, std::slice::from_ref(t)),
-                    _ => self.if_free(self.job(Reason::RangeDelete, level, level, vec![t.clone()])),
-                });
+                let found = match level {
+                    // Tables of level 0 cannot be cut where the range ends.
+                    0 if hidden.next().is_some() => {
+                        self.top_to_base(self.scores().base, Reason::RangeDelete)
+                    }
+                    0 => None,
+                    _ => hidden.find_map(|t| {
+                        let upper = vec![t.clone()];
+                        self.if_free(self.job(Reason::RangeDelete, level, level, upper))
+                    }),
+                };
                 if found.is_some() {
                     return found;
                 }

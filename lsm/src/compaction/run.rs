@@ -135,9 +135,6 @@ impl<C: Companion> Shared<C> {
             reason = ?job.reason, from = job.from, to = job.to, inputs = job.inputs().count(),
             read = job.input_bytes(), tables, written, dropped, "compacted"
         );
-        if !range_deletes.is_empty() {
-            self.retire_range_deletes()?;
-        }
         Ok(true)
     }
 

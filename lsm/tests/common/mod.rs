@@ -1,5 +1,5 @@
 //! What the tests of the tree share.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +25,7 @@ impl Store {
     pub fn over(fs: Arc<dyn Fs>) -> Store {
         let dir = PathBuf::from("/db");
         fs.create_dir_all(&dir).unwrap();
+        fs.sync_dir(Path::new("/"), kvdb_vfs::SyncSite::StoreDir).unwrap();
         Store { fs, dir }
     }
 

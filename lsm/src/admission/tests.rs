@@ -1,0 +1,266 @@
+//! That routing never fails, that nobody is flushed too early, and that waits end.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::entry::Entry;
+use crate::memtable::entry_bound;
+
+fn options(background: Background) -> Options {
+    Options { memtable_size: 64 << 10, max_memtables: 3, background, ..Options::default() }
+}
+
+fn admission(background: Background) -> Arc<Admission> {
+    Admission::new(&options(background), 1).unwrap()
+}
+
+/// What a flusher does: takes off the oldest sealed memtable, if it is quiet.
+fn flush(admission: &Admission) -> Option<Arc<Memtable>> {
+    let mut state = admission.lock();
+    let memtable = state.flushable()?;
+    state.remove_sealed(std::slice::from_ref(&memtable));
+    drop(state);
+    admission.wake_all();
+    Some(memtable)
+}
+
+/// Fills a reservation with entries that take all of it.
+fn fill(r: &Reservation, version: u64) {
+    let memtable = r.routed.clone().unwrap();
+    let mut left = r.bytes();
+    let mut n = 0u32;
+    while left >= entry_bound(4, 101) {
+        memtable.insert(&n.to_be_bytes(), version, Entry::value(&[0; 100])).unwrap();
+        left -= entry_bound(4, 101);
+        n += 1;
+    }
+}
+
+#[test]
+fn any_order_of_reserving_and_routing_finds_room() {
+    for seed in 0..200 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let admission = admission(Background::Threads);
+        let mut waiting: Vec<Reservation> = Vec::new();
+        let mut applying: Vec<Reservation> = Vec::new();
+        let mut position = 0;
+        let mut published = 0;
+        for step in 0..300 {
+            match rng.u32(..10) {
+                0..=4 => {
+                    let bytes = match rng.u32(..12) {
+                        0 => rng.usize(60_000..200_000),
+                        1..=3 => rng.usize(10_000..60_000),
+                        _ => rng.usize(200..4000),
+                    };
+                    // Would wait: what `try_reserve` answers decides, without blocking the test.
+                    let mut state = admission.lock();
+                    let tried = admission.try_reserve(&mut state, bytes, true).unwrap();
+                    assert!(state.invariant_holds(), "seed {seed} step {step}");
+                    drop(state);
+                    if let Some(own) = tried {
+                        let admission = admission.clone();
+                        waiting.push(Reservation { admission, bytes, own, routed: None });
+                    }
+                }
+                5..=7 if !waiting.is_empty() => {
+                    let mut r = waiting.swap_remove(rng.usize(..waiting.len()));
+                    admission.route(&mut r, position, position + 100, |_| published += 1);
+                    position += 100;
+                    fill(&r, step);
+                    applying.push(r);
+                }
+                8 if !applying.is_empty() => {
+                    drop(applying.swap_remove(rng.usize(..applying.len())));
+                }
+                9 if !waiting.is_empty() && rng.bool() => {
+                    drop(waiting.swap_remove(rng.usize(..waiting.len())));
+                }
+                _ => {
+                    flush(&admission);
+                }
+            }
+            assert!(admission.lock().invariant_holds(), "seed {seed} step {step}");
+        }
+        assert!(published > 0);
+        // Everything that was admitted can still be routed.
+        for mut r in waiting {
+            admission.route(&mut r, position, position + 100, |_| {});
+            fill(&r, 1000);
+        }
+        drop(applying);
+        while flush(&admission).is_some() {}
+        assert!(admission.lock().sealed.is_empty());
+    }
+}
+
+#[test]
+fn a_memtable_is_flushed_only_when_its_frames_are_applied() {
+    let admission = admission(Background::Manual);
+    let mut first = admission.admit(1000, true).unwrap();
+    let mut second = admission.admit(1000, true).unwrap();
+    admission.route(&mut first, 10, 20, |_| {});
+    admission.rotate(|_| {}).unwrap();
+    admission.route(&mut second, 20, 30, |_| {});
+    admission.rotate(|_| {}).unwrap();
+    drop(second);
+    assert!(flush(&admission).is_none(), "the older memtable goes first");
+    drop(first);
+    let flushed = flush(&admission).unwrap();
+    assert_eq!(flushed.start(), Some(10));
+    assert!(flush(&admission).is_some());
+}
+
+#[test]
+fn replay_starts_at_the_least_start_that_is_not_flushed() {
+    let admission = admission(Background::Manual);
+    for i in 0..3u64 {
+        let mut r = admission.admit(1000, true).unwrap();
+        admission.route(&mut r, i * 10, i * 10 + 10, |_| {});
+        drop(r);
+        if i < 2 {
+            admission.rotate(|_| {}).unwrap();
+        }
+    }
+    let state = admission.lock();
+    let sealed = state.sealed.clone();
+    assert_eq!(state.replay_head_without(&sealed[..1]), Some(10));
+    assert_eq!(state.replay_head_without(&sealed), Some(20));
+    drop(state);
+    admission.rotate(|_| {}).unwrap();
+    let state = admission.lock();
+    let all = state.sealed.clone();
+    assert_eq!(state.replay_head_without(&all), Some(30), "the end of the last frame");
+}
+
+#[test]
+fn a_large_frame_gets_a_memtable_that_leaves_room_for_the_others() {
+    let admission = admission(Background::Threads);
+    let mut small: Vec<_> = (0..10).map(|_| admission.admit(6000, true).unwrap()).collect();
+    let mut large = admission.admit(1 << 20, true).unwrap();
+    admission.route(&mut large, 0, 1, |_| {});
+    fill(&large, 1);
+    for r in &mut small {
+        admission.route(r, 1, 2, |_| {});
+        fill(r, 2);
+    }
+}
+
+#[test]
+fn a_long_log_seals_the_memtable() {
+    let o = Options { max_replay_bytes: 1000, ..options(Background::Manual) };
+    let admission = Admission::new(&o, 1).unwrap();
+    let mut rotations = 0;
+    for i in 0..10u64 {
+        let mut r = admission.admit(100, true).unwrap();
+        admission.route(&mut r, i * 400, (i + 1) * 400, |_| rotations += 1);
+    }
+    assert_eq!(rotations, 3, "after 1200 logged bytes each");
+}
+
+#[test]
+fn waiting_ends_when_room_comes_and_on_failure_and_on_close() {
+    type End = fn(&Admission);
+    let room: End = |a| drop(flush(a));
+    let fail: End = |a| a.fail(Error::Panic("x".into()));
+    let close: End = |a| a.close();
+    for (end, succeeds) in [(room, true), (fail, false), (close, false)] {
+        let admission = admission(Background::Threads);
+        // Three memtables' worth: the active one and two sealed ones are full.
+        for i in 0..3 {
+            let mut r = admission.admit(40_000, true).unwrap();
+            admission.route(&mut r, i, i + 1, |_| {});
+        }
+        let done = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            let waiter = s.spawn(|| {
+                let result = admission.admit(40_000, true);
+                done.store(true, Ordering::SeqCst);
+                result
+            });
+            while !admission.stalls.any_waiting() {
+                std::thread::yield_now();
+            }
+            assert!(!done.load(Ordering::SeqCst));
+            end(&admission);
+            assert_eq!(waiter.join().unwrap().is_ok(), succeeds);
+        });
+        assert_eq!(admission.stalls.stops()[0].count, 1);
+    }
+}
+
+#[test]
+fn level_0_stops_writers_until_it_has_shrunk() {
+    let admission = admission(Background::Threads);
+    let o = options(Background::Threads);
+    let full = Pressure::new(&o, o.l0_stop_trigger, 0);
+    admission.set_pressure(&mut admission.lock(), full);
+    std::thread::scope(|s| {
+        let waiter = s.spawn(|| admission.admit(100, true).map(drop));
+        while !admission.stalls.any_waiting() {
+            std::thread::yield_now();
+        }
+        admission.set_pressure(&mut admission.lock(), Pressure::new(&o, 0, 0));
+        waiter.join().unwrap().unwrap();
+    });
+    assert_eq!(admission.stalls.stops()[1].reason, StallReason::Level0);
+    assert_eq!(admission.stalls.stops()[1].count, 1);
+}
+
+#[test]
+fn many_threads_reserve_route_and_flush() {
+    let admission = admission(Background::Threads);
+    let position = Mutex::new(0u64);
+    let written = AtomicU64::new(0);
+    let flushed = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let flusher = s.spawn(|| {
+            loop {
+                let last = done.load(Ordering::SeqCst);
+                while let Some(m) = flush(&admission) {
+                    flushed.fetch_add(m.list().len() as u64, Ordering::SeqCst);
+                }
+                if last {
+                    return;
+                }
+                let mut state = admission.lock();
+                let soon = Instant::now() + Duration::from_millis(20);
+                admission.wait_work(&mut state, Some(soon));
+            }
+        });
+        let writers: Vec<_> = (0..4u64)
+            .map(|t| {
+                let (admission, position, written) = (&admission, &position, &written);
+                s.spawn(move || {
+                    let mut rng = fastrand::Rng::with_seed(t);
+                    for i in 0..300u64 {
+                        let n = rng.usize(1..60);
+                        let bytes = n * entry_bound(8, 101);
+                        let mut r = admission.admit(bytes, true).unwrap();
+                        {
+                            let mut at = position.lock();
+                            admission.route(&mut r, *at, *at + 8, |_| {});
+                            *at += 8;
+                        }
+                        for k in 0..n as u64 {
+                            let key = (t << 48 | i << 16 | k).to_be_bytes();
+                            let memtable = r.routed.as_ref().unwrap();
+                            memtable.insert(&key, 1, Entry::value(&[0; 100])).unwrap();
+                        }
+                        written.fetch_add(n as u64, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        for w in writers {
+            w.join().unwrap();
+        }
+        admission.rotate(|_| {}).unwrap();
+        done.store(true, Ordering::SeqCst);
+        admission.wake_all();
+        flusher.join().unwrap();
+    });
+    assert_eq!(written.load(Ordering::SeqCst), flushed.load(Ordering::SeqCst));
+}

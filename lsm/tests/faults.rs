@@ -1,0 +1,146 @@
+//! I/O errors at every step of flush and compaction (SEMANTICS 48, 53): inputs stay, outputs go,
+//! nothing flushed is lost, and opening again clears the failure.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::*;
+use kvdb_lsm::*;
+use kvdb_vfs::{Fault, FaultFs, FaultPlan, MemFs, Op};
+
+fn fill(tree: &Tree<NoCompanion>, version: u64) {
+    for k in 0..150u64 {
+        let key = (k * 7 % 150).to_be_bytes();
+        tree.write(version, &[(&key, Entry::value(&version.to_be_bytes()))]).unwrap();
+    }
+}
+
+fn check(tree: &Tree<NoCompanion>, version: u64) {
+    for k in 0..150u64 {
+        let got = tree.get(&k.to_be_bytes(), u64::MAX, 0).unwrap().unwrap();
+        assert_eq!(got, version.to_be_bytes(), "key {k}");
+    }
+}
+
+/// Three tables on level 0, and older ones below.
+fn prepared() -> (FaultFs, Store) {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    for version in 1..=4 {
+        fill(&tree, version);
+        tree.flush().unwrap();
+    }
+    tree.wait_idle().unwrap();
+    for version in 5..=7 {
+        fill(&tree, version);
+        tree.flush().unwrap();
+    }
+    drop(tree);
+    (fs, store)
+}
+
+const FAULTS: [Fault; 3] = [Fault::Io, Fault::NoSpace, Fault::ShortWrite];
+
+#[test]
+fn a_compaction_that_fails_leaves_its_inputs_and_removes_its_outputs() {
+    for fault in FAULTS {
+        for n in 0.. {
+            let (fs, store) = prepared();
+            let tree = store.open(small());
+            tree.companion().raise_floor(Floor { discard: 7, clock: 0 });
+            let before = tree.superversion().shape();
+            let plan = fs.arm(FaultPlan::new(fault).on(FaultPlan::MUTATING).path(".sst").after(n));
+            let result = tree.step(Job::Compact);
+            fs.disarm();
+            if plan.fired() == 0 {
+                assert!(result.unwrap());
+                assert!(n > 3, "a compaction does at least create, write and sync");
+                break;
+            }
+            let error = result.unwrap_err();
+            // A short write is what a disk does that runs full.
+            assert_eq!(error.is_transient(), fault != Fault::Io, "{error}");
+            assert_eq!(tree.superversion().shape(), before, "fault {n}");
+            let tables: usize = tree.superversion().table_counts().iter().sum();
+            assert_eq!(store.table_files().len(), tables, "no output is left behind");
+            check(&tree, 7);
+            let health = tree.health().unwrap();
+            match error.is_transient() {
+                true => {
+                    assert!(tree.step(Job::Compact).unwrap(), "tried again");
+                    assert!(tree.health().is_none(), "and forgotten");
+                }
+                false => {
+                    let refused = tree.write(8, &[(b"k", Entry::tombstone())]).unwrap_err();
+                    assert_eq!(refused.to_string(), health.to_string());
+                    drop(tree);
+                    let tree = store.open(small());
+                    assert!(tree.health().is_none(), "opening again clears it");
+                    check(&tree, 7);
+                    assert!(tree.step(Job::Compact).unwrap());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flush_that_fails_keeps_the_memtable_and_leaves_no_file() {
+    for fault in FAULTS {
+        for n in 0.. {
+            let (fs, store) = prepared();
+            let tree = store.open(small());
+            fill(&tree, 8);
+            let files = store.table_files();
+            let plan = fs.arm(FaultPlan::new(fault).on(FaultPlan::MUTATING).path(".sst").after(n));
+            let result = tree.flush();
+            fs.disarm();
+            if plan.fired() == 0 {
+                result.unwrap();
+                break;
+            }
+            assert!(result.is_err());
+            assert_eq!(store.table_files(), files);
+            check(&tree, 8);
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_append_to_the_manifest_outputs_are_left_to_reopening() {
+    for site in [Op::Write, Op::SyncData] {
+        let (fs, store) = prepared();
+        let tree = store.open(small());
+        fs.arm(FaultPlan::new(Fault::Io).on(&[site]).path("MANIFEST").forever());
+        tree.step(Job::Compact).unwrap_err();
+        check(&tree, 7);
+        drop(tree);
+        fs.disarm();
+        let tree = store.open(small());
+        tree.verify().unwrap();
+        check(&tree, 7);
+        let tables: usize = tree.superversion().table_counts().iter().sum();
+        assert_eq!(store.table_files().len(), tables);
+    }
+}
+
+#[test]
+fn a_missing_or_truncated_table_is_named_at_open() {
+    let (_, store) = prepared();
+    let files = store.table_files();
+    let id = files[0];
+    let path = store.dir.join(table_file_name(id));
+    let file = store.fs.open(&path, kvdb_vfs::OpenMode::ReadWrite).unwrap();
+    let len = file.len().unwrap();
+    file.set_len(len - 1).unwrap();
+    let error = store.try_open(small()).unwrap_err();
+    assert!(matches!(&error, Error::TableSize { path: p, .. } if *p == path), "{error}");
+    store.fs.remove(&path).unwrap();
+    let error = store.try_open(small()).unwrap_err();
+    assert!(matches!(&error, Error::MissingTable { path: p } if *p == path), "{error}");
+    assert_eq!(store.table_files(), files[1..], "nothing was deleted");
+}

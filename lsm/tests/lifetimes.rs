@@ -1,0 +1,177 @@
+//! What readers hold stays, and what nobody holds goes (SEMANTICS 33, 54).
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::*;
+use kvdb_lsm::*;
+use kvdb_manifest::store::{RangeDelete, StoreChange, StoreState};
+
+fn fill(tree: &Tree<NoCompanion>, version: u64) {
+    for k in 0..200u64 {
+        tree.write(version, &[(&k.to_be_bytes(), Entry::value(&[version as u8; 30]))]).unwrap();
+    }
+    tree.flush().unwrap();
+}
+
+fn tables(tree: &Tree<NoCompanion>) -> usize {
+    tree.superversion().table_counts().iter().sum()
+}
+
+#[test]
+fn files_stay_as_long_as_a_cursor_needs_them_and_go_with_it() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 1);
+    fill(&tree, 2);
+    let mut cursor = tree.superversion().cursor();
+    tree.companion().raise_floor(Floor { discard: 2, clock: 0 });
+    tree.major_compact().unwrap();
+    tree.wait_idle().unwrap();
+    assert!(store.table_files().len() > tables(&tree), "the cursor has not even opened them yet");
+    assert!(cursor.first().unwrap());
+    let mut n = 1;
+    while cursor.next().unwrap() {
+        n += 1;
+    }
+    assert_eq!(n, 400, "both versions are still there for it");
+    drop(cursor);
+    tree.wait_idle().unwrap();
+    assert_eq!(store.table_files().len(), tables(&tree));
+}
+
+#[test]
+fn values_and_cursors_outlive_the_tree() {
+    for reads in [Reads::Mapped, Reads::Positioned { block_cache_bytes: 1 << 20 }] {
+        let store = Store::new();
+        let tree = store.open(Options { reads, ..small() });
+        fill(&tree, 1);
+        tree.write(2, &[(b"in memory", Entry::value(b"arena").with_meta(7))]).unwrap();
+        let superversion = tree.superversion();
+        let region = |key: &[u8]| {
+            superversion.get(key, u64::MAX, key_hash(key)).unwrap().unwrap().to_region()
+        };
+        let (in_table, in_memtable) = (region(&5u64.to_be_bytes()), region(b"in memory"));
+        let mut cursor = superversion.cursor();
+        drop(superversion);
+        drop(tree);
+        assert_eq!(*in_table, [1; 30]);
+        assert_eq!(*in_memtable, *b"arena");
+        assert!(cursor.seek(b"in memory", u64::MAX).unwrap());
+        assert_eq!(Entry::decode(cursor.value()).unwrap().user_meta, 7);
+    }
+}
+
+#[test]
+fn a_reader_does_not_remove_files_itself() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 1);
+    fill(&tree, 2);
+    let old = tree.superversion();
+    tree.companion().raise_floor(Floor { discard: 2, clock: 0 });
+    tree.major_compact().unwrap();
+    while tree.step(Job::Reclaim).unwrap() {}
+    let files = store.table_files().len();
+    drop(old);
+    assert_eq!(store.table_files().len(), files, "only queued");
+    while tree.step(Job::Reclaim).unwrap() {}
+    assert_eq!(store.table_files().len(), tables(&tree));
+}
+
+#[test]
+fn deleted_and_expired_keys_leave_without_further_writes() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 1);
+    for k in 0..200u64 {
+        let entry = match k % 2 {
+            0 => Entry::tombstone(),
+            _ => Entry::value(b"x").with_expiry(50),
+        };
+        tree.write(2, &[(&k.to_be_bytes(), entry)]).unwrap();
+    }
+    tree.flush().unwrap();
+    tree.companion().raise_floor(Floor { discard: 1, clock: 49 });
+    tree.wait_idle().unwrap();
+    assert!(count(&tree) >= 300, "a reader at 1 still sees the old values");
+    tree.companion().raise_floor(Floor { discard: 2, clock: 49 });
+    tree.wait_idle().unwrap();
+    assert_eq!(count(&tree), 100, "deleted keys are gone, the others live");
+    tree.companion().raise_floor(Floor { discard: 2, clock: 50 });
+    tree.wait_idle().unwrap();
+    assert_eq!((count(&tree), store.table_files().len()), (0, 0));
+    let state = store_state(&store, tree);
+    assert_eq!((state.dropped_tombstone(), state.clock(), state.watermark()), (2, 50, 2));
+}
+
+fn store_state(store: &Store, tree: Arc<Tree<NoCompanion>>) -> StoreState {
+    drop(tree);
+    store.manifest().unwrap().read(Clone::clone)
+}
+
+#[test]
+fn a_range_delete_leaves_the_list_when_it_is_applied() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 1);
+    let range = RangeDelete {
+        start: 50u64.to_be_bytes().to_vec(),
+        end: Some(150u64.to_be_bytes().to_vec()),
+        version: 2,
+    };
+    tree.write(1, &[(b"unflushed", Entry::value(b""))]).unwrap();
+    let change = StoreChange { range_deletes_added: vec![range], ..StoreChange::default() };
+    tree.install(change).unwrap();
+    let visible = |at| {
+        let superversion = tree.superversion();
+        let range_deletes = superversion.range_deletes().clone();
+        let options = VisibleOptions { at_most: at, range_deletes, ..VisibleOptions::default() };
+        let mut cursor = Visible::new(superversion.cursor(), options);
+        let mut n = 0;
+        let mut valid = cursor.last().unwrap();
+        while valid {
+            n += 1;
+            valid = cursor.prev().unwrap();
+        }
+        n
+    };
+    assert_eq!((visible(1), visible(2)), (201, 101));
+    tree.wait_idle().unwrap();
+    assert_eq!((visible(1), visible(2)), (201, 101), "nobody may apply it yet");
+    tree.companion().raise_floor(Floor { discard: 2, clock: 0 });
+    tree.wait_idle().unwrap();
+    assert!(!tree.superversion().range_deletes().is_empty(), "a memtable may hold something");
+    tree.flush().unwrap();
+    tree.wait_idle().unwrap();
+    tree.write(3, &[(b"x", Entry::value(b""))]).unwrap();
+    tree.flush().unwrap();
+    tree.wait_idle().unwrap();
+    assert_eq!(visible(3), 102);
+    let superversion = tree.superversion();
+    assert!(superversion.range_deletes().is_empty());
+    assert_eq!(superversion.watermark(), 2);
+}
+
+#[test]
+fn orphans_go_and_strangers_stay() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 1);
+    drop(tree);
+    for name in ["000900.sst", "000901.sst.tmp", "notes.txt", "000902.log", "7.sst"] {
+        store.fs.open(&store.dir.join(name), kvdb_vfs::OpenMode::CreateNew).unwrap();
+    }
+    let before = store.table_files();
+    let tree = store.open(small());
+    assert!(before.contains(&900) && !store.table_files().contains(&900));
+    for (name, there) in
+        [("000901.sst.tmp", false), ("notes.txt", true), ("000902.log", true), ("7.sst", true)]
+    {
+        assert_eq!(store.fs.metadata(&store.dir.join(name)).is_ok(), there, "{name}");
+    }
+    assert!(tree.file_ids().next() > 902, "ids start above everything in the directory");
+}

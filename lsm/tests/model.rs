@@ -1,0 +1,412 @@
+//! Random operations against a map of versions, under many option sets: the same operations must
+//! give the same answers whatever the options are (SEMANTICS 13, 25, 27, 28, 35, 51, 52).
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use common::*;
+use kvdb_lsm::*;
+use kvdb_manifest::store::{RangeDelete, StoreChange};
+
+type Key = Vec<u8>;
+
+#[derive(Debug, Clone)]
+struct Stored {
+    kind: Kind,
+    expires_at: u64,
+    payload: Vec<u8>,
+}
+
+/// What a correct tree holds, all versions for ever.
+#[derive(Default, Clone)]
+struct Model {
+    keys: BTreeMap<Key, BTreeMap<u64, Stored>>,
+    ranges: Vec<RangeDelete>,
+}
+
+impl Model {
+    fn hidden(&self, key: &[u8], version: u64, at: u64) -> bool {
+        self.ranges.iter().any(|r| {
+            version < r.version
+                && r.version <= at
+                && r.start.as_slice() <= key
+                && r.end.as_deref().is_none_or(|end| key < end)
+        })
+    }
+
+    /// What a reader folds: payloads from the newest operand down to the value.
+    fn get(&self, key: &[u8], at: u64, clock: u64) -> Option<Vec<Vec<u8>>> {
+        let mut fold = Vec::new();
+        for (&version, e) in self.keys.get(key)?.range(..=at).rev() {
+            let expired = e.expires_at != 0 && e.expires_at <= clock;
+            if self.hidden(key, version, at) || expired || e.kind == Kind::Tombstone {
+                break;
+            }
+            fold.push(e.payload.clone());
+            if !e.kind.is_merge() {
+                break;
+            }
+        }
+        (!fold.is_empty()).then_some(fold)
+    }
+
+    fn visible(&self, at: u64, clock: u64) -> Vec<(Key, Vec<u8>)> {
+        let found = self
+            .keys
+            .keys()
+            .filter_map(|k| Some((k.clone(), self.get(k, at, clock)?.swap_remove(0))));
+        found.collect()
+    }
+}
+
+fn fold(s: &Superversion<()>, key: &[u8], at: u64, clock: u64) -> Option<Vec<Vec<u8>>> {
+    let mut fold = Vec::new();
+    assert_eq!(
+        s.get(key, at, key_hash(key)).unwrap().map(|f| f.version()),
+        s.get_older(key, u64::MAX, at, key_hash(key)).unwrap().map(|f| f.version()),
+    );
+    let mut older_than = u64::MAX;
+    while let Some(found) = s.get_older(key, older_than, at, key_hash(key)).unwrap() {
+        let entry = found.entry();
+        if entry.is_absent(clock) {
+            break;
+        }
+        assert_eq!(&*found.to_region(), entry.payload);
+        fold.push(entry.payload.to_vec());
+        if !entry.kind.is_merge() {
+            break;
+        }
+        older_than = found.version();
+    }
+    (!fold.is_empty()).then_some(fold)
+}
+
+struct Snapshot {
+    superversion: Arc<Superversion<()>>,
+    at: u64,
+    clock: u64,
+    expected: Vec<(Key, Vec<u8>)>,
+    cursor: Visible<TreeCursor>,
+}
+
+struct Run {
+    rng: fastrand::Rng,
+    store: Store,
+    options: Options,
+    tree: Arc<Tree<NoCompanion>>,
+    model: Model,
+    version: u64,
+    floor: Floor,
+    snapshots: Vec<Snapshot>,
+}
+
+impl Run {
+    fn new(seed: u64, options: Options) -> Run {
+        let store = Store::new();
+        let tree = store.open(options.clone());
+        let rng = fastrand::Rng::with_seed(seed);
+        Run {
+            rng,
+            store,
+            options,
+            tree,
+            model: Model::default(),
+            version: 0,
+            floor: Floor::default(),
+            snapshots: Vec::new(),
+        }
+    }
+
+    fn key(&mut self) -> Key {
+        let n = self.rng.u32(..150);
+        match n % 3 {
+            0 => format!("{n:03}").into_bytes(),
+            1 => format!("a key with a long common prefix {n:03}").into_bytes(),
+            _ => vec![0xFF; (n % 20) as usize + 1],
+        }
+    }
+
+    fn write(&mut self) {
+        self.version += self.rng.u64(1..3);
+        let mut frame: BTreeMap<Key, Stored> = BTreeMap::new();
+        for _ in 0..self.rng.usize(1..6) {
+            let key = self.key();
+            let kind = match self.rng.u32(..10) {
+                0..=5 => Kind::Value,
+                6 => Kind::Merge,
+                _ => Kind::Tombstone,
+            };
+            let len = if self.rng.u32(..50) == 0 { 3000 } else { self.rng.usize(..60) };
+            let mut payload = self.version.to_be_bytes().to_vec();
+            payload.resize(8 + len, 7);
+            if kind == Kind::Tombstone {
+                payload.clear();
+            }
+            let expires_at = match self.rng.u32(..5) {
+                0 if kind == Kind::Value => self.floor.clock + self.rng.u64(1..40),
+                _ => 0,
+            };
+            frame.insert(key, Stored { kind, expires_at, payload });
+        }
+        let entries: Vec<(&[u8], Entry<'_>)> = frame
+            .iter()
+            .map(|(k, e)| (k.as_slice(), Entry::new(e.kind, &e.payload).with_expiry(e.expires_at)))
+            .collect();
+        self.tree.write(self.version, &entries).unwrap();
+        for (key, stored) in frame {
+            self.model.keys.entry(key).or_default().insert(self.version, stored);
+        }
+    }
+
+    fn range_delete(&mut self) {
+        let (a, b) = (self.key(), self.key());
+        if a == b {
+            return;
+        }
+        self.version += 1;
+        let range = RangeDelete {
+            start: a.clone().min(b.clone()),
+            end: (self.rng.u32(..10) > 0).then(|| a.max(b)),
+            version: self.version,
+        };
+        let change =
+            StoreChange { range_deletes_added: vec![range.clone()], ..StoreChange::default() };
+        self.tree.install(change).unwrap();
+        self.model.ranges.push(range);
+    }
+
+    fn raise_floor(&mut self) {
+        self.floor.discard = self.rng.u64(self.floor.discard..=self.version);
+        self.floor.clock += self.rng.u64(..20);
+        self.tree.companion().raise_floor(self.floor);
+    }
+
+    fn check_gets(&mut self) {
+        let at = self.rng.u64(self.floor.discard..=self.version + 1);
+        let clock = self.floor.clock + self.rng.u64(..20);
+        let superversion = self.tree.superversion();
+        assert!(superversion.watermark() <= self.floor.discard);
+        for _ in 0..10 {
+            let key = self.key();
+            let got = fold(&superversion, &key, at, clock);
+            assert_eq!(got, self.model.get(&key, at, clock), "{key:?} at {at}");
+        }
+    }
+
+    fn check_scan(&mut self) {
+        let at = self.rng.u64(self.floor.discard..=self.version + 1);
+        let clock = self.floor.clock + self.rng.u64(..20);
+        let (lower, upper) = (self.bound(), self.bound());
+        let inside = |key: &[u8]| {
+            let above = match &lower {
+                Bound::Unbounded => true,
+                Bound::Included(b) => key >= b.as_slice(),
+                Bound::Excluded(b) => key > b.as_slice(),
+            };
+            above
+                && match &upper {
+                    Bound::Unbounded => true,
+                    Bound::Included(b) => key <= b.as_slice(),
+                    Bound::Excluded(b) => key < b.as_slice(),
+                }
+        };
+        let mut expected = self.model.visible(at, clock);
+        expected.retain(|(k, _)| inside(k));
+        let superversion = self.tree.superversion();
+        let cursor = superversion.cursor_with(&CursorOptions {
+            lower: lower.clone(),
+            upper: upper.clone(),
+            ..CursorOptions::default()
+        });
+        let range_deletes = superversion.range_deletes().clone();
+        let options = VisibleOptions { at_most: at, clock, lower, upper, range_deletes, since: 0 };
+        let mut cursor = Visible::new(cursor, options);
+        // A position: index into `expected`; -1 before it, its length behind it.
+        let end = expected.len() as isize;
+        let mut position = -1;
+        cursor.seek_for_prev(b"").unwrap();
+        for _ in 0..40 {
+            let valid = match self.rng.u32(..20) {
+                0 => {
+                    position = 0;
+                    cursor.first()
+                }
+                1 => {
+                    position = end - 1;
+                    cursor.last()
+                }
+                2 => {
+                    let key = self.key();
+                    position = expected.partition_point(|(k, _)| *k < key) as isize;
+                    cursor.seek(&key)
+                }
+                3 => {
+                    let key = self.key();
+                    position = expected.partition_point(|(k, _)| *k <= key) as isize - 1;
+                    cursor.seek_for_prev(&key)
+                }
+                4..=12 => {
+                    position = (position + 1).min(end);
+                    cursor.next()
+                }
+                _ => {
+                    position = (position - 1).max(-1);
+                    cursor.prev()
+                }
+            };
+            let valid = valid.unwrap();
+            match usize::try_from(position).ok().and_then(|p| expected.get(p)) {
+                Some((key, value)) => {
+                    assert!(valid && cursor.valid());
+                    assert_eq!(cursor.key(), key);
+                    assert_eq!(cursor.entry().unwrap().payload, value);
+                }
+                None => assert!(!valid && !cursor.valid()),
+            }
+        }
+    }
+
+    fn bound(&mut self) -> Bound<Key> {
+        match self.rng.u32(..4) {
+            0 => Bound::Included(self.key()),
+            1 => Bound::Excluded(self.key()),
+            _ => Bound::Unbounded,
+        }
+    }
+
+    fn take_snapshot(&mut self) {
+        let superversion = self.tree.superversion();
+        let (at, clock) = (self.version, self.floor.clock + 5);
+        let options = VisibleOptions {
+            at_most: at,
+            clock,
+            range_deletes: superversion.range_deletes().clone(),
+            ..VisibleOptions::default()
+        };
+        let cursor = Visible::new(superversion.cursor(), options);
+        let expected = self.model.visible(at, clock);
+        self.snapshots.push(Snapshot { superversion, at, clock, expected, cursor });
+    }
+
+    /// Whatever has happened to the tree, a superversion and a cursor of old show what they did.
+    fn check_snapshot(&mut self) {
+        if self.snapshots.is_empty() {
+            return;
+        }
+        let i = self.rng.usize(..self.snapshots.len());
+        let mut s = self.snapshots.swap_remove(i);
+        let mut got = Vec::new();
+        let mut valid = s.cursor.first().unwrap();
+        while valid {
+            got.push((s.cursor.key().to_vec(), s.cursor.entry().unwrap().payload.to_vec()));
+            valid = s.cursor.next().unwrap();
+        }
+        assert_eq!(got, s.expected);
+        for (key, value) in &s.expected {
+            let folded = fold(&s.superversion, key, s.at, s.clock).unwrap();
+            assert_eq!(folded[0], *value);
+        }
+    }
+
+    fn reopen(&mut self) {
+        // Another opening does not know what was pinned before.
+        self.snapshots.clear();
+        self.tree.flush().unwrap();
+        self.tree.close();
+        self.tree = self.store.open(self.options.clone());
+        self.tree.companion().raise_floor(self.floor);
+    }
+
+    fn step(&mut self) {
+        match self.rng.u32(..1000) {
+            0..=699 => self.write(),
+            700..=703 => self.range_delete(),
+            704..=719 => self.tree.rotate().unwrap(),
+            720..=739 => drop(self.tree.step(Job::Flush).unwrap()),
+            740..=789 => drop(self.tree.step(Job::Compact).unwrap()),
+            790..=799 => drop(self.tree.step(Job::Reclaim).unwrap()),
+            800..=819 => self.tree.flush().unwrap(),
+            820..=823 => {
+                let (a, b) = (self.key(), self.key());
+                let (a, b) = (a.clone().min(b.clone()), a.max(b));
+                self.tree.compact_range(Some(&a), Some(&b)).unwrap();
+            }
+            824 => self.tree.major_compact().unwrap(),
+            825..=834 => self.raise_floor(),
+            835..=914 => self.check_gets(),
+            915..=964 => self.check_scan(),
+            965..=974 => self.take_snapshot(),
+            975..=984 => self.check_snapshot(),
+            985..=989 => self.tree.verify().unwrap(),
+            990..=994 => self.tree.wait_idle().unwrap(),
+            _ => self.reopen(),
+        }
+    }
+}
+
+fn option_sets() -> Vec<Options> {
+    let mut sets = vec![small()];
+    let mut add = |f: &dyn Fn(&mut Options)| {
+        let mut o = small();
+        f(&mut o);
+        sets.push(o);
+    };
+    add(&|o| o.versions_to_keep = 3);
+    add(&|o| o.max_levels = 2);
+    add(&|o| o.level_size_multiplier = 2);
+    add(&|o| o.compression = Compression::Lz4);
+    add(&|o| o.reads = Reads::Positioned { block_cache_bytes: 64 << 10 });
+    add(&|o| o.bits_per_key = 0);
+    add(&|o| o.restart_interval = 1);
+    add(&|o| o.block_size = 256);
+    add(&|o| o.min_split_bytes = 1);
+    add(&|o| {
+        o.compaction_threads = 4;
+        o.min_split_bytes = 4 << 10;
+    });
+    add(&|o| o.max_replay_bytes = 1);
+    add(&|o| o.l0_compaction_trigger = 1);
+    add(&|o| {
+        o.l0_compaction_trigger = 8;
+        o.l0_slowdown_trigger = 8;
+    });
+    sets
+}
+
+fn run(seed: u64, options: Options, steps: usize) {
+    let mut run = Run::new(seed, options);
+    for _ in 0..steps {
+        run.step();
+    }
+    run.raise_floor();
+    run.tree.wait_idle().unwrap();
+    run.tree.verify().unwrap();
+    for _ in 0..10 {
+        run.check_gets();
+        run.check_scan();
+    }
+    while !run.snapshots.is_empty() {
+        run.check_snapshot();
+    }
+    // Nobody holds anything any more: what is in the directory is what the tree consists of.
+    run.tree.wait_idle().unwrap();
+    let tables: usize = run.tree.superversion().table_counts().iter().sum();
+    assert_eq!(run.store.table_files().len(), tables);
+}
+
+#[test]
+fn random_operations_give_what_a_map_of_versions_gives() {
+    let scale = std::env::var("KVDB_TEST_SCALE").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    for round in 0..scale {
+        for (i, options) in option_sets().into_iter().enumerate() {
+            let seed = round * 1000 + i as u64;
+            let outcome = std::panic::catch_unwind(|| run(seed, options.clone(), 15_000));
+            assert!(outcome.is_ok(), "seed {seed} with {options:?}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The real thing: background threads, writers and readers at once.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::*;
+use kvdb_lsm::*;
+use kvdb_vfs::{Fault, FaultFs, FaultPlan, MemFs, Op, OsFs};
+
+fn threaded() -> Options {
+    Options { background: Background::Threads, idle_after_ms: 50, ..small() }
+}
+
+/// A writer that writes the same version under all keys; readers that must find one version under
+/// all keys, whichever way they look.
+fn readers_and_a_writer(store: &Store, rounds: u64) {
+    const KEYS: u64 = 64;
+    let tree = store.open(threaded());
+    let newest = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        for reader in 0..2 {
+            let (tree, newest, done) = (&tree, &newest, &done);
+            s.spawn(move || {
+                let mut reads = 0u64;
+                while !done.load(Ordering::SeqCst) || reads < 10 {
+                    reads += 1;
+                    let at = newest.load(Ordering::SeqCst);
+                    if at == 0 {
+                        continue;
+                    }
+                    if reader == 0 {
+                        let pinned = tree.pin();
+                        // As any reader: not below what was dropped.
+                        if pinned.watermark() > at {
+                            continue;
+                        }
+                        for k in 0..KEYS {
+                            let key = k.to_be_bytes();
+                            let found = pinned.get(&key, at, key_hash(&key)).unwrap().unwrap();
+                            assert_eq!(found.version(), at);
+                        }
+                    } else {
+                        let superversion = tree.superversion();
+                        if superversion.watermark() > at {
+                            continue;
+                        }
+                        let options = VisibleOptions { at_most: at, ..VisibleOptions::default() };
+                        let mut cursor = Visible::new(superversion.cursor(), options);
+                        let forward = reads % 2 == 0;
+                        let mut n = 0;
+                        let mut valid =
+                            if forward { cursor.first() } else { cursor.last() }.unwrap();
+                        while valid {
+                            assert_eq!(cursor.version(), at);
+                            n += 1;
+                            valid = if forward { cursor.next() } else { cursor.prev() }.unwrap();
+                        }
+                        assert_eq!(n, KEYS);
+                    }
+                }
+            });
+        }
+        for version in 1..=rounds {
+            let keys: Vec<_> = (0..KEYS).map(u64::to_be_bytes).collect();
+            let value = [version as u8; 100];
+            let entries: Vec<_> =
+                keys.iter().map(|k| (k.as_slice(), Entry::value(&value))).collect();
+            tree.write(version, &entries).unwrap();
+            newest.store(version, Ordering::SeqCst);
+            if version % 10 == 0 {
+                tree.companion().raise_floor(Floor { discard: version - 5, clock: 0 });
+            }
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    tree.flush().unwrap();
+    tree.companion().raise_floor(Floor { discard: rounds, clock: 0 });
+    tree.wait_idle().unwrap();
+    tree.verify().unwrap();
+    let stats = tree.stats();
+    assert!(stats.flushes > 10 && stats.compactions > 3, "{stats:?}");
+    assert_eq!(stats.failed_jobs, 0);
+    let tables: usize = stats.levels.iter().map(|l| l.tables).sum();
+    assert_eq!(store.table_files().len(), tables);
+    tree.close();
+}
+
+#[test]
+fn readers_see_one_version_while_all_is_rewritten_under_them() {
+    readers_and_a_writer(&Store::new(), 1500);
+}
+
+#[test]
+fn the_same_on_the_operating_systems_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store { fs: Arc::new(OsFs::new()), dir: dir.path().join("db") };
+    store.fs.create_dir_all(&store.dir).unwrap();
+    readers_and_a_writer(&store, 300);
+    let tree = store.open(threaded());
+    assert_eq!(count(&tree), 64);
+}
+
+#[test]
+fn many_writers_through_flush_compaction_and_stalls() {
+    let store = Store::new();
+    let options =
+        Options { max_memtables: 2, l0_slowdown_trigger: 3, l0_stop_trigger: 4, ..threaded() };
+    let tree = store.open(options);
+    let order = parking_lot::Mutex::new(0u64);
+    std::thread::scope(|s| {
+        for t in 0..4u64 {
+            let (tree, order) = (&tree, &order);
+            s.spawn(move || {
+                for i in 0..400u64 {
+                    let key = (t << 32 | i).to_be_bytes();
+                    let value = [t as u8; 200];
+                    let entry = Entry::value(&value);
+                    let mut r = tree.admit(Tree::<NoCompanion>::entry_bound(8, &entry)).unwrap();
+                    // What a log's leader does: a place in the order, and a memtable with it.
+                    let version = {
+                        let mut order = order.lock();
+                        tree.route(&mut r, *order * 8, *order * 8 + 8);
+                        *order += 1;
+                        *order
+                    };
+                    tree.insert(&r, &key, version, entry).unwrap();
+                }
+            });
+        }
+    });
+    tree.flush().unwrap();
+    tree.wait_idle().unwrap();
+    assert_eq!(count(&tree), 1600);
+    tree.verify().unwrap();
+}
+
+#[test]
+fn closing_cancels_a_long_compaction() {
+    let store = Store::new();
+    let tree = store.open(Options {
+        l0_compaction_trigger: 50,
+        l0_slowdown_trigger: 50,
+        l0_stop_trigger: 60,
+        ..threaded()
+    });
+    for version in 1..=40 {
+        for k in 0..100u64 {
+            tree.write(version, &[(&k.to_be_bytes(), Entry::value(&[0; 300]))]).unwrap();
+        }
+    }
+    tree.flush().unwrap();
+    std::thread::scope(|s| {
+        let compaction = s.spawn(|| tree.major_compact());
+        tree.close();
+        // Done already, or told to stop; never stuck.
+        assert!(matches!(compaction.join().unwrap(), Ok(()) | Err(Error::Closed)));
+    });
+    assert!(matches!(tree.admit(1), Err(Error::Closed)));
+    assert!(matches!(tree.flush(), Ok(()) | Err(Error::Closed)));
+    assert_eq!(tree.get(&7u64.to_be_bytes(), u64::MAX, 0).unwrap().unwrap(), [0; 300]);
+    drop(tree);
+    store.open(threaded()).verify().unwrap();
+}
+
+#[test]
+fn a_failing_disk_stops_writers_with_the_error_and_readers_go_on() {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(threaded());
+    fs.arm(FaultPlan::new(Fault::Io).on(&[Op::Write, Op::SyncData]).path(".sst").forever());
+    let error =
+        (1..).find_map(|v| tree.write(v, &[(b"k", Entry::value(&[0; 1000]))]).err()).unwrap();
+    assert!(matches!(&error, Error::Background { job: "flush", .. }), "{error}");
+    assert!(tree.flush().is_err() && tree.wait_idle().is_err());
+    assert!(tree.get(b"k", u64::MAX, 0).unwrap().is_some());
+    tree.close();
+}
+
+#[test]
+fn a_full_disk_is_waited_out() {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(threaded());
+    fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".sst").forever());
+    tree.write(1, &[(b"k", Entry::value(b"v"))]).unwrap();
+    assert!(tree.flush().unwrap_err().is_transient());
+    tree.write(2, &[(b"k", Entry::value(b"w"))]).unwrap();
+    fs.disarm();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while tree.health().is_some() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    tree.flush().unwrap();
+    drop(tree);
+    assert_eq!(store.open(threaded()).get(b"k", 2, 0).unwrap().unwrap(), b"w");
+}
+
+/// A companion that panics when it is asked what a pointer refers to.
+struct Panicking;
+
+impl Companion for Panicking {
+    type View = ();
+    fn pointer(&self, _: &[u8]) -> Option<(u32, u32)> {
+        panic!("no such pointer")
+    }
+    fn before_install(
+        &self,
+        _: &mut kvdb_manifest::store::StoreChange,
+        _: u64,
+    ) -> Result<(), BoxError> {
+        Ok(())
+    }
+    fn view(&self) -> Arc<()> {
+        Arc::new(())
+    }
+    fn floor(&self) -> Floor {
+        Floor::default()
+    }
+}
+
+#[test]
+fn a_panic_in_a_job_is_reported_and_hangs_nobody() {
+    let store = Store::new();
+    let manifest = store.manifest().unwrap();
+    let tree =
+        Tree::open(store.fs.clone(), &store.dir, manifest, threaded(), Arc::new(Panicking), false)
+            .unwrap();
+    tree.start().unwrap();
+    tree.write(1, &[(b"k", Entry::pointer(b"p"))]).unwrap();
+    let error = tree.flush().unwrap_err().to_string();
+    assert!(error.contains("no such pointer"), "{error}");
+    assert_eq!(tree.health().unwrap().to_string(), error);
+    assert!(tree.write(2, &[(b"k", Entry::tombstone())]).is_err());
+    assert!(store.table_files().is_empty(), "no output is left");
+    tree.close();
+}
