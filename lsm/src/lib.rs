@@ -1,1 +1,42 @@
-//! kvdb: under construction.
+//! A leveled LSM tree of versioned keys, without a log of its own.
+
+mod admission;
+mod compaction;
+mod companion;
+mod cursor;
+pub mod entry;
+mod error;
+mod file_ids;
+mod flush;
+mod found;
+mod graveyard;
+mod install;
+mod memtable;
+mod options;
+mod range_delete;
+mod shared;
+mod stall;
+mod stats;
+mod superversion;
+mod table;
+mod table_writer;
+mod tree;
+mod version;
+mod visible;
+mod workers;
+
+pub use admission::Reservation;
+pub use companion::{Companion, Floor, NoCompanion};
+pub use cursor::TreeCursor;
+pub use entry::{Entry, Kind};
+pub use error::{BoxError, Error, Result};
+pub use file_ids::{FileIds, leading_file_id, parse_table_file_name, table_file_name};
+pub use found::Found;
+pub use kvdb_sstable::{Cursor, key_hash};
+pub use options::{Background, Compression, Options, Reads};
+pub use range_delete::RangeDeletes;
+pub use stall::{StallReason, StallStats};
+pub use stats::{LevelStats, Stats};
+pub use superversion::{CursorOptions, Pinned, Superversion};
+pub use tree::{Job, Tree};
+pub use visible::{PENDING, Visible, VisibleOptions};

@@ -186,7 +186,7 @@ impl SkipList {
     /// Number of entries. Counts an insert that is under way from the moment it has its memory.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.arena.nodes()
+        self.arena.taken().nodes()
     }
 
     /// Whether [`len`](SkipList::len) is 0.
@@ -199,13 +199,13 @@ impl SkipList {
     /// for [`reset`](SkipList::reset).
     #[must_use]
     pub fn allocated(&self) -> usize {
-        self.arena.allocated()
+        self.arena.taken().bytes()
     }
 
     /// Bytes of the arena.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.arena.capacity()
+        self.arena.taken().capacity()
     }
 
     /// Arena bytes left: [`capacity`](SkipList::capacity) less
@@ -331,7 +331,7 @@ impl SkipList {
                         let (last, next) = probe.walk(&self.arena, place.node, level);
                         *place = Place { node: last, code: probe.code(), next };
                         if level == 0 && probe.found().is_some() {
-                            self.arena.disown();
+                            self.arena.taken().disown();
                             return Err(InsertError::Exists);
                         }
                     }
@@ -358,11 +358,22 @@ impl SkipList {
             if NodeId::of_link(link) != Some(after) {
                 return;
             }
-            match prev.compare_exchange(before, node.word(), Ordering::AcqRel, Ordering::Acquire) {
+            match prev.compare_exchange(before, node.word(), Ordering::Release, Ordering::Acquire) {
                 Ok(_) => return,
                 Err(now) => before = now,
             }
         }
+    }
+
+    /// Whether every entry's way back is as short as can be, which holds whenever nobody inserts.
+    #[cfg(loom)]
+    #[doc(hidden)]
+    pub fn prevs_are_exact(&self) -> bool {
+        let nodes = std::iter::successors(Some(Arena::head()), |&node| self.after(node));
+        nodes
+            .collect::<Vec<_>>()
+            .windows(2)
+            .all(|pair| self.arena.prev(pair[1]).load(Ordering::Acquire) == pair[0].word())
     }
 
     /// The last node, or the head.

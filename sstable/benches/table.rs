@@ -56,7 +56,7 @@ fn dependent_miss(c: &mut Criterion) {
 
 fn point(c: &mut Criterion) {
     let keys = keys(1, N);
-    for interval in [1, 4, 16] {
+    for interval in [1, 4] {
         let mut options = BuilderOptions::default();
         options.restart_interval = interval;
         let bytes = build(&keys, options);
@@ -77,6 +77,16 @@ fn point(c: &mut Criterion) {
                 let hit = table.get(key, u64::MAX, key_hash(key)).expect("get").expect("there");
                 hit.value()[0]
             });
+        });
+        group.bench_function("get unfiltered", |b| {
+            b.iter(|| {
+                let key = next(N);
+                let hit = table.get_unfiltered(key, u64::MAX).expect("get").expect("there");
+                hit.value()[0]
+            });
+        });
+        group.bench_function("filter, present", |b| {
+            b.iter(|| table.may_contain(key_hash(next(N))).expect("filter"));
         });
         group.bench_function("get hot", |b| {
             b.iter(|| {

@@ -31,14 +31,15 @@ pub(crate) struct Layout {
     base: u64,
 }
 
-/// What a slot says, with the ends of the entry before it.
+/// What a slot says, with the ends of the entry before it. Offsets count from the start of the region.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Slot {
-    pub(crate) key_start: usize,
-    pub(crate) key_end: usize,
-    pub(crate) value_start: usize,
-    pub(crate) value_end: usize,
-    pub(crate) shared: usize,
+    key_start: u32,
+    key_end: u32,
+    value_start: u32,
+    value_end: u32,
+    /// Bytes of the restart's key behind the prefix that this key begins with.
+    pub(crate) shared: u32,
     pub(crate) version: u64,
 }
 
@@ -133,22 +134,21 @@ impl Layout {
 
     /// Whether the last slot ends where its regions end.
     pub(crate) fn ends_meet(&self, block: &[u8]) -> bool {
-        self.ends(block, self.count - 1) == Some((self.values - self.keys, self.end - self.values))
+        self.ends(block, self.slots + (self.count - 1) * self.stride).is_some_and(|(key, value)| {
+            key as usize == self.values - self.keys && value as usize == self.end - self.values
+        })
     }
 
-    #[inline]
-    fn ends(&self, block: &[u8], i: usize) -> Option<(usize, usize)> {
-        let slot = block.get(self.slots + i * self.stride..)?;
+    /// The ends of key and value that the slot at `at` holds.
+    #[inline(always)]
+    fn ends(&self, block: &[u8], at: usize) -> Option<(u32, u32)> {
+        let slot = block.get(at..)?;
         if self.wide {
-            let ends = slot.first_chunk::<8>()?;
-            let key = u32::from_le_bytes([ends[0], ends[1], ends[2], ends[3]]);
-            let value = u32::from_le_bytes([ends[4], ends[5], ends[6], ends[7]]);
-            Some((key as usize, value as usize))
+            let ends = u64::from_le_bytes(*slot.first_chunk()?);
+            Some((ends as u32, (ends >> 32) as u32))
         } else {
-            let ends = slot.first_chunk::<4>()?;
-            let key = u16::from_le_bytes([ends[0], ends[1]]);
-            let value = u16::from_le_bytes([ends[2], ends[3]]);
-            Some((key.into(), value.into()))
+            let ends = u32::from_le_bytes(*slot.first_chunk()?);
+            Some((ends & 0xFFFF, ends >> 16))
         }
     }
 
@@ -158,19 +158,20 @@ impl Layout {
         self.slot_opt(block, i).ok_or_else(|| corrupt("a slot leaves the block"))
     }
 
-    #[inline]
+    #[inline(always)]
     fn slot_opt(&self, block: &[u8], i: usize) -> Option<Slot> {
+        let at = self.slots + i * self.stride;
         let (key_start, value_start) = match i {
             0 => (0, 0),
-            _ => self.ends(block, i - 1)?,
+            _ => self.ends(block, at - self.stride)?,
         };
-        let (key_end, value_end) = self.ends(block, i)?;
-        let at = self.slots + i * self.stride + if self.wide { 8 } else { 4 };
-        let rest = block.get(at..)?;
-        let (shared, rest) = match self.shift {
-            0 => (0, rest),
-            _ => (usize::from(*rest.first()?), rest.get(1..)?),
-        };
+        let (key_end, value_end) = self.ends(block, at)?;
+        let mut rest = block.get(at + if self.wide { 8 } else { 4 }..)?;
+        let mut shared = 0;
+        if self.shift != 0 {
+            let (first, behind) = rest.split_first()?;
+            (shared, rest) = (u32::from(*first), behind);
+        }
         let delta = match self.width {
             0 => 0,
             1 => u64::from(*rest.first()?),
@@ -187,14 +188,15 @@ impl Layout {
     pub(crate) fn suffix<'b>(&self, block: &'b [u8], slot: &Slot) -> Result<&'b [u8]> {
         block
             .get(self.keys..self.values)
-            .and_then(|keys| keys.get(slot.key_start..slot.key_end))
+            .and_then(|keys| keys.get(slot.key_start as usize..slot.key_end as usize))
             .ok_or_else(|| corrupt("a key leaves its region"))
     }
 
     /// Where in the block an entry's value is. In bounds.
     #[inline]
     pub(crate) fn value_range(&self, slot: &Slot) -> Result<std::ops::Range<usize>> {
-        let (start, end) = (self.values + slot.value_start, self.values + slot.value_end);
+        let start = self.values + slot.value_start as usize;
+        let end = self.values + slot.value_end as usize;
         if start > end || end > self.end {
             return Err(corrupt("a value leaves its region"));
         }
@@ -220,39 +222,52 @@ impl Layout {
         i >> self.shift << self.shift
     }
 
+    /// Whether two entries have the same restart.
+    #[inline]
+    pub(crate) fn same_group(&self, a: usize, b: usize) -> bool {
+        (a ^ b) >> self.shift == 0
+    }
+
     /// Writes the key of entry `i` to `key`.
     ///
-    /// `reuse`: `key` holds another key of this block, so that the prefix is there already.
+    /// `known`: how many bytes behind the prefix `key` has in common with the restart of the entry
+    /// already; `None` if `key` does not begin with this block's prefix. Returns the same for the
+    /// key written.
     #[inline]
     pub(crate) fn read_key(
         &self,
         block: &[u8],
         i: usize,
         slot: &Slot,
-        reuse: bool,
+        known: Option<usize>,
         key: &mut Vec<u8>,
-    ) -> Result<()> {
-        let prefix_len = self.keys - self.prefix;
-        if reuse && key.len() >= prefix_len {
-            key.truncate(prefix_len);
-        } else {
-            key.clear();
-            key.extend_from_slice(self.prefix(block));
+    ) -> Result<usize> {
+        let (prefix_len, shared) = (self.keys - self.prefix, slot.shared as usize);
+        match known {
+            Some(known) if shared <= known => key.truncate(prefix_len + shared),
+            known => {
+                if known.is_some() {
+                    key.truncate(prefix_len);
+                } else {
+                    key.clear();
+                    key.extend_from_slice(self.prefix(block));
+                }
+                if shared != 0 {
+                    let restart = self.slot(block, self.restart_of(i))?;
+                    let start = self.keys + restart.key_start as usize;
+                    if self.suffix(block, &restart)?.len() < shared {
+                        return Err(corrupt("a key shares more than there is"));
+                    }
+                    append(key, block, start, shared);
+                }
+            }
         }
-        let suffix = self.suffix(block, slot)?;
-        if slot.shared != 0 {
-            let restart = self.slot(block, self.restart_of(i))?;
-            let shared = self
-                .suffix(block, &restart)?
-                .get(..slot.shared)
-                .ok_or_else(|| corrupt("a key shares more than there is"))?;
-            key.extend_from_slice(shared);
-        }
-        key.extend_from_slice(suffix);
+        let suffix_len = self.suffix(block, slot)?.len();
+        append(key, block, self.keys + slot.key_start as usize, suffix_len);
         if key.len() > MAX_KEY_LEN {
             return Err(corrupt("a key is too long"));
         }
-        Ok(())
+        Ok(if self.restart_of(i) == i { suffix_len } else { shared })
     }
 
     /// The index of the first entry at or after `(key, version)`, `count` if there is none; with its
@@ -318,11 +333,12 @@ impl Layout {
         for i in first + 1..end {
             let slot = self.slot(block, i)?;
             // More shared with the restart than the target shares: on the restart's side of it.
-            if slot.shared > common {
+            let shared = slot.shared as usize;
+            if shared > common {
                 continue;
             }
             let suffix = self.suffix(block, &slot)?;
-            let rest = &target[slot.shared..];
+            let rest = &target[shared..];
             match order(suffix, slot.version, rest, version) {
                 Ordering::Less => {}
                 Ordering::Equal => return Ok(Some((i, Some(slot)))),
@@ -330,6 +346,22 @@ impl Layout {
             }
         }
         Ok(None)
+    }
+}
+
+/// Appends `block[start..start + len]`, which is in bounds, to `key`. Short pieces, and most are, are
+/// copied at a fixed length and cut, which takes two moves instead of a call.
+#[inline(always)]
+fn append(key: &mut Vec<u8>, block: &[u8], start: usize, len: usize) {
+    const SHORT: usize = 32;
+    let piece = block.get(start..).unwrap_or_default();
+    match piece.first_chunk::<SHORT>() {
+        Some(chunk) if len <= SHORT => {
+            let end = key.len() + len;
+            key.extend_from_slice(chunk);
+            key.truncate(end);
+        }
+        _ => key.extend_from_slice(piece.get(..len).unwrap_or_default()),
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) fn partition_point(heads: &[U64], before: impl Fn(u64) -> bool) -> us
 }
 
 /// How many heads a node of [`Samples`] stands for: two cache lines, read together.
-const FANOUT: usize = 16;
+pub(crate) const FANOUT: usize = 16;
 
 /// A small tree over a long array of heads: every sixteenth of them, every sixteenth of those, and so
 /// on. A search reads two adjacent cache lines per level, and all levels but the array itself (a
@@ -44,8 +44,11 @@ impl Samples {
     }
 
     /// The number of heads less than `head`, if `heads` is the array this was made of, and ascends.
+    ///
+    /// `near` is told where in the array the answer will be, give or take sixteen, before the array
+    /// itself is read.
     #[inline]
-    pub(crate) fn lower_bound(&self, heads: &[U64], head: u64) -> usize {
+    pub(crate) fn lower_bound(&self, heads: &[U64], head: u64, near: impl FnOnce(usize)) -> usize {
         let mut node = 0;
         for level in &self.levels {
             let start = node * FANOUT;
@@ -54,6 +57,7 @@ impl Samples {
             node = start + within;
         }
         let start = (node * FANOUT).min(heads.len());
+        near(start);
         start
             + heads[start..].iter().take(FANOUT).map(|h| usize::from(h.get() < head)).sum::<usize>()
     }
@@ -77,7 +81,7 @@ mod tests {
                 .extend(plain.iter().flat_map(|&h| [h.saturating_sub(1), h, h.saturating_add(1)]));
             for target in targets {
                 let expected = plain.partition_point(|&h| h < target);
-                assert_eq!(samples.lower_bound(&heads, target), expected, "{n} {target}");
+                assert_eq!(samples.lower_bound(&heads, target, |_| ()), expected, "{n} {target}");
                 assert_eq!(partition_point(&heads, |h| h < target), expected);
             }
         }
@@ -90,7 +94,7 @@ mod tests {
             let heads: Vec<U64> = (0..n).map(|_| U64::new(rng.u64(..))).collect();
             let samples = Samples::new(&heads);
             for _ in 0..1000 {
-                assert!(samples.lower_bound(&heads, rng.u64(..)) <= n);
+                assert!(samples.lower_bound(&heads, rng.u64(..), |_| ()) <= n);
             }
         }
     }

@@ -9,7 +9,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::block::common_prefix;
 use crate::cursor::{compare, key_head};
 use crate::format::{INDEX_HEADER_LEN, INDEX_VERSIONS, IndexHeader};
-use crate::heads::{Samples, partition_point};
+use crate::heads::{FANOUT, Samples, partition_point};
+use crate::prefetch::prefetch;
 use crate::{Error, ErrorKind, Part, Result};
 
 /// Collects the separators of a table. Memory: about 20 bytes and a separator per block.
@@ -254,7 +255,11 @@ impl<'s> Index<'s> {
             return Ok(if key < prefix { 0 } else { self.blocks().saturating_sub(1) });
         };
         let (head, heads) = (key_head(target), self.heads());
-        let lo = self.layout.samples.lower_bound(heads, head);
+        let lo = self.layout.samples.lower_bound(heads, head, |near| {
+            // The block's offset is needed next, from a column of its own.
+            let column = self.section.get(self.layout.offsets + near * 8..);
+            prefetch(column.unwrap_or_default(), (FANOUT + 1) * 8);
+        });
         if heads.get(lo).is_none_or(|h| h.get() != head) {
             return Ok(lo);
         }

@@ -35,8 +35,16 @@ pub struct Merge<C> {
 
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    head: u64,
+    /// The head of the entry; going backward, its complement, so that the least comes first either way.
+    rank: u64,
     index: usize,
+}
+
+impl Place {
+    #[inline]
+    fn new<const FORWARD: bool>(head: u64, index: usize) -> Self {
+        Place { rank: if FORWARD { head } else { !head }, index }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +60,7 @@ enum State {
     Positioned,
 }
 
-/// From this many sources on, a place is looked for by bisection.
+/// With more sources than this, a place is looked for by bisection.
 const BISECT: usize = 12;
 
 impl<C: Cursor> Merge<C> {
@@ -97,7 +105,10 @@ impl<C: Cursor> Merge<C> {
         self.state = State::Unpositioned;
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
             match step(cursor) {
-                Ok(true) => self.order.push(Place { head: cursor.head(), index }),
+                Ok(true) => self.order.push(match direction {
+                    Direction::Forward => Place::new::<true>(cursor.head(), index),
+                    Direction::Backward => Place::new::<false>(cursor.head(), index),
+                }),
                 Ok(false) => {}
                 Err(e) => {
                     self.order.clear();
@@ -123,12 +134,10 @@ impl<C: Cursor> Merge<C> {
         let moved = if FORWARD { cursor.next() } else { cursor.prev() };
         match moved {
             Ok(true) => {
-                let place = Place { head: cursor.head(), index };
+                let place = Place::new::<FORWARD>(cursor.head(), index);
                 self.order[at] = place;
                 match self.order.get(at + 1) {
-                    Some(next) if precedes::<C, FORWARD>(&self.cursors, next, &place) => {
-                        self.put_back::<FORWARD>(at);
-                    }
+                    Some(next) if place.rank >= next.rank => self.put_back::<FORWARD>(at),
                     _ => {}
                 }
                 Ok(())
@@ -145,24 +154,32 @@ impl<C: Cursor> Merge<C> {
         }
     }
 
-    /// Moves the cursor at place `at`, which belongs behind the next one, to where it belongs.
+    /// Moves the cursor at place `at` back to where it belongs.
     #[inline]
     fn put_back<const FORWARD: bool>(&mut self, at: usize) {
-        let place = self.order[at];
         let rest = &mut self.order[at..];
+        let place = rest[0];
+        if rest.len() <= BISECT {
+            // Where runs interleave at random, no branch here could be predicted: so there is none.
+            let (mut before, mut equal) = (0, false);
+            for other in &rest[1..] {
+                before += usize::from(other.rank < place.rank);
+                equal |= other.rank == place.rank;
+            }
+            if !equal {
+                let mut next = rest[0];
+                for i in (0..rest.len()).rev() {
+                    let own = rest[i];
+                    let moved = if i == before { place } else { next };
+                    rest[i] = if i > before { own } else { moved };
+                    next = own;
+                }
+                return;
+            }
+        }
         let cursors = &self.cursors;
-        let mut end = 1;
-        if rest.len() > BISECT {
-            end = 1 + rest[1..].partition_point(|p| precedes::<C, FORWARD>(cursors, p, &place));
-            rest.copy_within(1..end, 0);
-            rest[end - 1] = place;
-            return;
-        }
-        rest[0] = rest[1];
-        while end + 1 < rest.len() && precedes::<C, FORWARD>(cursors, &rest[end + 1], &place) {
-            rest[end] = rest[end + 1];
-            end += 1;
-        }
+        let end = rest[1..].partition_point(|p| order::<C, FORWARD>(cursors, p, &place).is_lt());
+        rest.copy_within(1..=end, 0);
         rest[end] = place;
     }
 
@@ -173,7 +190,7 @@ impl<C: Cursor> Merge<C> {
         }
         // Entries of the same pair in other cursors come right behind the one that is shown.
         while let [first, second, ..] = self.order[..] {
-            if first.head != second.head || !self.same_pair(first.index, second.index) {
+            if first.rank != second.rank || !self.same_pair(first.index, second.index) {
                 break;
             }
             self.advance::<FORWARD>(1)?;
@@ -192,19 +209,14 @@ impl<C: Cursor> Merge<C> {
 /// either direction.
 #[inline]
 fn order<C: Cursor, const FORWARD: bool>(cursors: &[C], a: &Place, b: &Place) -> Ordering {
-    let pairs = a.head.cmp(&b.head).then_with(|| {
-        let (a, b) = (&cursors[a.index], &cursors[b.index]);
-        compare((a.key(), a.version()), (b.key(), b.version()))
-    });
-    if FORWARD { pairs } else { pairs.reverse() }.then(a.index.cmp(&b.index))
-}
-
-#[inline]
-fn precedes<C: Cursor, const FORWARD: bool>(cursors: &[C], a: &Place, b: &Place) -> bool {
-    if a.head != b.head {
-        return (a.head < b.head) == FORWARD;
-    }
-    order::<C, FORWARD>(cursors, a, b) == Ordering::Less
+    a.rank
+        .cmp(&b.rank)
+        .then_with(|| {
+            let (a, b) = (&cursors[a.index], &cursors[b.index]);
+            let pairs = compare((a.key(), a.version()), (b.key(), b.version()));
+            if FORWARD { pairs } else { pairs.reverse() }
+        })
+        .then(a.index.cmp(&b.index))
 }
 
 impl<C: Cursor> Cursor for Merge<C> {
@@ -264,6 +276,6 @@ impl<C: Cursor> Cursor for Merge<C> {
 
     #[inline]
     fn head(&self) -> u64 {
-        self.order[0].head
+        self.top().head()
     }
 }

@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 use crate::block::{self, Layout};
 use crate::cache::{BlockCache, next_handle};
 use crate::filter::FilterMeta;
-use crate::format::{BLOCK_MAGIC, FOOTER_LEN, FORMAT_VERSION, Footer, Handle, MAGIC};
+use crate::format::{BLOCK_MAGIC, FOOTER_LEN, FORMAT_VERSION, Footer, Handle, MAGIC, PAGE};
 use crate::hit::{BlockRef, Hit};
 use crate::index::{Index, IndexLayout};
 use crate::prefetch::prefetch;
@@ -91,9 +91,9 @@ struct LoadedFilter {
 }
 
 /// Bytes at the front of a block that are asked for at once, as soon as it is known which block: in
-/// a block of common entries these are the header, the heads and the slots. Otherwise each would be
+/// a block of common entries these are the header, the heads, the slots and the keys. Otherwise each would be
 /// a miss that waits for the one before.
-const SEARCHED: usize = 640;
+const SEARCHED: usize = 896;
 
 impl<S: Source> Table<S> {
     /// Opens a table. Costs one or two small reads, whatever the size of the table.
@@ -387,6 +387,20 @@ impl<S: Source> Table<S> {
             return Ok((offset, BlockRef::in_place(stored, offset, self.source.region())));
         }
         Ok((offset, self.load_block(range)?))
+    }
+
+    /// Asks for the parts of a block that a walk will read first, if it is in memory.
+    #[inline]
+    pub(crate) fn prefetch_block(&self, index: &Index<'_>, block: usize, backward: bool) {
+        if self.codec == Codec::None
+            && block < index.blocks()
+            && let Some(bytes) = self.source.bytes()
+            && let Ok(range) = index.block_range(block)
+            && let Some(stored) = bytes.get(range.start as usize..range.end as usize)
+        {
+            // Forward, the processor notices by itself that values are read in sequence.
+            prefetch(stored, if backward { PAGE } else { SEARCHED });
+        }
     }
 
     fn in_place<'b>(&self, bytes: &'b [u8], range: &Range<u64>) -> Result<&'b [u8]> {

@@ -22,6 +22,8 @@ pub trait TableRef {
     #[doc(hidden)]
     fn block(&self, index: &Index<'_>, block: usize) -> Result<(u64, BlockRef<'_>)>;
     #[doc(hidden)]
+    fn prefetch_block(&self, index: &Index<'_>, block: usize, backward: bool);
+    #[doc(hidden)]
     fn locate(&self, e: Error, offset: u64) -> Error;
     #[doc(hidden)]
     fn locate_in_index(&self, e: Error) -> Error;
@@ -45,6 +47,9 @@ macro_rules! table_ref {
             #[inline]
             fn block(&self, index: &Index<'_>, block: usize) -> Result<(u64, BlockRef<'_>)> {
                 (**self).block(index, block)
+            }
+            fn prefetch_block(&self, index: &Index<'_>, block: usize, backward: bool) {
+                (**self).prefetch_block(index, block, backward);
             }
             fn locate(&self, e: Error, offset: u64) -> Error {
                 (**self).locate(e, offset)
@@ -80,6 +85,9 @@ pub struct TableCursor<T> {
     layout: Layout,
     entry: usize,
     key: Vec<u8>,
+    /// What `key` has in common with the restart of `entry`, behind the prefix of the block. `None`:
+    /// the key is not of this block.
+    known: Option<usize>,
     version: u64,
     value: Range<usize>,
 }
@@ -88,6 +96,18 @@ pub struct TableCursor<T> {
 enum Place {
     InPlace(Range<usize>),
     Pinned(Region),
+}
+
+impl Place {
+    #[inline]
+    fn bytes<'a>(&'a self, table: &'a impl TableRef) -> &'a [u8] {
+        match self {
+            Place::InPlace(range) => {
+                table.bytes().and_then(|bytes| bytes.get(range.clone())).unwrap_or_default()
+            }
+            Place::Pinned(region) => region,
+        }
+    }
 }
 
 impl<T: TableRef> TableCursor<T> {
@@ -101,6 +121,7 @@ impl<T: TableRef> TableCursor<T> {
             layout: Layout::default(),
             entry: 0,
             key: Vec::new(),
+            known: None,
             version: 0,
             value: 0..0,
         }
@@ -125,12 +146,7 @@ impl<T: TableRef> TableCursor<T> {
 
     #[inline]
     fn bytes(&self) -> &[u8] {
-        match &self.place {
-            Place::InPlace(range) => {
-                self.table.bytes().and_then(|bytes| bytes.get(range.clone())).unwrap_or_default()
-            }
-            Place::Pinned(region) => region,
-        }
+        self.place.bytes(&self.table)
     }
 
     /// Makes `block` the current one. On failure there is none.
@@ -138,9 +154,20 @@ impl<T: TableRef> TableCursor<T> {
         if self.layout.count > 0 && self.block == block {
             return Ok(());
         }
+        let (from, had) = (self.block, self.layout.count > 0);
         self.layout.count = 0;
+        self.known = None;
         let table = &self.table;
-        let (offset, loaded) = table.block(&table.index()?, block)?;
+        let index = table.index()?;
+        let (offset, loaded) = table.block(&index, block)?;
+        // A walk that came from next door most likely goes on. The processor's own read-ahead stops
+        // at the end of a page.
+        match block {
+            _ if !had => {}
+            _ if block == from + 1 => table.prefetch_block(&index, block + 1, false),
+            _ if block + 1 == from && block > 0 => table.prefetch_block(&index, block - 1, true),
+            _ => {}
+        }
         let layout = Layout::parse(loaded.bytes()).map_err(|e| table.locate(e, offset))?;
         self.place = match loaded {
             BlockRef::InPlace { bytes, offset, .. } => Place::InPlace(offset..offset + bytes.len()),
@@ -148,33 +175,35 @@ impl<T: TableRef> TableCursor<T> {
         };
         self.layout = layout;
         self.block = block;
-        // The key left over from another block does not begin with this block's prefix.
-        self.key.clear();
         Ok(())
     }
 
     /// Stands on an entry of the current block.
     #[inline]
     fn stand_on(&mut self, entry: usize) -> Result<bool> {
-        let mut key = std::mem::take(&mut self.key);
-        let reuse = !key.is_empty();
-        let bytes = self.bytes();
-        let read = (|| {
-            let slot = self.layout.slot(bytes, entry)?;
-            self.layout.read_key(bytes, entry, &slot, reuse, &mut key)?;
-            Ok((slot.version, self.layout.value_range(&slot)?))
-        })();
-        match read {
-            Ok((version, value)) => {
-                self.key = key;
-                self.version = version;
-                self.value = value;
+        let known = match self.known {
+            Some(_) if !self.layout.same_group(entry, self.entry) => Some(0),
+            known => known,
+        };
+        self.known = None;
+        match self.read(entry, known) {
+            Ok(known) => {
+                self.known = Some(known);
                 self.entry = entry;
                 self.state = State::At;
                 Ok(true)
             }
             Err(e) => Err(self.locate(e)),
         }
+    }
+
+    #[inline(always)]
+    fn read(&mut self, entry: usize, known: Option<usize>) -> Result<usize> {
+        let bytes = self.place.bytes(&self.table);
+        let slot = self.layout.slot(bytes, entry)?;
+        self.value = self.layout.value_range(&slot)?;
+        self.version = slot.version;
+        self.layout.read_key(bytes, entry, &slot, known, &mut self.key)
     }
 
     #[cold]

@@ -37,7 +37,7 @@ impl<S: Source> Table<S> {
                 seen.block_bytes += layout.raw_len() as u64;
                 for entry in 0..layout.count {
                     let slot = layout.slot(bytes, entry)?;
-                    layout.read_key(bytes, entry, &slot, false, &mut next)?;
+                    layout.read_key(bytes, entry, &slot, None, &mut next)?;
                     let first = seen.entries == 0;
                     let pair = (next.as_slice(), slot.version);
                     if !first && compare((&key, version), pair) != Ordering::Less {

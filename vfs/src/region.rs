@@ -27,6 +27,8 @@ unsafe impl Sync for Region {}
 impl Region {
     /// A region over memory that `owner` keeps alive: a map, an arena, a shared buffer.
     ///
+    /// A region over memory that somebody else owns: an arena, a cache.
+    ///
     /// # Safety
     /// `base .. base + len` must be readable and initialised for as long as `owner` is alive, and
     /// bytes that a caller dereferences must not be written at the same time.

@@ -1,4 +1,7 @@
 //! The bytes behind an arena: one zeroed region, in huge pages where the system gives them.
+//!
+//! On Linux it is an anonymous map. Elsewhere, and where a checker wants to watch the edges (Miri;
+//! AddressSanitizer, with `--cfg kvdb_heap_arena`), it comes from the allocator.
 
 use std::io;
 use std::ptr::NonNull;
@@ -13,9 +16,9 @@ pub(super) struct Memory {
     owner: Owner,
 }
 
-#[cfg(all(target_os = "linux", not(miri)))]
+#[cfg(all(target_os = "linux", not(any(miri, kvdb_heap_arena))))]
 type Owner = memmap2::MmapMut;
-#[cfg(not(all(target_os = "linux", not(miri))))]
+#[cfg(not(all(target_os = "linux", not(any(miri, kvdb_heap_arena)))))]
 type Owner = std::alloc::Layout;
 
 // SAFETY: `Memory` is a pointer to a region nothing else owns; what is done with the bytes behind
@@ -25,7 +28,7 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    #[cfg(all(target_os = "linux", not(miri)))]
+    #[cfg(all(target_os = "linux", not(any(miri, kvdb_heap_arena))))]
     pub(super) fn new(len: usize, huge_pages: bool) -> io::Result<Memory> {
         use memmap2::{Advice, MmapOptions};
         // Address space is cheap: map enough to align the start, the rest is never touched.
@@ -45,7 +48,7 @@ impl Memory {
         Ok(Memory { start, len, owner: map })
     }
 
-    #[cfg(not(all(target_os = "linux", not(miri))))]
+    #[cfg(not(all(target_os = "linux", not(any(miri, kvdb_heap_arena)))))]
     pub(super) fn new(len: usize, huge_pages: bool) -> io::Result<Memory> {
         let align = if huge_pages && len >= ALIGN { ALIGN } else { 64 };
         let layout = std::alloc::Layout::from_size_align(len.max(8), align)
@@ -66,7 +69,7 @@ impl Memory {
 
     /// Has the system back every page now.
     pub(super) fn populate(&self) {
-        #[cfg(all(target_os = "linux", not(miri)))]
+        #[cfg(all(target_os = "linux", not(any(miri, kvdb_heap_arena))))]
         {
             let skip = self.start.as_ptr().addr() - self.owner.as_ptr().addr();
             let populated = self.owner.advise_range(memmap2::Advice::PopulateWrite, skip, self.len);
@@ -75,12 +78,12 @@ impl Memory {
                 let _ = refused;
             }
         }
-        #[cfg(not(all(target_os = "linux", not(miri))))]
+        #[cfg(not(all(target_os = "linux", not(any(miri, kvdb_heap_arena)))))]
         let _ = &self.owner;
     }
 }
 
-#[cfg(not(all(target_os = "linux", not(miri))))]
+#[cfg(not(all(target_os = "linux", not(any(miri, kvdb_heap_arena)))))]
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: `start` came from `alloc_zeroed` with this very layout, and goes only once.

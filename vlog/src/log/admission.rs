@@ -102,12 +102,22 @@ impl Admission {
             || self.spares.iter().any(|s| reserved <= usable(s.capacity()).into())
     }
 
+    /// Reserves `len` bytes, if that keeps the invariant.
+    fn admit(&mut self, len: u64) -> bool {
+        let may = self.holds(self.reserved + len, self.left);
+        if may {
+            self.reserved += len;
+        }
+        may
+    }
+
     /// Takes room for a control frame from the active segment, if that leaves enough for all.
     pub(crate) fn take(&mut self, len: u32) -> bool {
         let Some(left) = self.left.checked_sub(len) else { return false };
         let may = self.holds(self.reserved, left);
         if may {
             self.left = left;
+            self.check();
         }
         may
     }
@@ -118,6 +128,7 @@ impl Admission {
         if len <= self.left {
             self.left -= len;
             self.reserved = self.reserved.saturating_sub(len.into());
+            self.check();
             return Placing::Fits;
         }
         self.rotate().map_or(Placing::NoRoom, Placing::Enter)
@@ -136,16 +147,18 @@ impl Admission {
         if self.reserved > usable(next.capacity()).into() {
             return None;
         }
-        self.rotate()
+        let next = self.rotate();
+        self.check();
+        next
     }
 
     pub(crate) fn wants_spare(&self) -> bool {
         self.spares.is_empty() && !self.making && !self.closed
     }
 
-    #[cfg(test)]
-    pub(crate) fn check(&self) {
-        assert!(self.holds(self.reserved, self.left), "admitted more than there is room for");
+    /// The invariant, checked wherever one of its terms changed.
+    fn check(&self) {
+        debug_assert!(self.holds(self.reserved, self.left), "admitted more than there is room for");
     }
 }
 
@@ -219,8 +232,7 @@ impl Shared {
             let scarce = !kept
                 && a.spares.is_empty()
                 && (a.full || total + u64::from(self.low_water(&a)) > a.left.into());
-            if !scarce && a.holds(total, a.left) {
-                a.reserved = total;
+            if !scarce && a.admit(len) {
                 return Ok(Room { shared: self.clone(), len });
             }
             let hopeless = !a.spares.iter().any(|s| len <= usable(s.capacity()).into());
@@ -249,6 +261,7 @@ impl Shared {
     pub(crate) fn release(&self, len: u64) {
         let mut a = self.admission.lock();
         a.reserved = a.reserved.saturating_sub(len);
+        a.check();
         self.wake_waiting(&a);
     }
 
@@ -322,6 +335,95 @@ impl Drop for Making<'_> {
             let mut a = self.shared.admission.lock();
             a.making = false;
             self.shared.room.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use kvdb_vfs::{Fs, MemFs};
+    use proptest::prelude::*;
+
+    use super::{Admission, Placing, usable};
+    use crate::segment::Segment;
+    use crate::{Options, SegmentName};
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A commit asks for room.
+        Reserve(u32),
+        /// The next of those admitted is placed.
+        Place,
+        /// One of those admitted gives its room back.
+        GiveUp(usize),
+        Marker,
+        /// The active segment has its number of records.
+        RotateEarly,
+        /// Housekeeping adds a spare of so many pages.
+        Spare(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (4u32..3000).prop_map(|n| Step::Reserve(n * 8)),
+            5 => Just(Step::Place),
+            1 => any::<usize>().prop_map(Step::GiveUp),
+            1 => Just(Step::Marker),
+            1 => Just(Step::RotateEarly),
+            2 => (3u32..8).prop_map(Step::Spare),
+        ]
+    }
+
+    fn segment(fs: &dyn Fs, id: u32, pages: u32) -> Arc<Segment> {
+        let name = SegmentName { segment: id, file: id.into(), nonce: 0 };
+        let options = Options { prefill: false, ..Options::default() };
+        Segment::create(fs, "/".as_ref(), 0, name, pages * 4096, &options).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_admitted_always_has_a_place(steps in prop::collection::vec(step(), 1..200)) {
+            let fs = MemFs::new();
+            let first = segment(&fs, 1, 4);
+            let mut a =
+                Admission::new(usable(first.capacity()), VecDeque::new(), &first, 64 << 10);
+            let mut admitted = VecDeque::new();
+            let mut next = 1;
+            for step in steps {
+                match step {
+                    Step::Reserve(len) => {
+                        if a.admit(len.into()) {
+                            admitted.push_back(len);
+                        }
+                    }
+                    Step::Place => {
+                        let Some(len) = admitted.pop_front() else { continue };
+                        loop {
+                            match a.place(len) {
+                                Placing::Fits => break,
+                                Placing::Enter(_) => {}
+                                Placing::NoRoom => prop_assert!(false, "no place for {}", len),
+                            }
+                        }
+                    }
+                    Step::GiveUp(i) if !admitted.is_empty() => {
+                        let len = admitted.remove(i % admitted.len()).unwrap();
+                        a.reserved -= u64::from(len);
+                    }
+                    Step::GiveUp(_) => {}
+                    Step::Marker => drop(a.take(32)),
+                    Step::RotateEarly => drop(a.rotate_early()),
+                    Step::Spare(pages) => {
+                        next += 1;
+                        a.spares.push_back(segment(&fs, next, pages));
+                    }
+                }
+                prop_assert!(a.holds(a.reserved, a.left));
+                prop_assert_eq!(a.reserved, admitted.iter().map(|n| u64::from(*n)).sum::<u64>());
+            }
         }
     }
 }

@@ -12,8 +12,8 @@ use super::sink::{Committed, Sink};
 use super::writer::WriteFailure;
 use crate::{Error, Position, Result};
 
-/// Groups are written one after the other and applied one after the other; the next may be
-/// written while this one is applied.
+/// Groups are written one after the other and published one after the other; the next may be
+/// written (and, if the sink permits, applied) while this one is applied.
 pub(crate) struct Turns {
     state: Mutex<TurnState>,
     changed: Condvar,
@@ -85,9 +85,16 @@ impl<C> Log<C> {
             let namer = &self.shared.namer;
             guarded("SegmentNamer::housekeeping_due", || namer.housekeeping_due()).ok();
         }
+        let early = match &written {
+            Ok(_) if sink.concurrent() => Some(self.apply(&mut group, sink)),
+            _ => None,
+        };
         let broken = self.turns.wait_for(group.turn);
         let applied = match (written, broken) {
-            (Ok(durable), None) => self.apply(&mut group, sink).map(|()| durable),
+            (Ok(durable), None) => early
+                .unwrap_or_else(|| self.apply(&mut group, sink))
+                .and_then(|()| self.publish(&group, sink))
+                .map(|()| durable),
             (Ok(_), Some(cause)) => Err((cause, true)),
             (Err(failure), _) => Err(failure),
         };
@@ -157,11 +164,14 @@ impl<C> Log<C> {
                     sink.apply(view, context);
                 }
             }
-            if let Some(last) = group.routed.last() {
-                sink.publish(last.version);
-            }
         });
         applied.map_err(|error| (self.shared.set_poison(error), true))
+    }
+
+    fn publish(&self, group: &Group<C>, sink: &dyn Sink<C>) -> Result<(), (Arc<Error>, bool)> {
+        let Some(last) = group.routed.last() else { return Ok(()) };
+        let published = guarded("Sink::publish", || sink.publish(last.version));
+        published.map_err(|error| (self.shared.set_poison(error), true))
     }
 
     fn fail(&self, group: &mut Group<C>, sink: &dyn Sink<C>, cause: &Arc<Error>, touched: bool) {

@@ -16,8 +16,16 @@ pub trait Sink<C> {
         let _ = frames;
     }
 
+    /// Whether frames of different groups may be applied at the same time, each group by its own
+    /// leader. Within a group the order is kept, and [`Sink::publish`] is always called in order.
+    /// What a memtable with concurrent insertion wants: the order that counts was decided by
+    /// [`Sink::route`].
+    fn concurrent(&self) -> bool {
+        false
+    }
+
     /// A frame that was written (and synced, if anyone in the group asked for that). Called in
-    /// order, one frame at a time.
+    /// order, one frame at a time, unless [`Sink::concurrent`] permits more.
     fn apply(&self, frame: FrameView<'_>, context: &mut C) {
         let _ = (frame, context);
     }
@@ -28,7 +36,7 @@ pub trait Sink<C> {
     }
 
     /// A frame that will not be applied: the log is poisoned. Whether its bytes reached the file
-    /// is in the cause ([`Error::OutcomeUnknown`]) . Called in order; gives the context back.
+    /// is in the cause ([`Error::OutcomeUnknown`]). Called in order; gives the context back.
     fn fail(&self, version: u64, context: C, cause: &Error) {
         let _ = (version, context, cause);
     }

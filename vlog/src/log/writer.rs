@@ -168,8 +168,6 @@ impl Writer {
             at += len;
             records += u64::from(frame.records);
         }
-        #[cfg(test)]
-        a.check();
         shared.wake_waiting(&a);
         Ok(steps)
     }

@@ -1,0 +1,485 @@
+//! Who may write, and into which memtable.
+//!
+//! Everything that can refuse a write or make it wait happens in [`Admission::admit`], before the
+//! write has a version and a place in the log. Afterwards the log's leader routes the frame to a
+//! memtable, and that cannot fail. What makes it so is the **invariant** on the sum `R` of all
+//! reservations that are not routed yet:
+//!
+//! > `R` ≤ what is left of the active memtable, **or** there is a spare and `R` ≤ its room.
+//!
+//! Routing a frame that does not fit into the active memtable makes the spare the active one, with
+//! room for all of `R`; routing one that fits lessens `R` by as much as the memtable. A frame
+//! larger than a memtable carries a memtable of its own, made at admission, which is a standard
+//! one's room larger than the frame, so that `R` fits behind it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::error::{Error, Result};
+use crate::memtable::Memtable;
+use crate::options::{Background, Options};
+use crate::stall::{Pressure, StallReason, Stalls};
+
+/// Longest time one write is slowed down.
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
+
+/// The memtables and the reservations on them. Its lock is held for moments only, never over I/O.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    memtable_size: usize,
+    /// Room of a memtable of the standard size.
+    standard: usize,
+    max_memtables: usize,
+    max_replay_bytes: u64,
+    delayed_write_rate: f64,
+    /// Writers never wait; memtables pile up instead.
+    waitless: bool,
+    state: Mutex<Memtables>,
+    /// Writers wait here for room.
+    room: Condvar,
+    /// The flush thread waits here for a memtable that can be flushed, and callers of `flush` for
+    /// the flush thread.
+    work: Condvar,
+    pub(crate) stalls: Stalls,
+}
+
+/// What the admission lock protects.
+#[derive(Debug)]
+pub(crate) struct Memtables {
+    pub(crate) active: Arc<Memtable>,
+    /// Bytes of the active memtable that no frame has taken.
+    left: usize,
+    /// Log bytes of the frames routed to the active memtable.
+    logged: u64,
+    /// Oldest first.
+    pub(crate) sealed: Vec<Arc<Memtable>>,
+    spare: Option<Arc<Memtable>>,
+    /// Memtables carried in reservations of large frames.
+    carried: usize,
+    /// `R` of the invariant.
+    reserved: usize,
+    next_sequence: u64,
+    seed: u64,
+    closed: bool,
+    failure: Option<Error>,
+    pressure: Pressure,
+    /// When the next slowed-down writer may go.
+    pace: Instant,
+}
+
+/// Room for one frame, and later the memtable that took it.
+///
+/// Dropping it says that the frame is applied (or, if it was never routed, that it will not come).
+/// A memtable is flushed only when every frame routed to it is applied.
+#[derive(Debug)]
+#[must_use = "dropping a reservation gives it back"]
+pub struct Reservation {
+    admission: Arc<Admission>,
+    bytes: usize,
+    own: Option<Arc<Memtable>>,
+    pub(crate) routed: Option<Arc<Memtable>>,
+}
+
+impl Reservation {
+    /// The bytes that were asked for.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether the frame has a memtable.
+    pub fn is_routed(&self) -> bool {
+        self.routed.is_some()
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(memtable) = &self.routed {
+            if memtable.end_frame() {
+                // The lock orders this after a flusher's look at the memtable.
+                drop(self.admission.state.lock());
+                self.admission.work.notify_all();
+            }
+            return;
+        }
+        let mut state = self.admission.state.lock();
+        match self.own.take() {
+            Some(_) => state.carried -= 1,
+            None => state.reserved -= self.bytes,
+        }
+        drop(state);
+        self.admission.room.notify_all();
+    }
+}
+
+impl Admission {
+    pub(crate) fn new(options: &Options, seed: u64) -> Result<Arc<Admission>> {
+        let active = Memtable::new(options.memtable_size, seed)?;
+        active.activate(1);
+        let left = active.room();
+        Ok(Arc::new(Admission {
+            memtable_size: options.memtable_size,
+            standard: left,
+            max_memtables: options.max_memtables,
+            max_replay_bytes: options.max_replay_bytes,
+            delayed_write_rate: options.delayed_write_rate as f64,
+            waitless: options.background == Background::Manual,
+            state: Mutex::new(Memtables {
+                active,
+                left,
+                logged: 0,
+                sealed: Vec::new(),
+                spare: None,
+                carried: 0,
+                reserved: 0,
+                next_sequence: 2,
+                seed,
+                closed: false,
+                failure: None,
+                pressure: Pressure::default(),
+                pace: Instant::now(),
+            }),
+            room: Condvar::new(),
+            work: Condvar::new(),
+            stalls: Stalls::default(),
+        }))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Memtables> {
+        self.state.lock()
+    }
+
+    /// Waits for work or for its completion; at most until `deadline`.
+    pub(crate) fn wait_work(
+        &self,
+        state: &mut MutexGuard<'_, Memtables>,
+        deadline: Option<Instant>,
+    ) {
+        match deadline {
+            Some(deadline) => drop(self.work.wait_until(state, deadline)),
+            None => self.work.wait(state),
+        }
+    }
+
+    pub(crate) fn wake_all(&self) {
+        self.room.notify_all();
+        self.work.notify_all();
+    }
+
+    /// Reserves room for a frame; waits for it if need be.
+    pub(crate) fn admit(self: &Arc<Self>, bytes: usize, wait: bool) -> Result<Reservation> {
+        let wait = wait && !self.waitless;
+        let mut state = self.state.lock();
+        if wait {
+            self.slow_down(&mut state, bytes);
+        }
+        let mut stalled: Option<(Instant, StallReason)> = None;
+        let admitted = loop {
+            if state.closed {
+                break Err(Error::Closed);
+            }
+            if let Some(failure) = state.failure.as_ref().filter(|f| !f.is_transient()) {
+                break Err(failure.clone());
+            }
+            let reason = if wait && state.pressure.stops() {
+                state.pressure.reason()
+            } else {
+                match self.try_reserve(&mut state, bytes, wait) {
+                    Ok(Some(own)) => break Ok(own),
+                    Ok(None) => StallReason::Memtables,
+                    Err(e) => break Err(e),
+                }
+            };
+            if let Some(failure) = &state.failure {
+                // The room waited for may never come.
+                break Err(failure.clone());
+            }
+            if stalled.is_none() {
+                stalled = Some((Instant::now(), reason));
+                self.stalls.begin_wait();
+                self.work.notify_all();
+            }
+            self.room.wait(&mut state);
+        };
+        if let Some((since, reason)) = stalled {
+            self.stalls.note_stop(reason, since.elapsed());
+        }
+        let own = admitted?;
+        drop(state);
+        Ok(Reservation { admission: self.clone(), bytes, own, routed: None })
+    }
+
+    /// `None`: there is no room now. `Some(None)`: reserved. `Some(Some(_))`: a memtable for this
+    /// frame alone.
+    #[allow(clippy::type_complexity)]
+    fn try_reserve(
+        &self,
+        state: &mut Memtables,
+        bytes: usize,
+        wait: bool,
+    ) -> Result<Option<Option<Arc<Memtable>>>> {
+        let together = state.reserved.saturating_add(bytes);
+        if bytes <= self.standard {
+            if together <= state.left {
+                state.reserved = together;
+                return Ok(Some(None));
+            }
+            if together <= self.standard {
+                if state.spare.is_none() && (!wait || state.count() < self.max_memtables) {
+                    state.spare = Some(self.new_memtable(state)?);
+                }
+                if state.spare.is_some() {
+                    state.reserved = together;
+                    return Ok(Some(None));
+                }
+            }
+            if wait {
+                return Ok(None);
+            }
+        }
+        let alone = state.sealed.is_empty() && state.carried == 0;
+        if wait && !alone && state.count() >= self.max_memtables {
+            return Ok(None);
+        }
+        let capacity = self.memtable_size.saturating_add(bytes);
+        let own = Memtable::new(capacity, state.next_seed())?;
+        state.carried += 1;
+        Ok(Some(Some(own)))
+    }
+
+    fn new_memtable(&self, state: &mut Memtables) -> Result<Arc<Memtable>> {
+        Memtable::new(self.memtable_size, state.next_seed())
+    }
+
+    /// Holds a writer back in proportion to the debt.
+    fn slow_down(&self, state: &mut MutexGuard<'_, Memtables>, bytes: usize) {
+        let Some(debt) = state.pressure.slows() else { return };
+        let now = Instant::now();
+        let rate = self.delayed_write_rate * (1.0 - debt).max(1.0 / 64.0);
+        let cost = Duration::from_secs_f64(bytes as f64 / rate);
+        let due = state.pace.max(now).min(now + LONGEST_DELAY);
+        state.pace = due + cost;
+        let mut waited = false;
+        while Instant::now() < due
+            && !state.closed
+            && state.failure.is_none()
+            && state.pressure.slows().is_some()
+        {
+            waited = true;
+            self.room.wait_until(state, due);
+        }
+        if waited {
+            self.stalls.note_slowdown(now.elapsed());
+        }
+    }
+
+    /// Binds a reservation to the memtable that takes its frame. Called in frame order. `publish` is
+    /// called, under the lock, if the active memtable has changed.
+    pub(crate) fn route(
+        &self,
+        r: &mut Reservation,
+        start: u64,
+        end: u64,
+        publish: impl FnOnce(&Memtables),
+    ) {
+        debug_assert!(r.routed.is_none(), "a frame is routed once");
+        let mut state = self.state.lock();
+        let rotated = match r.own.take() {
+            Some(own) => {
+                state.carried -= 1;
+                let left = own.room().saturating_sub(r.bytes);
+                state.switch_to(own, left);
+                true
+            }
+            None => {
+                let full = r.bytes > state.left;
+                let rotated = (full || state.logged > self.max_replay_bytes) && {
+                    if state.spare.is_none() && state.count() < self.max_memtables {
+                        // Only to bound replay; a full memtable has its spare by the invariant.
+                        state.spare = self.new_memtable(&mut state).ok();
+                    }
+                    match state.spare.take() {
+                        Some(spare) if state.reserved <= spare.room() => {
+                            let left = spare.room();
+                            state.switch_to(spare, left);
+                            true
+                        }
+                        spare => {
+                            debug_assert!(!full, "a reservation has its room");
+                            state.spare = spare;
+                            false
+                        }
+                    }
+                };
+                state.left = state.left.saturating_sub(r.bytes);
+                state.reserved -= r.bytes;
+                rotated
+            }
+        };
+        state.active.begin_frame(start, end);
+        // A frame lies in one segment, so its length is the difference.
+        state.logged = state.logged.saturating_add(end.saturating_sub(start));
+        r.routed = Some(state.active.clone());
+        debug_assert!(state.invariant_holds());
+        if rotated {
+            publish(&state);
+        }
+        drop(state);
+        if rotated {
+            self.work.notify_all();
+            self.room.notify_all();
+        } else if self.stalls.any_waiting() {
+            self.room.notify_all();
+        }
+    }
+
+    /// Seals the active memtable unless it is untouched. Returns the sequence number of the newest
+    /// sealed memtable, if there is one.
+    pub(crate) fn rotate(&self, publish: impl FnOnce(&Memtables)) -> Result<Option<u64>> {
+        let mut state = self.state.lock();
+        if !state.active.is_untouched() {
+            let next = match state.spare.take() {
+                Some(spare) => spare,
+                None => self.new_memtable(&mut state)?,
+            };
+            let left = next.room();
+            state.switch_to(next, left);
+            debug_assert!(state.invariant_holds());
+            publish(&state);
+            self.work.notify_all();
+        }
+        Ok(state.sealed.last().map(|m| m.sequence()))
+    }
+
+    /// New figures on what writers have to wait for.
+    pub(crate) fn set_pressure(&self, state: &mut Memtables, pressure: Pressure) {
+        let eased = !pressure.stops() || pressure.slows().is_none();
+        state.pressure = pressure;
+        if eased {
+            self.room.notify_all();
+        }
+    }
+
+    pub(crate) fn fail(&self, error: Error) {
+        let mut state = self.state.lock();
+        if state.failure.as_ref().is_none_or(Error::is_transient) {
+            state.failure = Some(error);
+        }
+        drop(state);
+        self.wake_all();
+    }
+
+    /// A job that may have failed for want of space has succeeded.
+    pub(crate) fn clear_transient_failure(&self) {
+        let mut state = self.state.lock();
+        if state.failure.as_ref().is_some_and(Error::is_transient) {
+            state.failure = None;
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.spare = None;
+        drop(state);
+        self.wake_all();
+    }
+}
+
+impl Memtables {
+    /// Memtables of every kind.
+    fn count(&self) -> usize {
+        1 + self.sealed.len() + usize::from(self.spare.is_some()) + self.carried
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.seed
+    }
+
+    /// Makes `next` the active memtable. The former one is sealed, or kept as the spare if nothing
+    /// was ever routed to it.
+    fn switch_to(&mut self, next: Arc<Memtable>, left: usize) {
+        next.activate(self.next_sequence);
+        self.next_sequence += 1;
+        let former = std::mem::replace(&mut self.active, next);
+        self.left = left;
+        self.logged = 0;
+        if former.is_untouched() {
+            self.spare.get_or_insert(former);
+            return;
+        }
+        former.seal();
+        self.sealed.push(former);
+    }
+
+    fn invariant_holds(&self) -> bool {
+        self.reserved <= self.left || self.spare.as_ref().is_some_and(|s| self.reserved <= s.room())
+    }
+
+    /// The oldest memtable, if it can be flushed now.
+    pub(crate) fn flushable(&self) -> Option<Arc<Memtable>> {
+        self.sealed.first().filter(|m| m.is_quiet()).cloned()
+    }
+
+    /// Where replay starts once the memtables up to `flushed` are on disk: the least start among the
+    /// others, or else the end of the last one's last frame.
+    pub(crate) fn replay_head_without(&self, flushed: &[Arc<Memtable>]) -> Option<u64> {
+        let others = self.sealed.iter().chain([&self.active]);
+        let rest = others.filter(|m| !flushed.iter().any(|f| Arc::ptr_eq(f, m)));
+        rest.filter_map(|m| m.start()).min().or_else(|| flushed.iter().map(|m| m.end()).max())
+    }
+
+    /// Takes flushed memtables off the list.
+    pub(crate) fn remove_sealed(&mut self, flushed: &[Arc<Memtable>]) {
+        self.sealed.retain(|m| !flushed.iter().any(|f| Arc::ptr_eq(f, m)));
+    }
+
+    /// Sequence number of the oldest memtable that may hold something.
+    pub(crate) fn oldest_sequence(&self) -> u64 {
+        self.sealed.first().unwrap_or(&self.active).sequence()
+    }
+
+    /// Forgets everything that was written and not flushed.
+    pub(crate) fn discard_all(&mut self, admission: &Admission) {
+        self.sealed.clear();
+        if self.active.is_untouched() {
+            return;
+        }
+        let spare = self.spare.take().map_or_else(|| admission.new_memtable(self), Ok);
+        match spare {
+            Ok(next) => {
+                let left = next.room();
+                self.switch_to(next, left);
+                self.sealed.clear();
+            }
+            // No memory for a memtable: nothing can be written any more.
+            Err(e) => self.failure = Some(e),
+        }
+    }
+
+    /// All memtables, newest first, the active one included.
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.active).chain(self.sealed.iter().rev())
+    }
+
+    pub(crate) fn pressure(&self) -> Pressure {
+        self.pressure
+    }
+
+    pub(crate) fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Arena bytes of all memtables.
+    pub(crate) fn bytes(&self) -> usize {
+        let all = self.sealed.iter().chain([&self.active]).chain(&self.spare);
+        all.map(|m| m.list().allocated()).sum()
+    }
+}

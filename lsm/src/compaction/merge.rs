@@ -1,0 +1,163 @@
+//! The inner loop of flush and compaction: from a cursor, through the dropping rules, into tables.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kvdb_sstable::Cursor;
+
+use super::dropping::{Dropping, Verdict};
+use super::split::Part;
+use crate::companion::Companion;
+use crate::entry::Entry;
+use crate::error::{Error, Result};
+use crate::range_delete::RangeDeletes;
+use crate::table_writer::{Finished, TableWriter, WriterContext};
+use crate::version::Level;
+
+/// Whether to go on is looked at every so many entries.
+const CANCEL_CHECK: u32 = 256;
+
+/// When a table is finished and the next one begun.
+pub(crate) struct Cuts {
+    /// Bytes of a table; `u64::MAX`: never cut.
+    pub(crate) table_size: u64,
+    /// The level below the outputs.
+    pub(crate) next: Option<Arc<Level>>,
+    /// Bytes of that level which one table may overlap.
+    pub(crate) overlap_limit: u64,
+    /// Tables end where a range delete begins or ends, so that they lie inside or outside.
+    pub(crate) range_deletes: Arc<RangeDeletes>,
+    /// Index of the first table of `next` that the current output has not passed.
+    at: usize,
+    overlap: u64,
+}
+
+impl Cuts {
+    pub(crate) fn new(
+        table_size: u64,
+        next: Option<Arc<Level>>,
+        overlap_limit: u64,
+        range_deletes: Arc<RangeDeletes>,
+    ) -> Cuts {
+        Cuts { table_size, next, overlap_limit, range_deletes, at: 0, overlap: 0 }
+    }
+
+    /// One table, whatever its size.
+    pub(crate) fn none() -> Cuts {
+        Cuts::new(u64::MAX, None, u64::MAX, Arc::default())
+    }
+
+    /// Whether the output, which holds entries up to `last` and has `size` bytes, ends before `key`.
+    fn before(&mut self, last: &[u8], key: &[u8], size: u64) -> bool {
+        if self.table_size == u64::MAX {
+            return false;
+        }
+        let mut passed = false;
+        if let Some(next) = &self.next {
+            let tables = next.tables();
+            while let Some(table) = tables.get(self.at)
+                && table.largest() < key
+            {
+                self.overlap = self.overlap.saturating_add(table.size());
+                self.at += 1;
+                passed = true;
+            }
+        }
+        // Rather at a boundary of the level below, if the table is not too small then: the table
+        // will drag one table less along when it is compacted itself.
+        size >= self.table_size
+            || (passed && size >= self.table_size / 2)
+            || self.overlap > self.overlap_limit
+            || (!self.range_deletes.is_empty() && self.range_deletes.boundary_between(last, key))
+    }
+
+    /// An output begins with `key`.
+    fn begin(&mut self, key: &[u8]) {
+        self.overlap = 0;
+        if let Some(next) = &self.next {
+            let tables = next.tables();
+            while tables.get(self.at).is_some_and(|t| t.largest() < key) {
+                self.at += 1;
+            }
+        }
+    }
+}
+
+/// Copies what `dropping` leaves from `cursor` into tables of `level`. The cursor is positioned
+/// here; on an error or when `cancel` is set, the tables written so far are removed.
+pub(crate) fn merge_into_tables<C: Companion>(
+    cursor: &mut impl Cursor,
+    part: &Part,
+    dropping: &mut Dropping,
+    cuts: &mut Cuts,
+    context: &WriterContext<'_, C>,
+    level: usize,
+    cancel: &AtomicBool,
+) -> Result<Vec<Finished>> {
+    let mut finished = Vec::new();
+    let mut writer: Option<TableWriter<'_, C>> = None;
+    let mut key: Vec<u8> = Vec::new();
+    let mut started = false;
+    let mut last_version = 0;
+    let mut until_check = CANCEL_CHECK;
+    let mut valid = match &part.start {
+        Some(start) => cursor.seek(start, u64::MAX)?,
+        None => cursor.first()?,
+    };
+    while valid {
+        until_check -= 1;
+        if until_check == 0 {
+            until_check = CANCEL_CHECK;
+            if cancel.load(Ordering::Relaxed) {
+                return Err(Error::Closed);
+            }
+        }
+        let version = cursor.version();
+        if !started || cursor.key() != key {
+            if part.end.as_deref().is_some_and(|end| cursor.key() >= end) {
+                break;
+            }
+            let cut = writer
+                .as_ref()
+                .is_some_and(|w| cuts.before(w.last_key(), cursor.key(), w.estimated_size()));
+            if cut && let Some(writer) = writer.take() {
+                finished.push(writer.finish()?);
+            }
+            key.clear();
+            key.extend_from_slice(cursor.key());
+            started = true;
+            dropping.next_key();
+        } else if context.options.paranoid && version >= last_version {
+            return Err(Error::Inconsistent(format!(
+                "versions {last_version} and {version} of a key are out of order"
+            )));
+        }
+        last_version = version;
+        let bytes = cursor.value();
+        let entry = Entry::decode(bytes)?;
+        let verdict = dropping.judge(&key, version, &entry);
+        if verdict != Verdict::Drop {
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                None => {
+                    cuts.begin(&key);
+                    writer.insert(TableWriter::create(context, level)?)
+                }
+            };
+            match verdict {
+                Verdict::Bury => {
+                    let tombstone = Entry::tombstone();
+                    let mut head = [0; crate::entry::MAX_HEAD];
+                    let n = tombstone.encode_head(&mut head);
+                    writer.add(&key, version, &tombstone, &head[..n])?;
+                }
+                _ => writer.add(&key, version, &entry, bytes)?,
+            }
+        }
+        valid = cursor.next()?;
+    }
+    if let Some(writer) = writer.take() {
+        finished.push(writer.finish()?);
+    }
+    Ok(finished)
+}

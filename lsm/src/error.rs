@@ -1,0 +1,135 @@
+//! What can go wrong in the tree.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::entry::DecodeError;
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of somebody else's.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A failure of the tree. Cloning shares the source, since a background failure is reported in
+/// several places.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An option is out of its range.
+    #[error("option {option}: {reason}")]
+    Option {
+        /// Name of the option.
+        option: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file operation failed.
+    #[error(transparent)]
+    Fs(Arc<kvdb_vfs::Error>),
+    /// A table cannot be read or written.
+    #[error(transparent)]
+    Table(Arc<kvdb_sstable::Error>),
+    /// The manifest cannot be read or written.
+    #[error(transparent)]
+    Manifest(Arc<kvdb_manifest::Error>),
+    /// A memtable refused an entry.
+    #[error("memtable: {0}")]
+    Memtable(Arc<dyn std::error::Error + Send + Sync>),
+    /// A table that the manifest names is not there.
+    #[error("table {} is missing", path.display())]
+    MissingTable {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A table that the manifest names has another length.
+    #[error("table {} has {found} bytes, the manifest says {expected}", path.display())]
+    TableSize {
+        /// The file.
+        path: PathBuf,
+        /// Length in the manifest.
+        expected: u64,
+        /// Length on disk.
+        found: u64,
+    },
+    /// The tables break a rule that must hold between them.
+    #[error("the tree is inconsistent: {0}")]
+    Inconsistent(String),
+    /// A value in the tree is not an encoded entry.
+    #[error("corrupt entry: {0}")]
+    Entry(#[from] DecodeError),
+    /// The companion refused.
+    #[error(transparent)]
+    Companion(Arc<dyn std::error::Error + Send + Sync>),
+    /// The tree has been closed.
+    #[error("the tree is closed")]
+    Closed,
+    /// The tree was opened for reading only.
+    #[error("the tree is read-only")]
+    ReadOnly,
+    /// A background job failed earlier; its inputs are untouched. Reopening clears it.
+    #[error("an earlier background {job} failed: {source}")]
+    Background {
+        /// Which job.
+        job: &'static str,
+        /// How it failed.
+        source: Arc<Error>,
+    },
+    /// A background job panicked.
+    #[error("a background job panicked: {0}")]
+    Panic(String),
+    /// The system refused to start a thread.
+    #[error("cannot start a background thread: {0}")]
+    Thread(Arc<std::io::Error>),
+}
+
+impl Error {
+    pub(crate) fn option(option: &'static str, reason: impl Into<String>) -> Self {
+        Error::Option { option, reason: reason.into() }
+    }
+
+    /// Whether waiting may help: no space left, or no descriptor. Such a failure of a background
+    /// job is tried again, and it is forgotten once the job succeeds.
+    pub fn is_transient(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = match self {
+            Error::Background { source, .. } => return source.is_transient(),
+            Error::Fs(e) => Some(&**e),
+            Error::Table(e) => Some(&**e),
+            // Certainly not appended. After its other errors it does not know its own end any more.
+            Error::Manifest(e) => match &**e {
+                kvdb_manifest::Error::Io(e) => Some(e),
+                _ => None,
+            },
+            _ => None,
+        };
+        while let Some(e) = cause {
+            if let Some(fs) = e.downcast_ref::<kvdb_vfs::Error>() {
+                use kvdb_vfs::ErrorKind::{NoSpace, TooManyFiles};
+                return matches!(fs.kind(), NoSpace | TooManyFiles);
+            }
+            cause = match e.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref()) {
+                Some(inner) => Some(inner),
+                None => e.source(),
+            };
+        }
+        false
+    }
+}
+
+impl From<kvdb_vfs::Error> for Error {
+    fn from(e: kvdb_vfs::Error) -> Self {
+        Error::Fs(Arc::new(e))
+    }
+}
+
+impl From<kvdb_sstable::Error> for Error {
+    fn from(e: kvdb_sstable::Error) -> Self {
+        Error::Table(Arc::new(e))
+    }
+}
+
+impl From<kvdb_manifest::Error> for Error {
+    fn from(e: kvdb_manifest::Error) -> Self {
+        Error::Manifest(Arc::new(e))
+    }
+}

@@ -1,0 +1,169 @@
+//! The one way in which the tree changes: manifest first, then the superversion.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kvdb_manifest::store::StoreChange;
+
+use crate::companion::Companion;
+use crate::error::{Error, Result};
+use crate::memtable::Memtable;
+use crate::shared::Shared;
+use crate::stall::Pressure;
+use crate::superversion::Superversion;
+use crate::table::TableFile;
+use crate::version::apply_range_deletes;
+
+/// What goes with a change set.
+#[derive(Default)]
+pub(crate) struct Installation {
+    /// Tables that must still be part of the tree; if one is not, nothing is installed.
+    pub(crate) inputs: Vec<u64>,
+    /// Handles of tables that the change adds.
+    pub(crate) fresh: Vec<Arc<TableFile>>,
+    /// Memtables whose contents the added tables hold.
+    pub(crate) flushed: Vec<Arc<Memtable>>,
+}
+
+/// What the install lock protects beside the right to install.
+#[derive(Debug, Default)]
+pub(crate) struct InstallState {
+    /// For each range delete the newest memtable that may hold something it hides.
+    barriers: HashMap<u64, u64>,
+    /// The same for range deletes that were there when the tree was opened; `None` before
+    /// recovery is done.
+    pub(crate) first_barrier: Option<u64>,
+}
+
+impl<C: Companion> Shared<C> {
+    /// Installs a change: appends it to the manifest, and when it is durable makes the superversion
+    /// that belongs to it the current one. `Ok(false)`: an input is gone, nothing was done.
+    pub(crate) fn install_change(
+        &self,
+        mut change: StoreChange,
+        parts: Installation,
+    ) -> Result<bool> {
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        let mut install = self.install.lock();
+        let current = self.superversion();
+        let version = current.version();
+        let has = |id: &u64| version.tables().any(|t| t.id() == *id);
+        let flushed_are_there = {
+            let memtables = self.admission.lock();
+            let sealed = &memtables.sealed;
+            let replay = memtables.replay_head_without(&parts.flushed);
+            if !parts.flushed.is_empty() && change.replay_head.is_none() {
+                change.replay_head = replay.map(unpack);
+            }
+            parts.flushed.iter().all(|f| sealed.iter().any(|s| Arc::ptr_eq(f, s)))
+        };
+        if !flushed_are_there || !parts.inputs.iter().all(has) {
+            return Ok(false);
+        }
+        let listed = |v: &u64| current.range_deletes().iter().any(|r| r.version == *v);
+        change.range_deletes_removed.retain(listed);
+        self.complete(&mut change);
+        let next = Arc::new(version.apply(&change, &parts.fresh, &self.tables));
+        if self.options.paranoid {
+            next.check()?;
+        }
+        let gone: Vec<Arc<TableFile>> = {
+            let stays = |t: &&Arc<TableFile>| !next.tables().any(|n| n.id() == t.id());
+            version.tables().filter(stays).cloned().collect()
+        };
+
+        self.manifest.append(&change)?;
+
+        // From here on nothing fails.
+        self.companion.installed(&change);
+        let view = self.companion.view();
+        let range_deletes = apply_range_deletes(current.range_deletes(), &change);
+        let watermark = current.watermark().max(change.watermark.unwrap_or(0));
+        let debt = self.debt(&next);
+        let pressure = Pressure::new(&self.options, next.level(0).tables().len(), debt);
+        {
+            let mut memtables = self.admission.lock();
+            if change.reset {
+                memtables.discard_all(&self.admission);
+            }
+            memtables.remove_sealed(&parts.flushed);
+            for range in &change.range_deletes_added {
+                install.barriers.insert(range.version, memtables.active.sequence());
+            }
+            let reads = self.reads.clone();
+            let superversion =
+                Superversion::new(&memtables, next, view, range_deletes, watermark, reads);
+            self.current.replace(superversion);
+            self.admission.set_pressure(&mut memtables, pressure);
+        }
+        for table in gone {
+            table.mark_obsolete();
+        }
+        drop(install);
+        self.admission.wake_all();
+        self.scheduler.wake();
+        Ok(true)
+    }
+
+    /// Numbers that only grow are never smaller than the manifest's: two jobs may finish in another
+    /// order than they began.
+    fn complete(&self, change: &mut StoreChange) {
+        let next_file = self.ids.bound();
+        self.manifest.read(|state| {
+            let raise = |value: &mut Option<u64>, least: u64| {
+                if let Some(value) = value {
+                    *value = (*value).max(least);
+                }
+            };
+            raise(&mut change.watermark, state.watermark());
+            raise(&mut change.clock, state.clock());
+            raise(&mut change.dropped_tombstone, state.dropped_tombstone());
+            raise(&mut change.largest_version, state.largest_version());
+            change.next_file = Some(next_file.max(state.next_file()));
+            if let Some(head) = state.replay_head()
+                && change.replay_head.is_some_and(|new| new < head)
+                && !change.reset
+            {
+                change.replay_head = None;
+            }
+        });
+    }
+
+    /// Takes range deletes off the list that hide nothing any more.
+    pub(crate) fn retire_range_deletes(&self) -> Result<()> {
+        let done: Vec<u64> = {
+            let install = self.install.lock();
+            let current = self.superversion();
+            let oldest = self.admission.lock().oldest_sequence();
+            let mut done: Vec<u64> = Vec::new();
+            let mut open: Vec<u64> = Vec::new();
+            for range in current.range_deletes().iter() {
+                let barrier = install.barriers.get(&range.version).copied();
+                let flushed = barrier.or(install.first_barrier).is_some_and(|b| oldest > b);
+                let applied = flushed && !current.version().holds_older_than(range);
+                if applied { &mut done } else { &mut open }.push(range.version);
+            }
+            done.sort_unstable();
+            done.dedup();
+            // Several ranges may share a version; they go together.
+            done.retain(|v| !open.contains(v));
+            done
+        };
+        if done.is_empty() {
+            return Ok(());
+        }
+        // Nothing older can have come in since: versions only grow, and tables are made of tables.
+        let change = StoreChange { range_deletes_removed: done.clone(), ..StoreChange::default() };
+        self.install_change(change, Installation::default())?;
+        let mut install = self.install.lock();
+        install.barriers.retain(|version, _| !done.contains(version));
+        Ok(())
+    }
+}
+
+/// A packed log position as the manifest has it.
+pub(crate) fn unpack(position: u64) -> kvdb_manifest::store::LogPosition {
+    kvdb_manifest::store::LogPosition { segment: (position >> 32) as u32, offset: position as u32 }
+}

@@ -1,0 +1,131 @@
+//! One memtable: a skiplist, and which part of the log it stands for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use kvdb_skiplist::{InsertError, SkipList};
+
+use crate::entry::Entry;
+use crate::error::{Error, Result};
+
+const NONE: u64 = u64::MAX;
+
+/// A sorted buffer of the newest writes, and the bookkeeping that says when it may be flushed.
+///
+/// It is flushed only when it is sealed (no frame will be routed to it any more) and every frame
+/// routed to it has been applied.
+#[derive(Debug)]
+pub(crate) struct Memtable {
+    list: Arc<SkipList>,
+    /// Arena bytes that frames may use.
+    room: usize,
+    /// Its place among the memtables, given when it becomes the active one.
+    sequence: AtomicU64,
+    sealed: AtomicBool,
+    /// Frames routed to it that are not applied yet.
+    unapplied: AtomicUsize,
+    /// Packed log position of its first frame's start, or `NONE`.
+    start: AtomicU64,
+    /// Packed log position of its last frame's end.
+    end: AtomicU64,
+}
+
+/// The most arena bytes that an entry can take whose encoding has `encoded_len` bytes.
+pub(crate) fn entry_bound(key_len: usize, encoded_len: usize) -> usize {
+    SkipList::node_bound(key_len, encoded_len)
+}
+
+impl Memtable {
+    /// A memtable with an arena of `capacity` bytes.
+    pub(crate) fn new(capacity: usize, seed: u64) -> Result<Arc<Memtable>> {
+        let options = kvdb_skiplist::Options { capacity, seed, ..Default::default() };
+        let list = SkipList::new(options).map_err(|e| Error::Memtable(Arc::new(e)))?;
+        let room = list.remaining();
+        Ok(Arc::new(Memtable {
+            list: Arc::new(list),
+            room,
+            sequence: AtomicU64::new(0),
+            sealed: AtomicBool::new(false),
+            unapplied: AtomicUsize::new(0),
+            start: AtomicU64::new(NONE),
+            end: AtomicU64::new(0),
+        }))
+    }
+
+    #[inline]
+    pub(crate) fn list(&self) -> &Arc<SkipList> {
+        &self.list
+    }
+
+    pub(crate) fn room(&self) -> usize {
+        self.room
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn activate(&self, sequence: u64) {
+        self.sequence.store(sequence, Ordering::Relaxed);
+    }
+
+    /// Whether no frame was ever routed here.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.start.load(Ordering::Relaxed) == NONE
+    }
+
+    /// Packed log position of the first frame; `None` if there is none.
+    pub(crate) fn start(&self) -> Option<u64> {
+        let start = self.start.load(Ordering::Relaxed);
+        (start != NONE).then_some(start)
+    }
+
+    /// Packed log position of the end of the last frame.
+    pub(crate) fn end(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
+    }
+
+    /// Takes a frame in. Called under the admission lock, in log order.
+    pub(crate) fn begin_frame(&self, start: u64, end: u64) {
+        self.start.fetch_min(start, Ordering::Relaxed);
+        self.end.fetch_max(end, Ordering::Relaxed);
+        self.unapplied.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A frame is applied. True if it was the last one of a sealed memtable: the flusher wants to
+    /// know.
+    pub(crate) fn end_frame(&self) -> bool {
+        // Either this sees `sealed`, or whoever sealed sees no frame left: both sides write
+        // first and read the other's word afterwards, in one total order.
+        self.unapplied.fetch_sub(1, Ordering::SeqCst) == 1 && self.sealed.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn seal(&self) {
+        self.sealed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether every frame routed here is applied. What they inserted is visible to the caller.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.unapplied.load(Ordering::SeqCst) == 0
+    }
+
+    /// Inserts an entry. An entry that is there already is replaced.
+    pub(crate) fn insert(&self, key: &[u8], version: u64, entry: Entry<'_>) -> Result<()> {
+        let inserted = self
+            .list
+            .insert_with(key, version, entry.encoded_len(), |bytes| entry.encode_into(bytes));
+        match inserted {
+            Ok(()) => Ok(()),
+            Err(InsertError::Exists) => {
+                // Replay may meet a record twice.
+                let mut bytes = Vec::with_capacity(entry.encoded_len());
+                entry.encode(&mut bytes);
+                match self.list.upsert(key, version, &bytes) {
+                    Ok(_) => Ok(()),
+                    Err(e) => Err(Error::Memtable(Arc::new(e))),
+                }
+            }
+            Err(e) => Err(Error::Memtable(Arc::new(e))),
+        }
+    }
+}

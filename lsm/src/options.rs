@@ -1,0 +1,210 @@
+//! How a tree is to behave: [`Options`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// How a tree is to behave. Any of it may differ the next time the tree is opened: every table
+/// carries what is needed to read it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Bytes of a memtable's arena, index and overhead included. 64 KiB to 1 GiB. Default 64 MiB.
+    pub memtable_size: usize,
+    /// How many memtables there may be, the active one and its spare included. At least 2;
+    /// default 4. Writers wait when all of them are full. Explicit flushes and frames larger
+    /// than a memtable may exceed it by one.
+    pub max_memtables: usize,
+    /// A memtable is sealed when the log has grown by this many bytes since its first frame, full
+    /// or not, so that recovery has no more than that per memtable to replay. Default 256 MiB.
+    pub max_replay_bytes: u64,
+    /// Bytes at which a table of level 1 and below is finished. 16 KiB to 1 GiB. Default 8 MiB.
+    pub table_size: u64,
+    /// Number of level-0 tables that makes level 0 worth compacting. Default 4.
+    pub l0_compaction_trigger: usize,
+    /// Number of level-0 tables from which on writers are slowed down. Default 12.
+    pub l0_slowdown_trigger: usize,
+    /// Number of level-0 tables at which writers wait. Default 24.
+    pub l0_stop_trigger: usize,
+    /// Bytes waiting for compaction (above the levels' targets) from which on writers are slowed
+    /// down; at four times as much they wait. Default 32 GiB.
+    pub debt_slowdown_bytes: u64,
+    /// Largest target of the base level, the one that level 0 is compacted into. Default 64 MiB.
+    pub base_level_size: u64,
+    /// How many times larger each level may be than the one above. 2 to 100. Default 10.
+    pub level_size_multiplier: u64,
+    /// Number of levels, level 0 included. 2 to 16. Default 7.
+    pub max_levels: usize,
+    /// Threads that compact, and the width of the pool that shares one compaction. Default: the
+    /// number of processors, at most 4.
+    pub compaction_threads: usize,
+    /// How far the parts of one compaction that run at the same time may go: inputs of fewer
+    /// bytes than this are not split. Default 16 MiB.
+    pub min_split_bytes: u64,
+    /// How many versions of a key survive although no reader can see them any more: the newest one
+    /// at or below the discard floor included, and never beyond a tombstone. At least 1.
+    pub versions_to_keep: usize,
+    /// Target bytes of a table's block. Default 4 KiB.
+    pub block_size: usize,
+    /// Entries between two restart points of a block. Default 16.
+    pub restart_interval: usize,
+    /// Bits per key of a table's filter; 0: no filter. Default 10.
+    pub bits_per_key: u32,
+    /// How blocks of tables are compressed. Default: not at all.
+    pub compression: Compression,
+    /// How tables are read.
+    pub reads: Reads,
+    /// Whether background work runs by itself.
+    pub background: Background,
+    /// Scheduling class of compaction threads (Unix nice value, 0 to 19). Default 8: with all
+    /// cores busy, a committing thread should not have to wait for a time slice to end.
+    pub nice: i32,
+    /// Bytes per second that writers are held to where the slow-down begins; the more debt, the
+    /// less. Default 64 MiB.
+    pub delayed_write_rate: u64,
+    /// An idle tree looks for tombstones, expired entries and log garbage to drop this many
+    /// milliseconds after the last flush. Default 1000.
+    pub idle_after_ms: u64,
+    /// Check the order and overlap of levels after every install and the order of entries in
+    /// every job. Default: in debug builds.
+    pub paranoid: bool,
+}
+
+/// Compression of table blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Stored as they are: usable in place, without a copy.
+    #[default]
+    None,
+    /// LZ4 block format.
+    Lz4,
+    /// Zstandard, level 1 to 22. Needs the `zstd` feature of `kvdb-sstable`.
+    Zstd(i32),
+}
+
+/// How tables are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Reads {
+    /// Through memory maps where the file system has them. An I/O error under a map ends the
+    /// process (`SIGBUS`).
+    Mapped,
+    /// By positioned reads through a block cache of this many bytes, shared by all tables.
+    Positioned {
+        /// Bytes of the block cache.
+        block_cache_bytes: u64,
+    },
+}
+
+/// Who does background work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Background {
+    /// Threads of the tree's own, from [`Tree::start`](crate::Tree::start) to close.
+    #[default]
+    Threads,
+    /// Nobody but [`Tree::step`](crate::Tree::step). Writers never wait in this mode; full
+    /// memtables pile up instead.
+    Manual,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            memtable_size: 64 << 20,
+            max_memtables: 4,
+            max_replay_bytes: 256 << 20,
+            table_size: 8 << 20,
+            l0_compaction_trigger: 4,
+            l0_slowdown_trigger: 12,
+            l0_stop_trigger: 24,
+            debt_slowdown_bytes: 32 << 30,
+            base_level_size: 64 << 20,
+            level_size_multiplier: 10,
+            max_levels: 7,
+            compaction_threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
+            min_split_bytes: 16 << 20,
+            versions_to_keep: 1,
+            block_size: 4096,
+            restart_interval: 16,
+            bits_per_key: 10,
+            compression: Compression::None,
+            reads: Reads::Mapped,
+            background: Background::Threads,
+            nice: 8,
+            delayed_write_rate: 64 << 20,
+            idle_after_ms: 1000,
+            paranoid: cfg!(debug_assertions),
+        }
+    }
+}
+
+impl Options {
+    /// Checks every option against its range.
+    ///
+    /// # Errors
+    /// [`Error::Option`] with the name of the first option that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        fn within<T: PartialOrd + std::fmt::Display>(
+            option: &'static str,
+            value: T,
+            least: T,
+            most: T,
+        ) -> Result<()> {
+            if value < least || value > most {
+                return Err(Error::option(option, format!("{value} is not in {least}..={most}")));
+            }
+            Ok(())
+        }
+        within("memtable_size", self.memtable_size, 64 << 10, 1 << 30)?;
+        within("max_memtables", self.max_memtables, 2, 64)?;
+        within("max_replay_bytes", self.max_replay_bytes, 1, u64::MAX)?;
+        within("table_size", self.table_size, 16 << 10, 1 << 30)?;
+        within("l0_compaction_trigger", self.l0_compaction_trigger, 1, 1 << 16)?;
+        within(
+            "l0_slowdown_trigger",
+            self.l0_slowdown_trigger,
+            self.l0_compaction_trigger,
+            1 << 16,
+        )?;
+        within("l0_stop_trigger", self.l0_stop_trigger, self.l0_slowdown_trigger + 1, 1 << 17)?;
+        within("debt_slowdown_bytes", self.debt_slowdown_bytes, 1 << 20, u64::MAX / 8)?;
+        within("base_level_size", self.base_level_size, 16 << 10, 1 << 40)?;
+        within("level_size_multiplier", self.level_size_multiplier, 2, 100)?;
+        within("max_levels", self.max_levels, 2, 16)?;
+        within("compaction_threads", self.compaction_threads, 1, 64)?;
+        within("versions_to_keep", self.versions_to_keep, 1, usize::MAX)?;
+        within("block_size", self.block_size, 256, 1 << 20)?;
+        within("restart_interval", self.restart_interval, 1, 256)?;
+        within("bits_per_key", self.bits_per_key, 0, 64)?;
+        if let Compression::Zstd(level) = self.compression {
+            within("compression", level, 1, 22)?;
+        }
+        within("nice", self.nice, 0, 19)?;
+        within("delayed_write_rate", self.delayed_write_rate, 1 << 10, u64::MAX)?;
+        within("idle_after_ms", self.idle_after_ms, 1, 1 << 40)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        Options::default().validate().unwrap();
+    }
+
+    #[test]
+    fn an_option_out_of_range_is_named() {
+        let o = Options { max_memtables: 1, ..Options::default() };
+        assert_eq!(
+            o.validate().unwrap_err().to_string(),
+            "option max_memtables: 1 is not in 2..=64"
+        );
+        let o = Options { l0_stop_trigger: 12, ..Options::default() };
+        assert!(o.validate().unwrap_err().to_string().contains("l0_stop_trigger"));
+    }
+}

@@ -1,0 +1,269 @@
+//! What the handle of a tree and its threads share.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use kvdb_manifest::Manifest;
+use kvdb_manifest::store::{StoreState, TableRecord};
+use kvdb_vfs::Fs;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::admission::Admission;
+use crate::compaction::job::{Job, Running};
+use crate::compaction::pick::Picker;
+use crate::compaction::scores::Scores;
+use crate::companion::Companion;
+use crate::error::{Error, Result};
+use crate::file_ids::FileIds;
+use crate::install::InstallState;
+use crate::options::{Background, Options};
+use crate::stats::{LevelStats, ReadCounters, Stats, WorkCounters, get};
+use crate::superversion::{Current, Superversion, drive_epoch};
+use crate::table::{Built, TableContext, TableFile};
+use crate::table_writer::WriterContext;
+use crate::version::Version;
+
+pub(crate) struct Shared<C: Companion> {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) dir: PathBuf,
+    pub(crate) manifest: Arc<Manifest<StoreState>>,
+    pub(crate) options: Options,
+    pub(crate) companion: Arc<C>,
+    pub(crate) read_only: bool,
+    pub(crate) ids: FileIds,
+    pub(crate) tables: Arc<TableContext>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) current: Current<C::View>,
+    /// The install lock. Taken before the admission lock, never while holding it.
+    pub(crate) install: Mutex<InstallState>,
+    /// One flush at a time, so that level-0 tables come in order of age.
+    pub(crate) flushing: Mutex<()>,
+    pub(crate) scheduler: Scheduler,
+    /// Jobs stop at the next look.
+    pub(crate) closing: AtomicBool,
+    /// Whether threads do the background work.
+    pub(crate) started: AtomicBool,
+    pub(crate) work: WorkCounters,
+    pub(crate) reads: Arc<ReadCounters>,
+    pub(crate) pool: OnceLock<rayon::ThreadPool>,
+    pub(crate) opened: Instant,
+    /// When the last flush ended, in milliseconds since `opened`.
+    pub(crate) last_flush: AtomicU64,
+}
+
+/// Which compactions run, and who waits for that to change.
+#[derive(Debug, Default)]
+pub(crate) struct Scheduler {
+    state: Mutex<Schedule>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Schedule {
+    pub(crate) running: Running,
+    /// Callers of `wait_idle`: as long as there are any, the tree counts as idle.
+    pub(crate) awaited: usize,
+    /// Nobody may begin a job because of an earlier failure, until then.
+    pub(crate) pause_until: Option<Instant>,
+}
+
+impl Scheduler {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Schedule> {
+        self.state.lock()
+    }
+
+    pub(crate) fn wake(&self) {
+        drop(self.state.lock());
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn wait(&self, state: &mut MutexGuard<'_, Schedule>, at_most: Option<Duration>) {
+        match at_most {
+            Some(time) => drop(self.changed.wait_for(state, time)),
+            None => self.changed.wait(state),
+        }
+    }
+}
+
+impl<C: Companion> Shared<C> {
+    pub(crate) fn superversion(&self) -> Arc<Superversion<C::View>> {
+        self.current.pin().to_arc()
+    }
+
+    pub(crate) fn table(&self, record: TableRecord, built: Built) -> Arc<TableFile> {
+        Arc::new(TableFile::new(record, built, self.tables.clone()))
+    }
+
+    pub(crate) fn writer_context(&self) -> WriterContext<'_, C> {
+        WriterContext {
+            fs: &self.fs,
+            dir: &self.dir,
+            database: self.manifest.database(),
+            ids: &self.ids,
+            options: &self.options,
+            companion: &self.companion,
+        }
+    }
+
+    pub(crate) fn pool(&self) -> Option<&rayon::ThreadPool> {
+        self.pool.get()
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        self.options.background == Background::Manual
+    }
+
+    pub(crate) fn has_threads(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Bytes above the levels' targets.
+    pub(crate) fn debt(&self, version: &Version) -> u64 {
+        Scores::new(version, &self.options, |_| (0, 0)).debt
+    }
+
+    /// Whether no flush was needed for a while.
+    pub(crate) fn is_idle(&self, schedule: &Schedule) -> bool {
+        let now = self.opened.elapsed().as_millis() as u64;
+        let since = now.saturating_sub(self.last_flush.load(Ordering::Relaxed));
+        self.is_manual() || schedule.awaited > 0 || since >= self.options.idle_after_ms
+    }
+
+    pub(crate) fn note_flush(&self) {
+        self.last_flush.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// The next job to run, if any. The caller holds the schedule and reserves the job's ranges.
+    pub(crate) fn next_job(&self, schedule: &Schedule, top_first: bool) -> Option<Job> {
+        let current = self.superversion();
+        let picker = Picker {
+            version: current.version(),
+            running: &schedule.running,
+            options: &self.options,
+        };
+        if let Some(job) = picker.by_score(top_first) {
+            return Some(job);
+        }
+        let version = current.version();
+        let idle = self.is_idle(schedule);
+        if current.range_deletes().is_empty() && !(idle && Self::may_hold_garbage(version)) {
+            return None;
+        }
+        let floor = self.companion.floor();
+        picker
+            .range_delete(current.range_deletes(), floor)
+            .or_else(|| picker.garbage(floor).filter(|_| idle))
+            .or_else(|| picker.log_garbage().filter(|_| idle))
+    }
+
+    /// Whether it is worth asking for the floor and looking for garbage.
+    pub(crate) fn may_hold_garbage(version: &Version) -> bool {
+        version.tables().any(|t| {
+            let r = &t.record;
+            r.tombstones + r.stale + r.expiring > 0 || !r.pointers.is_empty()
+        })
+    }
+
+    /// Runs a job that was just picked: reserves its ranges, runs it, and frees them.
+    pub(crate) fn run_reserved(
+        &self,
+        job: &Job,
+        mut schedule: MutexGuard<'_, Schedule>,
+    ) -> Result<bool> {
+        struct Ticket<'a>(&'a Scheduler, u64);
+        impl Drop for Ticket<'_> {
+            fn drop(&mut self) {
+                self.0.lock().running.remove(self.1);
+                self.0.changed.notify_all();
+            }
+        }
+        let _ticket = Ticket(&self.scheduler, schedule.running.add(job));
+        drop(schedule);
+        self.run_job(job)
+    }
+
+    /// Keeps a failure of background work for those who ask and those who wait.
+    pub(crate) fn note_failure(&self, job: &'static str, error: &Error) {
+        if matches!(error, Error::Closed) {
+            return;
+        }
+        tracing::error!(job, %error, "background work failed");
+        self.admission.fail(Error::Background { job, source: Arc::new(error.clone()) });
+        self.scheduler.wake();
+    }
+
+    /// The earlier failure, if it forbids going on.
+    pub(crate) fn fatal_failure(&self) -> Option<Error> {
+        self.admission.lock().failure().filter(|f| !f.is_transient()).cloned()
+    }
+
+    /// Frees what nobody reads any more. True if there was anything.
+    pub(crate) fn reclaim(&self) -> bool {
+        let graveyard = &self.tables.graveyard;
+        if graveyard.awaits_epoch() {
+            drive_epoch();
+        }
+        graveyard.bury(&*self.fs) > 0
+    }
+}
+
+impl<C: Companion> Shared<C> {
+    /// Counts, sizes and scores.
+    pub(crate) fn stats(&self) -> Stats {
+        let current = self.superversion();
+        let version = current.version();
+        let running = self.scheduler.lock().running.len();
+        let scores = Scores::new(version, &self.options, |_| (0, 0));
+        let levels = version.levels().iter().enumerate().map(|(depth, level)| {
+            let counters = self.work.level(depth);
+            LevelStats {
+                tables: level.tables().len(),
+                bytes: level.bytes(),
+                target_bytes: scores.targets[depth],
+                score: scores.scores[depth],
+                read_bytes: get(&counters.read),
+                write_bytes: get(&counters.written),
+                moved_bytes: get(&counters.moved),
+            }
+        });
+        let (sealed_memtables, memtable_bytes) = {
+            let memtables = self.admission.lock();
+            (memtables.sealed.len(), memtables.bytes() as u64)
+        };
+        let (slowdowns, slowdown_nanos) = self.admission.stalls.slowdowns();
+        let (filter_hits, filter_misses, table_hits) = self.reads.sums();
+        let cache = self.tables.cache.as_ref();
+        let flushed_bytes = get(&self.work.flushed_bytes);
+        Stats {
+            shape: version.shape(),
+            levels: levels.collect(),
+            base_level: scores.base,
+            sealed_memtables,
+            memtable_bytes,
+            pointer_bytes: version.tables().map(|t| t.pointer_bytes()).sum(),
+            flushes: get(&self.work.flushes),
+            flushed_bytes,
+            compactions: get(&self.work.compactions),
+            moves: get(&self.work.moves),
+            compacted_read_bytes: self.work.sum(|l| &l.read),
+            compacted_write_bytes: self.work.sum(|l| &l.written) - flushed_bytes,
+            dropped_entries: get(&self.work.dropped_entries),
+            failed_jobs: get(&self.work.failed_jobs),
+            running,
+            debt_bytes: scores.debt,
+            stalls: self.admission.stalls.stops(),
+            slowdowns,
+            slowdown_nanos,
+            filter_hits,
+            filter_misses,
+            table_hits,
+            cache_bytes: cache.map_or(0, |c| c.weight()),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! A table of the tree: its record in the manifest, and its reader once somebody needs it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use kvdb_manifest::store::TableRecord;
+use kvdb_sstable::{AnySource, BlockCache, Identity, ReaderOptions, Table};
+use kvdb_vfs::{Advice, Fs, OpenMode};
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::file_ids::table_path;
+use crate::graveyard::{Graveyard, Remains};
+use crate::options::{Options, Reads};
+
+pub(crate) type Reader = Table<AnySource>;
+
+/// What all tables of a tree have in common.
+#[derive(Debug)]
+pub(crate) struct TableContext {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) dir: PathBuf,
+    pub(crate) database: u128,
+    pub(crate) mapped: bool,
+    pub(crate) cache: Option<BlockCache>,
+    pub(crate) graveyard: Arc<Graveyard>,
+}
+
+impl TableContext {
+    pub(crate) fn new(fs: Arc<dyn Fs>, dir: &Path, database: u128, options: &Options) -> Self {
+        let (mapped, cache) = match options.reads {
+            Reads::Mapped => (true, None),
+            Reads::Positioned { block_cache_bytes } => {
+                (false, Some(BlockCache::new(block_cache_bytes)))
+            }
+        };
+        // Compressed blocks are worth keeping decompressed, also where the file is mapped.
+        let cache = cache.or_else(|| Some(BlockCache::new(8 << 20)));
+        let graveyard = Graveyard::new();
+        TableContext { fs, dir: dir.to_owned(), database, mapped, cache, graveyard }
+    }
+}
+
+/// What was droppable when a table was written: it is no use to look again before that has changed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Built {
+    /// Discard floor its entries were filtered with; 0 if unknown.
+    pub(crate) floor: u64,
+    /// Clock its entries were filtered with; 0 if unknown.
+    pub(crate) clock: u64,
+    /// Wait so many seconds beyond `clock` before looking for expired entries again.
+    pub(crate) patience: u64,
+}
+
+/// One table, shared by all versions of the tree that have it. When the last of them goes and the
+/// table is no longer part of the tree, its file is queued for removal.
+#[derive(Debug)]
+pub(crate) struct TableFile {
+    pub(crate) record: TableRecord,
+    pub(crate) built: Built,
+    context: Arc<TableContext>,
+    reader: OnceLock<Arc<Reader>>,
+    opening: Mutex<()>,
+    obsolete: AtomicBool,
+}
+
+impl TableFile {
+    pub(crate) fn new(record: TableRecord, built: Built, context: Arc<TableContext>) -> Self {
+        TableFile {
+            record,
+            built,
+            context,
+            reader: OnceLock::new(),
+            opening: Mutex::new(()),
+            obsolete: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.record.id
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.record.size
+    }
+
+    pub(crate) fn smallest(&self) -> &[u8] {
+        &self.record.smallest_key
+    }
+
+    pub(crate) fn largest(&self) -> &[u8] {
+        &self.record.largest_key
+    }
+
+    #[inline]
+    pub(crate) fn covers(&self, key: &[u8]) -> bool {
+        self.smallest() <= key && key <= self.largest()
+    }
+
+    pub(crate) fn overlaps(&self, smallest: &[u8], largest: &[u8]) -> bool {
+        self.smallest() <= largest && smallest <= self.largest()
+    }
+
+    /// Log bytes that the table's pointers refer to.
+    pub(crate) fn pointer_bytes(&self) -> u64 {
+        self.record.pointers.iter().map(|p| p.bytes).fold(0, u64::saturating_add)
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        table_path(&self.context.dir, self.id())
+    }
+
+    /// Checks that the file is there with the length it should have.
+    pub(crate) fn check_file(&self) -> Result<()> {
+        let path = self.path();
+        match self.context.fs.metadata(&path) {
+            Ok(meta) if meta.len == self.size() => Ok(()),
+            Ok(meta) => Err(Error::TableSize { path, expected: self.size(), found: meta.len }),
+            Err(e) if e.kind() == kvdb_vfs::ErrorKind::NotFound => {
+                Err(Error::MissingTable { path })
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The reader; opens the file if this is the first use.
+    #[inline]
+    pub(crate) fn reader(&self) -> Result<&Arc<Reader>> {
+        match self.reader.get() {
+            Some(reader) => Ok(reader),
+            None => self.open(),
+        }
+    }
+
+    #[cold]
+    fn open(&self) -> Result<&Arc<Reader>> {
+        let _one_at_a_time = self.opening.lock();
+        if let Some(reader) = self.reader.get() {
+            return Ok(reader);
+        }
+        let reader = self.open_reader(Advice::Random)?;
+        Ok(self.reader.get_or_init(|| Arc::new(reader)))
+    }
+
+    fn open_reader(&self, advice: Advice) -> Result<Reader> {
+        let context = &self.context;
+        let path = self.path();
+        let file = context.fs.open(&path, OpenMode::Read)?;
+        let len = file.len()?;
+        if len != self.size() {
+            return Err(Error::TableSize { path, expected: self.size(), found: len });
+        }
+        file.advise(0..len, advice);
+        let source = AnySource::open(file, context.mapped)?;
+        let mut options = ReaderOptions::default();
+        options.identity = Some(Identity { database: context.database, table: self.id() });
+        options.path = Some(path);
+        options.cache = context.cache.clone();
+        Ok(Table::open(source, options)?)
+    }
+
+    /// Reads the table from end to end and compares it with its record.
+    pub(crate) fn verify(&self) -> Result<()> {
+        let reader = self.reader()?;
+        reader.verify()?;
+        let (p, r) = (reader.properties(), &self.record);
+        let same = p.entries == r.entries
+            && p.smallest_key == r.smallest_key
+            && p.largest_key == r.largest_key
+            && (p.smallest_version, p.largest_version) == (r.smallest_version, r.largest_version);
+        if !same {
+            let what = format!("{} is not what the manifest says", self.path().display());
+            return Err(Error::Inconsistent(what));
+        }
+        Ok(())
+    }
+
+    /// The table has left the tree; its file goes when its last holder does.
+    pub(crate) fn mark_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for TableFile {
+    fn drop(&mut self) {
+        let reader = self.reader.take().map(|r| Box::new(r) as Box<dyn std::any::Any + Send>);
+        let graveyard = &self.context.graveyard;
+        if self.obsolete.load(Ordering::Acquire) {
+            graveyard.push(Remains::File(self.path(), reader));
+        } else if let Some(reader) = reader {
+            graveyard.push(Remains::Object(reader));
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Which tables are on which level.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kvdb_manifest::store::{StoreChange, StoreState};
+use kvdb_sstable::{Runs, TableCursor, key_head};
+
+use crate::error::{Error, Result};
+use crate::range_delete::{self, RangeDeletes};
+use crate::table::{Built, Reader, TableContext, TableFile};
+
+/// The tables of one level. Level 0: newest first, keys may overlap. Deeper: by key, disjoint.
+#[derive(Debug, Default)]
+pub(crate) struct Level {
+    tables: Vec<Arc<TableFile>>,
+    /// Heads of the largest keys: most searches end here, without touching a table.
+    heads: Vec<u64>,
+    bytes: u64,
+}
+
+impl Level {
+    fn new(depth: usize, mut tables: Vec<Arc<TableFile>>) -> Level {
+        if depth == 0 {
+            tables.sort_by_key(|t| std::cmp::Reverse((t.record.largest_version, t.id())));
+        } else {
+            tables.sort_by(|a, b| a.smallest().cmp(b.smallest()));
+        }
+        let heads = tables.iter().map(|t| key_head(t.largest())).collect();
+        let bytes = tables.iter().map(|t| t.size()).sum();
+        Level { tables, heads, bytes }
+    }
+
+    #[inline]
+    pub(crate) fn tables(&self) -> &[Arc<TableFile>] {
+        &self.tables
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// Index of the first table whose largest key is ≥ `key`. Not for level 0.
+    #[inline]
+    pub(crate) fn find(&self, key: &[u8]) -> usize {
+        let head = key_head(key);
+        let mut i = self.heads.partition_point(|&h| h < head);
+        while i < self.heads.len() && self.heads[i] == head && self.tables[i].largest() < key {
+            i += 1;
+        }
+        i
+    }
+
+    /// The one table that may hold `key`. Not for level 0.
+    #[inline]
+    pub(crate) fn candidate(&self, key: &[u8]) -> Option<&Arc<TableFile>> {
+        self.tables.get(self.find(key)).filter(|t| t.smallest() <= key)
+    }
+
+    /// The tables that overlap the keys from `smallest` to `largest`. Not for level 0.
+    pub(crate) fn overlapping(&self, smallest: &[u8], largest: &[u8]) -> &[Arc<TableFile>] {
+        let from = self.find(smallest);
+        let rest = &self.tables[from..];
+        &rest[..rest.partition_point(|t| t.smallest() <= largest)]
+    }
+}
+
+/// The levels at one moment. Immutable.
+#[derive(Debug)]
+pub(crate) struct Version {
+    levels: Vec<Arc<Level>>,
+}
+
+impl Version {
+    /// The tables that the manifest names.
+    pub(crate) fn from_state(
+        state: &StoreState,
+        levels: usize,
+        built: Built,
+        context: &Arc<TableContext>,
+    ) -> Version {
+        let mut tables: Vec<Vec<Arc<TableFile>>> = vec![Vec::new(); levels];
+        for record in state.tables().values() {
+            let depth = record.level as usize;
+            if depth >= tables.len() {
+                // The store was written with more levels.
+                tables.resize(depth + 1, Vec::new());
+            }
+            let file = TableFile::new(record.clone(), built, context.clone());
+            tables[depth].push(Arc::new(file));
+        }
+        let levels = tables.into_iter().enumerate().map(|(i, t)| Arc::new(Level::new(i, t)));
+        Version { levels: levels.collect() }
+    }
+
+    /// This version with a change applied. `fresh` are the tables that the change adds, where they
+    /// are at hand; tables that only change their level are shared.
+    pub(crate) fn apply(
+        &self,
+        change: &StoreChange,
+        fresh: &[Arc<TableFile>],
+        context: &Arc<TableContext>,
+    ) -> Version {
+        let gone = |id: u64| change.reset || change.tables_removed.contains(&id);
+        let mut moved: HashMap<u64, Arc<TableFile>> = HashMap::new();
+        for table in self.levels.iter().flat_map(|l| l.tables()).filter(|t| gone(t.id())) {
+            moved.insert(table.id(), table.clone());
+        }
+        let mut added: BTreeMap<usize, Vec<Arc<TableFile>>> = BTreeMap::new();
+        for record in &change.tables_added {
+            let shared = fresh.iter().find(|t| t.id() == record.id).cloned();
+            let table = shared.or_else(|| moved.remove(&record.id)).unwrap_or_else(|| {
+                Arc::new(TableFile::new(record.clone(), Built::default(), context.clone()))
+            });
+            added.entry(record.level as usize).or_default().push(table);
+        }
+        let count =
+            added.keys().next_back().map_or(0, |deepest| deepest + 1).max(self.levels.len());
+        let mut levels = Vec::with_capacity(count);
+        for depth in 0..count {
+            let old = self.levels.get(depth);
+            let new = added.remove(&depth).unwrap_or_default();
+            let changed =
+                !new.is_empty() || old.is_some_and(|l| l.tables().iter().any(|t| gone(t.id())));
+            levels.push(match old {
+                Some(old) if !changed => old.clone(),
+                old => {
+                    let kept = old.into_iter().flat_map(|l| l.tables()).filter(|t| !gone(t.id()));
+                    Arc::new(Level::new(depth, kept.cloned().chain(new).collect()))
+                }
+            });
+        }
+        Version { levels }
+    }
+
+    #[inline]
+    pub(crate) fn levels(&self) -> &[Arc<Level>] {
+        &self.levels
+    }
+
+    pub(crate) fn level(&self, depth: usize) -> &Level {
+        &self.levels[depth]
+    }
+
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<TableFile>> {
+        self.levels.iter().flat_map(|l| l.tables())
+    }
+
+    /// Whether any table holds something in a range delete's range that is older than it.
+    pub(crate) fn holds_older_than(&self, range: &kvdb_manifest::store::RangeDelete) -> bool {
+        self.tables().any(|t| {
+            t.record.smallest_version < range.version
+                && range_delete::overlaps(range, t.smallest(), t.largest())
+        })
+    }
+
+    /// Checks that tables of a level ≥ 1 do not overlap, that bounds are in order, and that for
+    /// every pair of overlapping tables the upper one is not older than the lower one where their
+    /// version ranges are disjoint. (Which key has which version is looked at by `verify`.)
+    ///
+    /// # Errors
+    /// [`Error::Inconsistent`], naming the tables.
+    pub(crate) fn check(&self) -> Result<()> {
+        for (depth, level) in self.levels.iter().enumerate() {
+            for t in level.tables() {
+                if t.smallest() > t.largest() {
+                    return Err(Error::Inconsistent(format!("bounds of table {}", t.id())));
+                }
+            }
+            if depth == 0 {
+                continue;
+            }
+            for pair in level.tables().windows(2) {
+                if pair[0].largest() >= pair[1].smallest() {
+                    return Err(Error::Inconsistent(format!(
+                        "tables {} and {} of level {depth} overlap",
+                        pair[0].id(),
+                        pair[1].id()
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One line: for each level that has tables, their number and size.
+    pub(crate) fn shape(&self) -> String {
+        let mut out = String::new();
+        for (depth, level) in self.levels.iter().enumerate().filter(|(_, l)| !l.is_empty()) {
+            let gap = if out.is_empty() { "" } else { "  " };
+            let (n, size) = (level.tables().len(), Size(level.bytes()));
+            out.push_str(&format!("{gap}L{depth}: {n} × {size}"));
+        }
+        if out.is_empty() { "empty".to_owned() } else { out }
+    }
+}
+
+struct Size(u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            n if n < 10 << 10 => write!(f, "{n} B"),
+            n if n < 10 << 20 => write!(f, "{} KiB", n >> 10),
+            n if n < 10 << 30 => write!(f, "{} MiB", n >> 20),
+            n => write!(f, "{} GiB", n >> 30),
+        }
+    }
+}
+
+/// The tables of a level ≥ 1, or some of them, to be walked one behind the other.
+#[derive(Debug, Clone)]
+pub(crate) struct LevelRuns {
+    tables: Arc<[Arc<TableFile>]>,
+}
+
+impl LevelRuns {
+    pub(crate) fn new(tables: impl Into<Arc<[Arc<TableFile>]>>) -> LevelRuns {
+        LevelRuns { tables: tables.into() }
+    }
+}
+
+impl Runs for LevelRuns {
+    type Cursor = TableCursor<Arc<Reader>>;
+
+    fn len(&self) -> usize {
+        self.tables.len()
+    }
+
+    fn open(&self, i: usize) -> kvdb_sstable::Result<Self::Cursor> {
+        Ok(self.tables[i].reader().map_err(kvdb_sstable::Error::other)?.owned_cursor())
+    }
+
+    fn find(&self, key: &[u8], _version: u64) -> usize {
+        self.tables.partition_point(|t| t.largest() < key)
+    }
+}
+
+/// All tables of a level ≥ 1, shared with the version they belong to.
+#[derive(Debug, Clone)]
+pub(crate) struct WholeLevel(pub(crate) Arc<Level>);
+
+impl Runs for WholeLevel {
+    type Cursor = TableCursor<Arc<Reader>>;
+
+    fn len(&self) -> usize {
+        self.0.tables.len()
+    }
+
+    fn open(&self, i: usize) -> kvdb_sstable::Result<Self::Cursor> {
+        Ok(self.0.tables[i].reader().map_err(kvdb_sstable::Error::other)?.owned_cursor())
+    }
+
+    fn find(&self, key: &[u8], _version: u64) -> usize {
+        self.0.find(key)
+    }
+}
+
+/// The range deletes of a change applied to a list.
+pub(crate) fn apply_range_deletes(old: &Arc<RangeDeletes>, c: &StoreChange) -> Arc<RangeDeletes> {
+    if c.range_deletes_added.is_empty() && c.range_deletes_removed.is_empty() && !c.reset {
+        return old.clone();
+    }
+    let kept = old.iter().filter(|r| !c.reset && !c.range_deletes_removed.contains(&r.version));
+    Arc::new(RangeDeletes::new(
+        kept.cloned().chain(c.range_deletes_added.iter().cloned()).collect(),
+    ))
+}

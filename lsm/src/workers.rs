@@ -1,0 +1,215 @@
+//! The threads that do background work.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::companion::Companion;
+use crate::error::{Error, Result};
+use crate::shared::{Schedule, Shared};
+
+/// After a failure that may pass (no space left), a job is tried again after this time.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often a tree with garbage that cannot go yet looks again.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+/// The running threads of a tree.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts flush, compaction and janitor threads.
+    pub(crate) fn start<C: Companion>(shared: &Arc<Shared<C>>) -> Result<Workers> {
+        let mut workers = Workers::default();
+        let started = workers.start_all(shared);
+        if started.is_err() {
+            shared.request_close();
+            workers.join();
+        }
+        started.map(|()| workers)
+    }
+
+    fn start_all<C: Companion>(&mut self, shared: &Arc<Shared<C>>) -> Result<()> {
+        self.spawn(shared, "kvdb-janitor", |shared| shared.janitor_loop())?;
+        if shared.read_only {
+            return Ok(());
+        }
+        let nice = shared.options.nice;
+        let threads = shared.options.compaction_threads;
+        if threads > 1 {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(|i| format!("kvdb-part-{i}"))
+                .start_handler(move |_| lower_priority(nice))
+                // Parts hand their panics to the job that waits for them. This is for what rayon
+                // itself might throw: without a handler it would abort the process.
+                .panic_handler(|_| tracing::error!("a compaction thread panicked"))
+                .build()
+                .map_err(|e| Error::Thread(Arc::new(std::io::Error::other(e))))?;
+            let _ = shared.pool.set(pool);
+        }
+        self.spawn(shared, "kvdb-flush", |shared| shared.flush_loop())?;
+        self.spawn(shared, "kvdb-urgent", |shared| shared.compaction_loop(Role::Urgent))?;
+        for i in 0..threads {
+            let role = if i == 0 { Role::TopFirst } else { Role::ByScore };
+            self.spawn(shared, &format!("kvdb-compact-{i}"), move |shared| {
+                lower_priority(nice);
+                shared.compaction_loop(role);
+            })?;
+        }
+        Ok(())
+    }
+
+    fn spawn<C: Companion>(
+        &mut self,
+        shared: &Arc<Shared<C>>,
+        name: &str,
+        work: impl FnOnce(&Shared<C>) + Send + 'static,
+    ) -> Result<()> {
+        let shared = shared.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared));
+        self.threads.push(thread.map_err(|e| Error::Thread(Arc::new(e)))?);
+        Ok(())
+    }
+
+    /// Waits for all threads to end.
+    pub(crate) fn join(&mut self) {
+        let me = std::thread::current().id();
+        for thread in self.threads.drain(..) {
+            // The last handle may be dropped by a thread of the tree's own.
+            if thread.thread().id() != me && thread.join().is_err() {
+                tracing::error!("a background thread panicked outside of its job");
+            }
+        }
+    }
+}
+
+/// Which jobs a compaction thread takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Level 0 only, at normal priority, and only when writers are being slowed down: the others run
+    /// at a low priority, and writers must not wait for threads that get no time.
+    Urgent,
+    /// The most urgent, level 0 before everything.
+    TopFirst,
+    /// The most urgent.
+    ByScore,
+}
+
+impl<C: Companion> Shared<C> {
+    /// Tells everybody to stop.
+    pub(crate) fn request_close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.admission.close();
+        self.scheduler.wake();
+        self.tables.graveyard.wake();
+    }
+
+    fn flush_loop(&self) {
+        loop {
+            let mut state = self.admission.lock();
+            while !state.is_closed() && state.flushable().is_none() {
+                self.admission.wait_work(&mut state, None);
+            }
+            if state.is_closed() {
+                return;
+            }
+            drop(state);
+            match self.flush_one() {
+                Ok(_) => {
+                    self.admission.clear_transient_failure();
+                    // Callers of `flush` look for this.
+                    self.admission.wake_all();
+                }
+                Err(error) => {
+                    self.note_failure("flush", &error);
+                    let retry = error.is_transient().then(|| Instant::now() + RETRY);
+                    let mut state = self.admission.lock();
+                    while !state.is_closed() && retry.is_none_or(|at| Instant::now() < at) {
+                        self.admission.wait_work(&mut state, retry);
+                    }
+                }
+            }
+        }
+    }
+
+    fn compaction_loop(&self, role: Role) {
+        let mut schedule = self.scheduler.lock();
+        while !self.is_closing() {
+            let now = Instant::now();
+            if let Some(until) = schedule.pause_until.filter(|&until| until > now) {
+                self.scheduler.wait(&mut schedule, Some(until - now));
+                continue;
+            }
+            if self.fatal_failure().is_some() {
+                self.scheduler.wait(&mut schedule, None);
+                continue;
+            }
+            let job = match role {
+                Role::Urgent if !self.writers_are_slow() => None,
+                Role::Urgent => self.next_job(&schedule, true).filter(|job| job.from == 0),
+                _ => self.next_job(&schedule, role == Role::TopFirst),
+            };
+            let Some(job) = job else {
+                let look_again = self.may_find_garbage_later().then_some(IDLE_LOOK);
+                self.scheduler.wait(&mut schedule, look_again.filter(|_| role == Role::TopFirst));
+                continue;
+            };
+            let result = self.run_reserved(&job, schedule);
+            schedule = self.scheduler.lock();
+            match result {
+                Ok(_) => self.admission.clear_transient_failure(),
+                Err(error) => {
+                    // The schedule is not held while others are woken.
+                    drop(schedule);
+                    self.note_failure("compaction", &error);
+                    schedule = self.scheduler.lock();
+                    if error.is_transient() {
+                        schedule.pause_until = Some(Instant::now() + RETRY);
+                    }
+                }
+            }
+        }
+    }
+
+    fn writers_are_slow(&self) -> bool {
+        self.admission.lock().pressure().slows().is_some()
+    }
+
+    fn may_find_garbage_later(&self) -> bool {
+        let current = self.superversion();
+        !current.range_deletes().is_empty() || Self::may_hold_garbage(current.version())
+    }
+
+    fn janitor_loop(&self) {
+        let graveyard = self.tables.graveyard.clone();
+        while !self.is_closing() {
+            self.reclaim();
+            graveyard.wait(|| self.is_closing());
+        }
+    }
+
+    /// Whether background work has nothing to do, garbage included. Looks with the eyes of an idle
+    /// tree.
+    pub(crate) fn is_settled(&self, schedule: &Schedule) -> bool {
+        self.admission.lock().sealed.is_empty()
+            && schedule.running.len() == 0
+            && self.next_job(schedule, false).is_none()
+            && self.tables.graveyard.is_empty()
+    }
+}
+
+/// Puts the calling thread into a lower scheduling class. Failing to is no failure.
+fn lower_priority(nice: i32) {
+    #[cfg(target_os = "linux")]
+    {
+        let thread = rustix::thread::gettid();
+        if let Err(error) = rustix::process::setpriority_process(Some(thread), nice) {
+            tracing::debug!(%error, "cannot lower a thread's priority");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = nice;
+}

@@ -1,0 +1,412 @@
+//! Damaged and forged tables: an error or the right data; never a panic, a hang, or an allocation
+//! that the file does not justify.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{Entry, build, random_entries, scale};
+use kvdb_sstable::{
+    BlockCache, BuilderOptions, Codec, Cursor, ErrorKind, Part, ReaderOptions, Source, Table,
+    key_hash,
+};
+use kvdb_vfs::{Fs, MemFs, OpenMode, Region, Salt};
+
+const FOOTER: usize = 192;
+/// Where in the footer: salt, and the handles of filter, index and properties.
+const SALT: usize = 24;
+const DATA_LEN: usize = 32;
+const HANDLES: [usize; 3] = [40, 64, 88];
+const CHECKSUM: usize = 176;
+
+/// Counts the largest allocation at once.
+struct Watch;
+static LARGEST: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all calls go to the system's allocator as they are.
+unsafe impl std::alloc::GlobalAlloc for Watch {
+    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are handed on.
+        unsafe { std::alloc::System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: std::alloc::Layout) {
+        // SAFETY: as above.
+        unsafe { std::alloc::System.dealloc(ptr, layout) }
+    }
+    unsafe fn realloc(&self, ptr: *mut u8, layout: std::alloc::Layout, size: usize) -> *mut u8 {
+        LARGEST.fetch_max(size, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { std::alloc::System.realloc(ptr, layout, size) }
+    }
+}
+
+#[global_allocator]
+static WATCH: Watch = Watch;
+
+fn options(codec: Codec, interval: usize) -> BuilderOptions {
+    let mut options = BuilderOptions::default();
+    options.codec = codec;
+    options.block_size = 256;
+    options.restart_interval = interval;
+    options.salt = Salt::derive(1, 2, 3);
+    options
+}
+
+fn small(codec: Codec) -> (Vec<Entry>, Vec<u8>) {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut entries = random_entries(&mut rng, 14, 3, 40);
+    entries.extend(random_entries(&mut rng, 8, 5, 20));
+    let entries = common::sort(entries);
+    let mut builder = kvdb_sstable::Builder::new(Vec::new(), options(codec, 4)).unwrap();
+    builder.add_property("name", b"value").unwrap();
+    for (key, version, value) in &entries {
+        builder.add(key, *version, value).unwrap();
+    }
+    (entries, builder.finish().unwrap().0)
+}
+
+/// Uses all of a table. Whatever comes back without an error must be what was built, if there is
+/// something to compare with.
+fn use_all<S: Source>(table: &Table<S>, keys: &[Entry], right: Option<&[Entry]>) -> bool {
+    let mut clean = table.verify().is_ok();
+    let limit = 300_000;
+    let mut cursor = table.cursor();
+    for forward in [true, false] {
+        let mut steps = 0;
+        let mut seen = Vec::new();
+        let mut moved = if forward { cursor.first() } else { cursor.last() };
+        while let Ok(true) = moved {
+            if right.is_some() {
+                seen.push((cursor.key().to_vec(), cursor.version(), cursor.value().to_vec()));
+            } else {
+                std::hint::black_box((cursor.key().len(), cursor.version(), cursor.value().len()));
+            }
+            steps += 1;
+            assert!(steps < limit, "does not end");
+            moved = if forward { cursor.next() } else { cursor.prev() };
+        }
+        match (moved, right) {
+            (Err(_), _) => clean = false,
+            (Ok(_), Some(right)) => {
+                if !forward {
+                    seen.reverse();
+                }
+                assert_eq!(seen, right, "a scan came up wrong without an error");
+            }
+            (Ok(_), None) => {}
+        }
+    }
+    for (key, version, value) in keys {
+        for hash in [Some(key_hash(key)), None] {
+            let hit = match hash {
+                Some(hash) => table.get(key, *version, hash),
+                None => table.get_unfiltered(key, *version),
+            };
+            match (hit, right) {
+                (Err(_), _) => clean = false,
+                (Ok(hit), Some(_)) => {
+                    let hit = hit.expect("an entry vanished without an error");
+                    assert_eq!((hit.version(), hit.value()), (*version, value.as_slice()));
+                }
+                (Ok(hit), None) => drop(hit.map(|hit| hit.to_region().len())),
+            }
+        }
+        for moved in [cursor.seek(key, *version), cursor.seek_for_prev(key, *version)] {
+            match moved {
+                Err(_) => clean = false,
+                Ok(on) => assert!(on || right.is_none()),
+            }
+        }
+    }
+    if let Ok(boundaries) = table.boundaries() {
+        clean &= boundaries.take(limit).all(|b| b.is_ok());
+    }
+    clean
+}
+
+#[test]
+fn every_single_byte_flip_is_an_error_or_does_no_harm() {
+    for codec in [Codec::None, Codec::Lz4] {
+        let (entries, bytes) = small(codec);
+        let masks: &[u8] =
+            if scale() > 1 { &[1, 2, 4, 8, 16, 32, 64, 128, 255] } else { &[1, 0x80] };
+        for at in 0..bytes.len() {
+            for mask in masks {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= mask;
+                let table = match Table::open(damaged, ReaderOptions::default()) {
+                    Ok(table) => table,
+                    Err(e) => {
+                        assert!(!e.to_string().is_empty());
+                        continue;
+                    }
+                };
+                let e = table.verify().expect_err("every byte has a checksum");
+                assert!(e.offset().is_some(), "{e}");
+                use_all(&table, &entries, Some(&entries));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_truncation_is_an_error_at_open() {
+    let (_, bytes) = small(Codec::None);
+    for len in 0..bytes.len() {
+        let e = Table::open(&bytes[..len], ReaderOptions::default()).unwrap_err();
+        match e.kind() {
+            ErrorKind::Truncated(Part::Footer) => assert!(len == 0 || len >= 5),
+            ErrorKind::NotATable => assert!((1..5).contains(&len)),
+            other => panic!("{other:?} at {len}"),
+        }
+    }
+    // And so is every prolongation.
+    let mut longer = bytes.clone();
+    for _ in 0..300 {
+        longer.push(0);
+        assert!(Table::open(longer.as_slice(), ReaderOptions::default()).is_err());
+    }
+    // Bytes lost in the middle, footer intact.
+    let gap = [&bytes[..512], &bytes[768..]].concat();
+    assert!(Table::open(gap, ReaderOptions::default()).is_err());
+}
+
+#[test]
+fn each_kind_of_bad_input_has_its_own_error() {
+    let kind = |bytes: &[u8]| Table::open(bytes, ReaderOptions::default()).unwrap_err().kind();
+    let (_, bytes) = small(Codec::None);
+    let footer = bytes.len() - FOOTER;
+    assert_eq!(kind(&[b'x'; 5000]), ErrorKind::NotATable);
+    assert_eq!(kind(b"x"), ErrorKind::NotATable);
+    assert_eq!(kind(b""), ErrorKind::Truncated(Part::Footer));
+    let change = |at: usize, byte: u8, signed: bool| {
+        let mut changed = bytes.clone();
+        changed[footer + at] = byte;
+        if signed {
+            sign(&mut changed);
+        }
+        kind(&changed)
+    };
+    assert_eq!(change(180, 9, true), ErrorKind::UnsupportedVersion { found: 9, supported: 0 });
+    assert_eq!(change(160, 77, true), ErrorKind::UnknownCodec(77));
+    assert_eq!(change(160, 1, false), ErrorKind::ChecksumMismatch(Part::Footer));
+    assert_eq!(change(112, 1, true), ErrorKind::UnsupportedFeature("range tombstones"));
+    assert_eq!(change(136, 1, true), ErrorKind::UnsupportedFeature("encryption"));
+    assert!(matches!(change(161, 1, true), ErrorKind::UnsupportedFeature(_)));
+    assert!(matches!(change(40, 1, true), ErrorKind::Corrupt { part: Part::Footer, .. }));
+
+    let fs = MemFs::new();
+    let path = std::path::Path::new("/broken.sst");
+    let file = fs.open(path, OpenMode::CreateNew).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[300] ^= 1;
+    file.write_all_at(&damaged, 0).unwrap();
+    let table = Table::open(file, ReaderOptions::default()).unwrap();
+    let mut cursor = table.cursor();
+    assert!(cursor.first().unwrap());
+    let e = loop {
+        match cursor.next() {
+            Ok(on) => assert!(on),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(e.kind(), ErrorKind::ChecksumMismatch(Part::Block));
+    assert_eq!((e.path(), e.offset()), (Some(path), Some(256)));
+    assert!(e.is_corruption());
+    assert_eq!(e.to_string(), "/broken.sst: checksum mismatch in the block at offset 256");
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap()))
+}
+
+/// Makes every checksum right, as far as the structure can still be followed.
+fn sign(bytes: &mut [u8]) {
+    let footer = bytes.len() - FOOTER;
+    let salt = Salt::from_raw(u64_at(bytes, footer + SALT));
+    let range = |bytes: &[u8], handle: usize| {
+        let (offset, len) = (u64_at(bytes, footer + handle), u64_at(bytes, footer + handle + 8));
+        let end = offset.checked_add(len)?;
+        (end <= bytes.len() as u64).then_some(offset as usize..end as usize)
+    };
+    // Blocks, by the offsets of the index.
+    if let Some(index) = range(bytes, HANDLES[1])
+        && index.len() >= 16
+    {
+        let blocks = u32::from_le_bytes(bytes[index.start..index.start + 4].try_into().unwrap());
+        let offsets = index.start + 16 + (blocks as usize).saturating_sub(1) * 8;
+        let data_len = u64_at(bytes, footer + DATA_LEN);
+        for i in 0..(blocks as usize).min(1000) {
+            let (a, b) = (u64_at(bytes, offsets + i * 8), u64_at(bytes, offsets + i * 8 + 8));
+            if a.saturating_add(4) <= b && b <= data_len.min(bytes.len() as u64) {
+                let crc = crc32fast::hash(&bytes[a as usize + 4..b as usize]);
+                let sealed = salt.seal(crc, a, 0).to_le_bytes();
+                bytes[a as usize..a as usize + 4].copy_from_slice(&sealed);
+            }
+        }
+    }
+    for handle in HANDLES {
+        if let Some(section) = range(bytes, handle) {
+            let crc = crc32fast::hash(&bytes[section.clone()]);
+            let sealed = salt.seal(crc, section.start as u64, 0).to_le_bytes();
+            bytes[footer + handle + 16..footer + handle + 20].copy_from_slice(&sealed);
+        }
+    }
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&bytes[footer..footer + CHECKSUM]);
+    crc.update(&bytes[footer + CHECKSUM + 4..]);
+    let sealed = Salt::NONE.seal(crc.finalize(), footer as u64, 0).to_le_bytes();
+    bytes[footer + CHECKSUM..footer + CHECKSUM + 4].copy_from_slice(&sealed);
+}
+
+#[test]
+fn signing_an_intact_table_changes_nothing() {
+    for codec in [Codec::None, Codec::Lz4] {
+        let (_, bytes) = small(codec);
+        let mut signed = bytes.clone();
+        sign(&mut signed);
+        assert!(signed == bytes);
+    }
+}
+
+/// Changes a table at random, mostly where structure is dense, and makes all checksums right again.
+fn forge(rng: &mut fastrand::Rng, bytes: &mut [u8]) {
+    let footer = bytes.len() - FOOTER;
+    let index = (u64_at(bytes, footer + HANDLES[1]) as usize).min(footer);
+    for _ in 0..rng.usize(1..4) {
+        let at = match rng.u32(0..8) {
+            0 => rng.usize(0..bytes.len()),
+            1 => footer + rng.usize(0..FOOTER),
+            2 | 3 => rng.usize(index..footer),
+            4 => index + rng.usize(0..32),
+            // Header, heads and slots of some block.
+            _ => rng.usize(0..4) * 256 + rng.usize(0..120),
+        };
+        let Some(rest) = bytes.get_mut(at..) else { continue };
+        let len = [1, 1, 2, 4, 8][rng.usize(0..5)].min(rest.len());
+        let value = match rng.u32(0..5) {
+            0 => rng.u64(..),
+            1 => 0,
+            2 => u64::MAX,
+            3 => rng.u64(0..600),
+            _ => 1 << rng.u32(0..64),
+        };
+        if rng.bool() {
+            rest[..len].copy_from_slice(&value.to_le_bytes()[..len]);
+        } else {
+            rest[0] = rest[0].wrapping_add(rng.u8(0..4).wrapping_sub(2));
+        }
+    }
+    if rng.u32(0..4) > 0 {
+        sign(bytes);
+    }
+}
+
+#[test]
+fn forged_tables_with_right_checksums_do_no_harm() {
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut tables = Vec::new();
+    for codec in [
+        Codec::None,
+        Codec::Lz4,
+        #[cfg(feature = "zstd")]
+        Codec::Zstd(1),
+    ] {
+        for (interval, shape) in [(1, 0), (4, 1), (4, 3), (16, 5)] {
+            let entries = random_entries(&mut rng, 24, shape, 40);
+            tables.push((build(&entries, options(codec, interval)), entries));
+        }
+    }
+    let (mut opened, mut clean) = (0, 0);
+    let rounds = 60_000 * scale();
+    for round in 0..rounds {
+        let (bytes, entries) = &tables[round % tables.len()];
+        let mut forged = bytes.clone();
+        forge(&mut rng, &mut forged);
+        let len = forged.len();
+        LARGEST.store(0, Ordering::Relaxed);
+        let mut options = ReaderOptions::default();
+        options.verify_checksums = rng.u32(0..4) > 0;
+        if let Ok(table) = Table::open(forged, options) {
+            opened += 1;
+            let keys = &entries[..entries.len().min(6)];
+            clean += usize::from(use_all(&table, keys, None));
+        }
+        // A block may decompress to 255 times its size and a page; other tests of this program run
+        // beside this one and have tables of this size.
+        let largest = LARGEST.load(Ordering::Relaxed);
+        assert!(largest <= len * 256 + 65_536 * 4, "{largest} bytes at once for a file of {len}");
+    }
+    // The forging is not so coarse that nothing gets past the front door, nor so timid that nothing
+    // is noticed.
+    assert!(opened > rounds / 3 && clean < opened, "{opened} opened, {clean} clean of {rounds}");
+}
+
+#[test]
+fn random_bytes_behind_a_right_footer_do_no_harm() {
+    let mut rng = fastrand::Rng::with_seed(12);
+    let (entries, bytes) = small(Codec::None);
+    let footer = bytes.len() - FOOTER;
+    for _ in 0..2000 * scale() {
+        let mut forged = bytes.clone();
+        let start = rng.usize(0..footer);
+        let end = rng.usize(start..=footer);
+        forged[start..end].fill_with(|| rng.u8(..));
+        sign(&mut forged);
+        if let Ok(table) = Table::open(forged, ReaderOptions::default()) {
+            use_all(&table, &entries[..4], None);
+        }
+    }
+}
+
+#[test]
+fn a_swapped_block_is_noticed() {
+    // Two blocks of the same table change places: each is whole, both are wrong.
+    let (_, bytes) = small(Codec::None);
+    let mut swapped = bytes.clone();
+    swapped[..256].copy_from_slice(&bytes[256..512]);
+    swapped[256..512].copy_from_slice(&bytes[..256]);
+    let table = Table::open(swapped, ReaderOptions::default()).unwrap();
+    let kind = table.cursor().first().unwrap_err().kind();
+    assert_eq!(kind, ErrorKind::ChecksumMismatch(Part::Block));
+}
+
+#[test]
+fn a_file_read_by_position_gives_the_same_with_and_without_a_cache() {
+    let mut rng = fastrand::Rng::with_seed(13);
+    let fs = MemFs::new();
+    let cache = BlockCache::new(20_000);
+    for (i, codec) in [Codec::None, Codec::Lz4].into_iter().enumerate() {
+        let entries = random_entries(&mut rng, 2000, 3, 60);
+        let bytes = build(&entries, options(codec, 4));
+        let path = format!("/{i}.sst");
+        let file = fs.open(path.as_ref(), OpenMode::CreateNew).unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        for cache in [None, Some(cache.clone())] {
+            let mut options = ReaderOptions::default();
+            options.cache = cache;
+            let by_position = Arc::new(Table::open(file.clone(), options.clone()).unwrap());
+            let in_memory = Table::open(Region::from_vec(bytes.clone()), options).unwrap();
+            by_position.verify().unwrap();
+            let mut model = common::Model::new(entries.clone());
+            common::compare_walks(&mut rng, &mut by_position.owned_cursor(), &mut model, 1500);
+            model = common::Model::new(entries.clone());
+            common::compare_walks(&mut rng, &mut in_memory.cursor(), &mut model, 1500);
+            let mut kept = Vec::new();
+            for (key, version, value) in entries.iter().step_by(7) {
+                let a = by_position.get(key, *version, key_hash(key)).unwrap().unwrap();
+                let b = in_memory.get(key, *version, key_hash(key)).unwrap().unwrap();
+                assert_eq!((a.value(), b.value()), (value.as_slice(), value.as_slice()));
+                kept.push((a.to_region(), b.to_region(), value));
+            }
+            drop((by_position, in_memory));
+            // Values outlive their tables and their stay in the cache.
+            assert!(kept.iter().all(|(a, b, value)| &**a == *value && &**b == *value));
+        }
+    }
+    assert!(cache.weight() <= 20_000 && !cache.is_empty());
+}

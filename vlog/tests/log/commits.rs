@@ -1,0 +1,397 @@
+//! Many threads commit: order, durability, panics, reservations.
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+
+use kvdb_vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, SyncSite};
+use kvdb_vlog::*;
+
+use crate::common::*;
+
+/// Records what it is told, and complains when it is told out of order.
+#[derive(Default)]
+struct Recorder {
+    routed: Mutex<Vec<(u64, Position)>>,
+    applied: Mutex<Vec<u64>>,
+    published: AtomicU64,
+    failed: Mutex<Vec<u64>>,
+    panic_in: Mutex<Option<(&'static str, u64)>>,
+    concurrent: AtomicBool,
+}
+
+impl Recorder {
+    fn maybe_panic(&self, callback: &'static str, version: u64) {
+        let due = *self.panic_in.lock().unwrap() == Some((callback, version));
+        assert!(!due, "asked to");
+    }
+}
+
+impl Sink<u64> for Recorder {
+    fn route(&self, frames: &mut [Routed<u64>]) {
+        let mut routed = self.routed.lock().unwrap();
+        for frame in frames {
+            assert_eq!(frame.context().copied(), Some(frame.version() * 3));
+            if let Some((version, position)) = routed.last() {
+                assert!(*version < frame.version() && *position < frame.position());
+            }
+            routed.push((frame.version(), frame.position()));
+            drop(routed);
+            self.maybe_panic("route", frame.version());
+            routed = self.routed.lock().unwrap();
+        }
+    }
+    fn concurrent(&self) -> bool {
+        self.concurrent.load(Ordering::Relaxed)
+    }
+    fn apply(&self, frame: FrameView<'_>, context: &mut u64) {
+        assert_eq!(*context, frame.version() * 3);
+        self.maybe_panic("apply", frame.version());
+        let routed = self.routed.lock().unwrap();
+        assert!(routed.contains(&(frame.version(), frame.position())));
+        drop(routed);
+        let mut applied = self.applied.lock().unwrap();
+        let in_order = applied.last().is_none_or(|last| *last < frame.version());
+        assert!(in_order || self.concurrent(), "applied out of order");
+        applied.push(frame.version());
+    }
+    fn publish(&self, up_to: u64) {
+        self.maybe_panic("publish", up_to);
+        let before = self.published.swap(up_to, Ordering::SeqCst);
+        assert!(before < up_to, "published backwards");
+        let applied = self.applied.lock().unwrap();
+        assert!((before + 1..=up_to).all(|version| applied.contains(&version)));
+    }
+    fn fail(&self, version: u64, context: u64, cause: &Error) {
+        assert_eq!(context, version * 3);
+        assert!(matches!(cause, Error::Poisoned { .. } | Error::OutcomeUnknown { .. }));
+        self.failed.lock().unwrap().push(version);
+    }
+}
+
+fn open_with<C>(fs: &Arc<dyn Fs>, manifest: &Arc<Manifest>, options: &Options) -> Log<C> {
+    fs.create_dir_all(DIR.as_ref()).unwrap();
+    fs.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
+    let mut recovery = recovery(fs, &manifest.state(), options).unwrap();
+    assert_eq!(recovery.replay(|_| Ok::<_, ()>(())).unwrap().frames, 0);
+    let meta = recovery.create_segment(manifest.allocate().unwrap()).unwrap();
+    manifest.name(&meta).unwrap();
+    manifest.0.lock().unwrap().head = Position::new(meta.segment, 0);
+    recovery.into_log(manifest.clone(), Start::At(meta.segment)).unwrap()
+}
+
+struct Run {
+    log: Arc<Log<u64>>,
+    sink: Arc<Recorder>,
+    /// The oracle: versions and the queue under one lock.
+    versions: Arc<Mutex<u64>>,
+    entries: Arc<Mutex<Vec<Entry>>>,
+}
+
+impl Run {
+    fn new(fs: &Arc<dyn Fs>, manifest: &Arc<Manifest>, options: &Options) -> Run {
+        Run {
+            log: Arc::new(open_with(fs, manifest, options)),
+            sink: Arc::default(),
+            versions: Arc::default(),
+            entries: Arc::default(),
+        }
+    }
+
+    fn commit(&self, seed: u64) -> Result<Committed> {
+        let size = mix(seed) as usize % if seed.is_multiple_of(10) { 6000 } else { 300 };
+        // Records follow from seed and size alone: no version of their own.
+        let entry = Entry { version: 0, seed, size };
+        let frame = entry.frame();
+        let room = self.log.reserve(frame.len())?;
+        let durability =
+            if seed.is_multiple_of(4) { Durability::Sync } else { Durability::Buffered };
+        let ticket = {
+            let mut last = self.versions.lock().unwrap();
+            *last += 1;
+            self.entries.lock().unwrap().push(Entry { version: *last, ..entry });
+            self.log.enqueue(frame, *last, durability, room, *last * 3)
+        };
+        let version = ticket.version();
+        let done = self.log.drive(ticket, &*self.sink)?;
+        assert_eq!(done.version, version);
+        assert!(self.sink.published.load(Ordering::SeqCst) >= version, "acknowledged unpublished");
+        if durability == Durability::Sync {
+            assert!(self.log.durable_to() > done.position);
+        }
+        Ok(done)
+    }
+}
+
+#[test]
+fn eight_threads_commit_in_the_order_of_their_versions() {
+    for (pass, options) in [
+        Options { prefill: true, ..options() },
+        Options { max_group_bytes: 500, ..options() },
+        Options { sync_method: SyncMethod::DurableWrite, segment_size: 1 << 20, ..options() },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let disk = MemFs::new();
+        let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+        let manifest = Manifest::new(State::default());
+        let run = Arc::new(Run::new(&fs, &manifest, &options));
+        run.sink.concurrent.store(pass > 0, Ordering::Relaxed);
+        let stop = AtomicBool::new(false);
+        const EACH: u64 = 250;
+        thread::scope(|s| {
+            let housekeeper = s.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    run.log.prepare().unwrap();
+                    run.log.idle_sync().unwrap();
+                    thread::yield_now();
+                }
+            });
+            let writers: Vec<_> = (0..8)
+                .map(|t| {
+                    let run = run.clone();
+                    s.spawn(move || {
+                        for i in 0..EACH {
+                            run.commit((pass as u64 + 1) * 1_000_000 + t * 10_000 + i).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            writers.into_iter().for_each(|w| w.join().unwrap());
+            stop.store(true, Ordering::Relaxed);
+            housekeeper.join().unwrap();
+        });
+        assert_eq!(run.log.reserved(), 0);
+        assert_eq!(run.sink.applied.lock().unwrap().len() as u64, 8 * EACH);
+        assert_eq!(run.sink.published.load(Ordering::SeqCst), 8 * EACH);
+        run.log.close().unwrap();
+        let entries = run.entries.lock().unwrap().clone();
+        drop(run);
+        let after: Arc<dyn Fs> = Arc::new(disk.crash_image(&mut Keep::None));
+        let mut frames = Vec::new();
+        let mut recovery = recovery(&after, &manifest.state(), &options).unwrap();
+        let end = recovery
+            .replay(|f| {
+                frames.push((f.version(), records_of(f)));
+                Ok::<_, ()>(())
+            })
+            .unwrap();
+        assert!(end.clean);
+        assert_eq!(frames.len(), entries.len());
+        for ((version, records), entry) in frames.iter().zip(&entries) {
+            assert_eq!(*version, entry.version);
+            let plain = Entry { version: 0, ..*entry }.records();
+            let stamped: Vec<_> =
+                plain.into_iter().map(|(k, t, v, _)| (k, t, v, *version)).collect();
+            assert_eq!(records, &stamped);
+        }
+    }
+}
+
+#[test]
+fn a_crash_under_load_keeps_every_acknowledged_frame() {
+    for seed in 0..4 * scale() {
+        let disk = MemFs::new();
+        let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+        let manifest = Manifest::new(State::default());
+        let run = Arc::new(Run::new(&fs, &manifest, &options()));
+        // Version up to which a Sync commit was acknowledged, read before the image is taken.
+        let acked = Arc::new(AtomicU64::new(0));
+        let images = Arc::new(Mutex::new(Vec::new()));
+        let count = AtomicU64::new(0);
+        {
+            let (acked, images) = (acked.clone(), images.clone());
+            let manifest = Arc::downgrade(&manifest);
+            disk.on_operation(move |fs, _, _| {
+                if !count.fetch_add(1, Ordering::Relaxed).is_multiple_of(23) {
+                    return;
+                }
+                let Some(manifest) = manifest.upgrade() else { return };
+                let least = acked.load(Ordering::SeqCst);
+                // Segments may be named between the two: then they are missing in the state,
+                // which a manifest that was lost with them would be, too.
+                let state = manifest.state();
+                images.lock().unwrap().push((
+                    fs.crash_image(&mut Keep::Random(seed + least)),
+                    least,
+                    state,
+                ));
+            });
+        }
+        thread::scope(|s| {
+            for t in 0..4u64 {
+                let (run, acked) = (run.clone(), acked.clone());
+                s.spawn(move || {
+                    for i in 0..60 {
+                        let n = seed * 100_000 + t * 1000 + i;
+                        let done = run.commit(n).unwrap();
+                        if n.is_multiple_of(4) {
+                            acked.fetch_max(done.version, Ordering::SeqCst);
+                        }
+                        if i % 4 == 0 {
+                            run.log.prepare().unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        disk.clear_hook();
+        let entries = run.entries.lock().unwrap().clone();
+        let images = std::mem::take(&mut *images.lock().unwrap());
+        assert!(images.len() > 5);
+        for (image, least, state) in images {
+            let fs: Arc<dyn Fs> = Arc::new(image);
+            let mut recovery = recovery(&fs, &state, &options()).unwrap();
+            let mut n = 0;
+            recovery
+                .replay(|f| {
+                    let entry = entries[n];
+                    assert_eq!(f.version(), entry.version);
+                    assert_eq!(f.len() as usize, Entry { version: 0, ..entry }.records().len());
+                    n += 1;
+                    Ok::<_, ()>(())
+                })
+                .unwrap();
+            assert!(n as u64 >= least, "{n} frames, {least} were acknowledged");
+        }
+    }
+}
+
+#[test]
+fn a_panic_in_a_callback_poisons_and_wakes_everyone() {
+    for (callback, concurrent) in
+        [("route", false), ("apply", false), ("publish", false), ("apply", true), ("publish", true)]
+    {
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        let manifest = Manifest::new(State::default());
+        let run = Arc::new(Run::new(&fs, &manifest, &options()));
+        *run.sink.panic_in.lock().unwrap() = Some((callback, 100));
+        run.sink.concurrent.store(concurrent, Ordering::Relaxed);
+        let mut failed = Vec::new();
+        thread::scope(|s| {
+            let threads: Vec<_> = (0..6)
+                .map(|t| {
+                    let run = run.clone();
+                    s.spawn(move || {
+                        (0..200).find_map(|i| run.commit(t * 1000 + i).err()).expect("poisoned")
+                    })
+                })
+                .collect();
+            failed.extend(threads.into_iter().map(|t| t.join().unwrap()));
+        });
+        for e in &failed {
+            assert!(matches!(e, Error::Poisoned { .. } | Error::OutcomeUnknown { .. }), "{e}");
+        }
+        // With `publish` the group that ends at 100 may be one that does not.
+        let cause = run.log.poisoned();
+        let cause = cause.expect(callback);
+        assert!(matches!(&*cause, Error::Panicked { message, .. } if message.contains("asked to")));
+        let published = run.sink.published.load(Ordering::SeqCst);
+        assert!(published < 100);
+        // Every version is either published or was reported as failed.
+        let mut failed = run.sink.failed.lock().unwrap().clone();
+        failed.sort_unstable();
+        let last = *run.versions.lock().unwrap();
+        assert_eq!(failed, (published + 1..=last).collect::<Vec<_>>());
+        assert!(matches!(run.log.close(), Err(Error::Poisoned { .. })));
+    }
+}
+
+#[test]
+fn a_failed_sync_fails_the_group_and_everything_queued_behind() {
+    let faults = FaultFs::new(Arc::new(MemFs::new()));
+    let fs: Arc<dyn Fs> = Arc::new(faults.clone());
+    let manifest = Manifest::new(State::default());
+    let run = Arc::new(Run::new(&fs, &manifest, &options()));
+    faults.arm(FaultPlan::new(Fault::Io).on(&[Op::SyncData]).site(SyncSite::LogGroup).after(20));
+    let outcomes = Mutex::new(Vec::new());
+    thread::scope(|s| {
+        for t in 0..6 {
+            let (run, outcomes) = (run.clone(), &outcomes);
+            s.spawn(move || {
+                let e = (0..500).find_map(|i| run.commit(t * 1000 + i).err()).expect("poisoned");
+                outcomes.lock().unwrap().push(e);
+            });
+        }
+    });
+    let outcomes = outcomes.into_inner().unwrap();
+    assert_eq!(outcomes.len(), 6);
+    assert!(outcomes.iter().any(|e| matches!(e, Error::OutcomeUnknown { .. })));
+    let published = run.sink.published.load(Ordering::SeqCst);
+    let mut failed = run.sink.failed.lock().unwrap().clone();
+    failed.sort_unstable();
+    let last = *run.versions.lock().unwrap();
+    assert_eq!(failed, (published + 1..=last).collect::<Vec<_>>());
+}
+
+#[test]
+fn close_waits_for_those_in_flight_and_refuses_the_rest() {
+    for round in 0..20 {
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        let manifest = Manifest::new(State::default());
+        let run = Arc::new(Run::new(&fs, &manifest, &options()));
+        let start = Barrier::new(5);
+        thread::scope(|s| {
+            for t in 0..4 {
+                let (run, start) = (run.clone(), &start);
+                s.spawn(move || {
+                    start.wait();
+                    let e = (0..10_000).find_map(|i| run.commit(t * 100_000 + i).err());
+                    assert!(matches!(e, Some(Error::Closed)), "{e:?}");
+                });
+            }
+            start.wait();
+            (0..round * 10).for_each(|_| thread::yield_now());
+            run.log.close().unwrap();
+        });
+        let committed = run.sink.published.load(Ordering::SeqCst);
+        assert_eq!(committed, *run.versions.lock().unwrap());
+        let mut recovery = recovery(&fs, &manifest.state(), &options()).unwrap();
+        let end = recovery.replay(|_| Ok::<_, ()>(())).unwrap();
+        assert!(end.clean && end.frames == committed);
+    }
+}
+
+#[test]
+fn a_ticket_that_is_dropped_is_taken_along_or_given_up_by_close() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let log: Log = open_with(&fs, &manifest, &options());
+    let enqueue = |version| {
+        let frame = Entry { version, seed: version, size: 50 }.frame();
+        let room = log.reserve(frame.len()).unwrap();
+        log.enqueue(frame, version, Durability::Buffered, room, ())
+    };
+    drop(enqueue(1));
+    log.drive(enqueue(2), &Discard).unwrap();
+    let ticket = enqueue(3);
+    assert!(!ticket.is_done());
+    drop(ticket);
+    log.close().unwrap();
+    assert_eq!(log.reserved(), 0);
+    let mut recovery = recovery(&fs, &manifest.state(), &options()).unwrap();
+    assert_eq!(recovery.replay(|_| Ok::<_, ()>(())).unwrap().frames, 2);
+}
+
+#[test]
+fn room_that_is_not_used_is_given_back() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let log: Log = open_with(&fs, &manifest, &options());
+    let rooms: Vec<_> = (0..10).map(|_| log.reserve(101).unwrap()).collect();
+    assert_eq!(log.reserved(), 1040);
+    assert!(rooms.iter().all(|r| r.len() == 104));
+    drop(rooms);
+    assert_eq!(log.reserved(), 0);
+    // Too much room goes back when it is spent, too little poisons rather than break a promise.
+    let frame = || Entry { version: 1, seed: 4, size: 50 }.frame();
+    let ticket = log.enqueue(frame(), 1, Durability::Buffered, log.reserve(5000).unwrap(), ());
+    assert_eq!(log.reserved(), frame().len() as u64);
+    log.drive(ticket, &Discard).unwrap();
+    assert_eq!(log.reserved(), 0);
+    let ticket = log.enqueue(frame(), 2, Durability::Buffered, log.reserve(32).unwrap(), ());
+    let e = log.drive(ticket, &Discard).unwrap_err();
+    assert!(
+        matches!(&e, Error::Poisoned { cause } if matches!(**cause, Error::RoomTooSmall { .. }))
+    );
+}

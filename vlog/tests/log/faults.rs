@@ -1,0 +1,249 @@
+//! Every operation of the file system fails once (rules 44, 48, 49b).
+use std::sync::Arc;
+
+use kvdb_vfs::{ErrorKind, Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, SyncSite};
+use kvdb_vlog::*;
+
+use crate::common::*;
+
+/// What a life of a log came to under a fault.
+#[derive(Debug, Default)]
+struct Story {
+    entries: Vec<Entry>,
+    acked: usize,
+    acked_sync: usize,
+    /// Enqueued and failed, outcome unknown.
+    unknown: bool,
+    failed: Vec<Error>,
+}
+
+fn live(fs: &Arc<dyn Fs>, manifest: &Arc<Manifest>, options: &Options) -> Story {
+    let mut story = Story::default();
+    for life in 0..2 {
+        let (log, seen, _) = match open(fs, manifest, options) {
+            Ok(opened) => opened,
+            Err(e) => {
+                story.failed.push(e);
+                return story;
+            }
+        };
+        let n = check_prefix(&seen, &story.entries, story.acked).unwrap();
+        story.entries.truncate(n);
+        for i in 0..14u64 {
+            let version = story.entries.len() as u64 + 1;
+            let size = if i % 5 == 4 { 3500 } else { 200 };
+            let entry = Entry { version, seed: life * 100 + i, size };
+            let durability = if i % 2 == 0 { Durability::Sync } else { Durability::Buffered };
+            let frame = entry.frame();
+            let room = match log.reserve(frame.len()) {
+                Ok(room) => room,
+                Err(e) => {
+                    // Refused before the first byte: nothing else changes.
+                    story.failed.push(e);
+                    continue;
+                }
+            };
+            story.entries.push(entry);
+            let ticket = log.enqueue(frame, version, durability, room, ());
+            match log.drive(ticket, &Discard) {
+                Ok(_) => {
+                    assert!(!story.unknown, "a commit after one that failed");
+                    story.acked = story.entries.len();
+                    if durability == Durability::Sync {
+                        story.acked_sync = story.acked;
+                    }
+                }
+                Err(e) => {
+                    assert!(
+                        matches!(e, Error::OutcomeUnknown { .. } | Error::Poisoned { .. }),
+                        "{e}"
+                    );
+                    assert!(log.poisoned().is_some());
+                    assert!(matches!(log.reserve(100), Err(Error::Poisoned { .. })));
+                    // Reads go on.
+                    for (pointer, (key, _, value, version)) in &seen.pointers {
+                        if let Ok(read) = log.view().read(*pointer, key, *version) {
+                            assert_eq!(&*read, &value[..]);
+                        }
+                    }
+                    story.unknown = true;
+                    story.failed.push(e);
+                    return story;
+                }
+            }
+            let steps =
+                [log.prepare().err(), (i % 4 == 1).then(|| log.idle_sync().err()).flatten()];
+            story.failed.extend(steps.into_iter().flatten());
+        }
+        match log.close() {
+            Ok(()) => story.acked_sync = story.acked,
+            Err(e) => {
+                story.failed.push(e);
+                return story;
+            }
+        }
+    }
+    story
+}
+
+fn check(disk: &MemFs, manifest: &Arc<Manifest>, story: &Story, options: &Options, what: &str) {
+    // The process goes on and opens again; or it dies; or the power goes.
+    let images: [(Arc<dyn Fs>, usize); 4] = [
+        (Arc::new(disk.process_image()), story.acked),
+        (Arc::new(disk.crash_image(&mut Keep::None)), story.acked_sync),
+        (Arc::new(disk.crash_image(&mut Keep::Random(story.acked as u64))), story.acked_sync),
+        (Arc::new(disk.crash_image(&mut Keep::All)), story.acked_sync),
+    ];
+    for (i, (fs, least)) in images.into_iter().enumerate() {
+        let manifest = Manifest::new(manifest.state());
+        let (log, seen, _) =
+            open(&fs, &manifest, options).unwrap_or_else(|e| panic!("{what}, image {i}: {e}"));
+        let n = check_prefix(&seen, &story.entries, least)
+            .unwrap_or_else(|e| panic!("{what}, image {i}: {e}"));
+        let next = Entry { version: n as u64 + 1, seed: 9999, size: 200 };
+        append(&log, next, Durability::Sync).unwrap();
+    }
+}
+
+fn new_disk() -> MemFs {
+    let disk = MemFs::new();
+    disk.create_dir_all(DIR.as_ref()).unwrap();
+    disk.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
+    disk
+}
+
+fn every_operation(fault: Fault, forever: bool, options: &Options) {
+    let disk = new_disk();
+    let fs = FaultFs::new(Arc::new(disk.clone()));
+    let counter = fs.arm(FaultPlan::count());
+    let plain: Arc<dyn Fs> = Arc::new(fs.clone());
+    let story = live(&plain, &Manifest::new(State::default()), options);
+    assert_eq!((story.failed.len(), story.acked_sync), (0, 28), "{story:?}");
+    let operations = counter.seen();
+    let mut fired = 0;
+    for n in 0..operations {
+        let disk = new_disk();
+        let fs = FaultFs::new(Arc::new(disk.clone()));
+        let mut plan = FaultPlan::new(fault).after(n);
+        if forever {
+            plan = plan.forever();
+        }
+        let armed = fs.arm(plan);
+        let manifest = Manifest::new(State::default());
+        let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+        let story = live(&shared, &manifest, options);
+        if armed.fired() == 0 {
+            continue;
+        }
+        fired += 1;
+        let what = format!("{fault:?} at operation {n} of {operations}, for ever {forever}");
+        check(&disk, &manifest, &story, options, &what);
+    }
+    assert!(fired > 0);
+}
+
+#[test]
+fn every_operation_may_fail_once_or_for_ever() {
+    use Fault::*;
+    for options in [
+        Options { maps: false, ..options() },
+        Options { sync_method: SyncMethod::DurableWrite, ..options() },
+    ] {
+        for fault in [Io, IoAfter, NoSpace, TooManyFiles, ShortWrite, LoseUnsynced] {
+            every_operation(fault, false, &options);
+            every_operation(fault, true, &options);
+        }
+    }
+}
+
+#[test]
+fn what_a_failed_sync_lost_is_written_again_by_recovery() {
+    // The page cache shows what the disk does not have: opening in the same boot finds the
+    // frames, and must not take them for durable.
+    let disk = new_disk();
+    let fs = FaultFs::new(Arc::new(disk.clone()));
+    let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&shared, &manifest, &options()).unwrap();
+    let entries: Vec<_> = (1..6).map(|v| Entry { version: v, seed: v, size: 100 }).collect();
+    for entry in &entries {
+        append(&log, *entry, Durability::Buffered).unwrap();
+    }
+    fs.arm(FaultPlan::new(Fault::LoseUnsynced));
+    assert!(matches!(log.sync(), Err(Error::Poisoned { .. })));
+    assert!(matches!(log.sync(), Err(Error::Poisoned { .. })), "a sync is not tried again");
+    assert!(matches!(log.close(), Err(Error::Poisoned { .. })));
+    drop(log);
+    let (_, seen, end) = open(&shared, &manifest, &options()).unwrap();
+    assert_eq!((seen.frames.len(), end.clean), (5, false));
+    let after: Arc<dyn Fs> = Arc::new(disk.crash_image(&mut Keep::None));
+    let (_, seen, _) = open(&after, &manifest, &options()).unwrap();
+    assert_eq!(check_prefix(&seen, &entries, 5), Ok(5));
+}
+
+#[test]
+fn a_failed_write_poisons_and_later_ones_are_not_tried() {
+    let fs = FaultFs::new(Arc::new(new_disk()));
+    let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+    let (log, ..) = open(&shared, &Manifest::new(State::default()), &options()).unwrap();
+    let entry = Entry { version: 1, seed: 1, size: 100 };
+    fs.arm(FaultPlan::new(Fault::Io).on(&[Op::Write]));
+    let e = append(&log, entry, Durability::Buffered).unwrap_err();
+    assert!(
+        matches!(&e, Error::OutcomeUnknown { cause } if matches!(&**cause, Error::Io(_))),
+        "{e}"
+    );
+    let writes = fs.arm(FaultPlan::count().on(&[Op::Write, Op::SyncData]));
+    assert!(matches!(log.append(entry.frame(), Durability::Sync), Err(Error::Poisoned { .. })));
+    assert!(matches!(log.sync(), Ok(_) | Err(Error::Poisoned { .. })));
+    assert!(log.idle_sync().is_err() && log.prepare().is_err() && log.close().is_err());
+    assert_eq!(writes.seen(), 0);
+}
+
+#[test]
+fn on_a_full_disk_commits_are_refused_and_deletes_go_on() {
+    let fs = FaultFs::new(Arc::new(new_disk()));
+    let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&shared, &manifest, &options()).unwrap();
+    let full = fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Open, Op::Allocate]).forever());
+    let is_full = |e: &Error| matches!(e, Error::Io(e) if e.kind() == ErrorKind::NoSpace);
+    assert!(is_full(&log.prepare().unwrap_err()));
+    // Ordinary commits are refused while room is left,
+    assert!(is_full(&log.reserve(200).unwrap_err()));
+    // and what frees space is not, until that is used up.
+    let mut kept = 0;
+    let e = loop {
+        let frame = Entry { version: kept + 1, seed: kept, size: 100 }.frame();
+        match log.reserve_kept(frame.len()) {
+            Ok(room) => {
+                kept += 1;
+                let ticket = log.enqueue(frame, kept, Durability::Sync, room, ());
+                log.drive(ticket, &Discard).unwrap();
+            }
+            Err(e) => break e,
+        }
+    };
+    assert!(is_full(&e) && kept > 10, "{kept}, {e}");
+    assert!(log.poisoned().is_none());
+    full.disarm();
+    append(&log, Entry { version: kept + 1, seed: 1, size: 100 }, Durability::Sync).unwrap();
+    log.close().unwrap();
+}
+
+#[test]
+fn a_segment_that_could_not_be_made_leaves_nothing_behind() {
+    let disk = new_disk();
+    let fs = FaultFs::new(Arc::new(disk.clone()));
+    let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+    let (log, ..) = open(&shared, &Manifest::new(State::default()), &options()).unwrap();
+    let segments = log.view().segments().len();
+    for op in [Op::Open, Op::Allocate, Op::Write, Op::SyncData, Op::SyncDir] {
+        fs.arm(FaultPlan::new(Fault::Io).on(&[op]));
+        log.prepare().unwrap_err();
+        assert_eq!(log.view().segments().len(), segments);
+        assert_eq!(disk.list(DIR.as_ref()).unwrap().len(), 1, "{op}");
+    }
+    assert!(log.prepare().unwrap());
+    assert_eq!(disk.list(DIR.as_ref()).unwrap().len(), 2);
+}

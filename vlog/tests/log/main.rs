@@ -1,0 +1,12 @@
+//! What must hold of a log, by way of its public interface.
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
+
+mod common;
+
+mod bad_input;
+mod basics;
+mod commits;
+mod crash;
+mod damage;
+mod faults;
+mod relocated;
