@@ -3,13 +3,11 @@
 //! `cargo run --release -p kvdb-vlog --example throughput [DIRECTORY]`
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvdb_vfs::{Fs, OsFs};
+use kvdb_vfs::{File, Fs, OpenMode, OsFs, SyncSite};
 use kvdb_vlog::*;
 
 const ROUNDS: usize = 5;
@@ -34,6 +32,11 @@ fn median(mut runs: Vec<f64>) -> f64 {
 
 fn rate(n: u64, time: Duration) -> f64 {
     n as f64 / time.as_secs_f64()
+}
+
+fn create(path: &Path) -> Arc<dyn File> {
+    let _ = std::fs::remove_file(path);
+    OsFs::new().open(path, OpenMode::CreateNew).unwrap()
 }
 
 struct Store {
@@ -88,7 +91,7 @@ fn batched(at: &Path) {
             }
         }
         ours.push(rate(GROUPS * 32, start.elapsed()));
-        let file = File::create(at.join("plain")).unwrap();
+        let file = create(&at.join("plain"));
         let block = [1; 32 * 104];
         let start = Instant::now();
         for i in 0..GROUPS {
@@ -123,14 +126,14 @@ fn large(at: &Path) {
         }
         ours.push(rate(N, time));
         drop(store);
-        let file = File::create(at.join("plain")).unwrap();
+        let file = create(&at.join("plain"));
         let mut time = Duration::ZERO;
         for i in 0..N {
             let start = Instant::now();
             file.write_all_at(&value, i * value.len() as u64).unwrap();
             time += start.elapsed();
             if i % 512 == 511 {
-                file.sync_data().unwrap();
+                file.sync_data(SyncSite::Other(0)).unwrap();
             }
         }
         plain.push(rate(N, time));
@@ -139,14 +142,14 @@ fn large(at: &Path) {
 }
 
 /// Writes zeros over the file ahead of time, as the log does with its segments.
-fn prewrite(file: &File, len: u64) {
+fn prewrite(file: &dyn File, len: u64) {
     let zeros = vec![0; 1 << 20];
     let mut at = 0;
     while at < len {
         file.write_all_at(&zeros, at).unwrap();
         at += zeros.len() as u64;
     }
-    file.sync_all().unwrap();
+    file.sync_data(SyncSite::Other(0)).unwrap();
 }
 
 /// One 4 KiB frame per durable append, beside a raw write and `fdatasync` into a pre-written file.
@@ -168,13 +171,13 @@ fn durable(at: &Path, sync_method: SyncMethod) {
             buffer = store.log.drive(ticket, &Discard).unwrap().into_buffer();
         }
         ours.push(rate(N, start.elapsed()));
-        let file = File::create(at.join("plain")).unwrap();
-        prewrite(&file, N * 4096);
+        let file = create(&at.join("plain"));
+        prewrite(&*file, N * 4096);
         let block = [1; 4096];
         let start = Instant::now();
         for i in 0..N {
             file.write_all_at(&block, i * 4096).unwrap();
-            file.sync_data().unwrap();
+            file.sync_data(SyncSite::Other(0)).unwrap();
         }
         plain.push(rate(N, start.elapsed()));
     }

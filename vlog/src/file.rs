@@ -97,7 +97,16 @@ impl LogFile {
 
     /// The bytes of the record at `offset`, without a copy where there is a map.
     pub(crate) fn region(&self, offset: u32, pointer: Pointer) -> Result<Region> {
-        let range = self.range(offset, pointer)?;
+        self.region_of(self.range(offset, pointer)?, pointer)
+    }
+
+    /// Bytes of what was written, whatever they are.
+    pub(crate) fn bytes(&self, offset: u32, len: u32) -> Result<Region> {
+        let pointer = Pointer::new(0, offset, len);
+        self.region_of(self.range(offset, pointer)?, pointer)
+    }
+
+    fn region_of(&self, range: std::ops::Range<usize>, pointer: Pointer) -> Result<Region> {
         if let Some(map) = self.map() {
             let part = map.subregion(range);
             return part.ok_or(Error::BadPointer { pointer, what: "it leaves the map" });

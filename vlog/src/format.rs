@@ -31,20 +31,21 @@ pub(crate) const VERSION_TRAILER: usize = 8;
 pub(crate) const LINK_LEN: u32 = (FRAME_HEADER + size_of::<LinkBody>()) as u32;
 pub(crate) const FOOTER_LEN: u32 = (FRAME_HEADER + size_of::<FooterBody>()) as u32;
 pub(crate) const MARKER_LEN: u32 = FRAME_HEADER as u32;
-/// What a segment's frames cannot use: header, link, and room for a marker and a footer.
+/// What a segment's transactions cannot use.
 pub(crate) const SEGMENT_OVERHEAD: u32 = FIRST_FRAME + LINK_LEN + END_RESERVE;
-/// Kept free behind the last frame of the active segment, so that a close finds room.
-pub(crate) const END_RESERVE: u32 = FOOTER_LEN;
+/// Kept free behind the last frame of the active segment: a close finds room for its footer, and
+/// the opening after it for the marker that goes behind the footer.
+pub(crate) const END_RESERVE: u32 = FOOTER_LEN + MARKER_LEN;
 /// Flag of a record that carries its own version.
 pub(crate) const FLAG_VERSION: u8 = 1;
 /// "No segment before this one" in a link.
 pub(crate) const NO_SEGMENT: u32 = u32::MAX;
 
 /// The longest frame that a segment of this size can hold, in bytes: everything but the file's
-/// header page (4096), the link frame (48) and the footer's place (40).
+/// header page (4096), the link frame (48), and the places of a footer (40) and a marker (32).
 ///
 /// ```
-/// assert_eq!(kvdb_vlog::max_frame_len(1 << 20), (1 << 20) - 4184);
+/// assert_eq!(kvdb_vlog::max_frame_len(1 << 20), (1 << 20) - 4216);
 /// ```
 pub const fn max_frame_len(segment_size: u32) -> usize {
     segment_size.saturating_sub(SEGMENT_OVERHEAD) as usize / 8 * 8

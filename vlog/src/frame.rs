@@ -350,6 +350,12 @@ impl<'a> RecordParts<'a> {
     }
 }
 
+/// Bytes that the record with this header takes in the file; `None` if that is no header.
+pub(crate) fn stored_len(header: &[u8]) -> Option<u64> {
+    let (header, _) = RecordHeader::ref_from_prefix(header).ok()?;
+    Some(header.len() + if header.has_version() { VERSION_TRAILER as u64 } else { 0 })
+}
+
 /// Verifies a frame whose header verified: every record, and that they are the ones the header
 /// was made for. `bytes` is the whole frame. Returns the largest version in it.
 pub(crate) fn verify_body(

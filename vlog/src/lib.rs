@@ -133,6 +133,7 @@ mod relocate;
 mod replay;
 mod scan;
 mod segment;
+mod verify;
 mod view;
 
 pub use error::{BoxError, Error, ReplayError, Result};
@@ -154,4 +155,5 @@ pub use relocate::{
     RelocationWriter, parse_relocation_path, record_file_path, relocation_table_path,
 };
 pub use replay::{Damage, ReplayEnd};
+pub use verify::Verified;
 pub use view::{LogView, Value};

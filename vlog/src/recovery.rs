@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use kvdb_vfs::{Fs, SyncSite};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::format::{END_RESERVE, FIRST_FRAME, FOOTER_LEN, LinkBody, MARKER_LEN, Totals};
+use crate::format::{END_RESERVE, FIRST_FRAME, LinkBody, MARKER_LEN, Totals};
 use crate::frame::FrameView;
 use crate::log::admission::{Admission, usable};
 use crate::log::{self, Log, SegmentNamer, Shared, Tail, Writer};
@@ -75,6 +75,9 @@ impl Recovery {
     ) -> Result<Recovery> {
         options.validate()?;
         segments.sort_by_key(|s| s.meta.segment);
+        if segments.windows(2).any(|two| two[0].meta.segment == two[1].meta.segment) {
+            return Err(Error::Misuse("a segment number is named twice"));
+        }
         let mut open = Vec::with_capacity(segments.len());
         let mut relocated = Vec::new();
         let mut record_files = Vec::new();
@@ -329,5 +332,3 @@ fn tail(active: Arc<Segment>, end: Position) -> Tail {
     active.data.set_written(end.offset);
     Tail { end, durable: end, active, dirty: Vec::new(), unsynced: 0 }
 }
-
-const _: () = assert!(FOOTER_LEN == END_RESERVE, "a close finds room for its footer");

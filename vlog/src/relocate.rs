@@ -151,9 +151,22 @@ impl Relocation {
         Ok(Relocation { body: Region::from_vec(body), files, entries: files_len..body_len })
     }
 
+    fn entries(&self) -> &[Entry] {
+        let bytes = self.body.get(self.entries.clone()).unwrap_or_default();
+        <[Entry]>::ref_from_bytes(bytes).unwrap_or_default()
+    }
+
+    /// Where the records are now.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (&LogFile, u32)> {
+        self.entries().iter().filter_map(|entry| {
+            let file = self.files.get(entry.file_ordinal.get() as usize)?;
+            Some((&**file, entry.new_offset.get()))
+        })
+    }
+
     /// Where the record that was at `old_offset` is now; `None` if it was not kept. O(log n).
     pub(crate) fn find(&self, old_offset: u32) -> Option<(&Arc<LogFile>, u32)> {
-        let entries = <[Entry]>::ref_from_bytes(self.body.get(self.entries.clone())?).ok()?;
+        let entries = self.entries();
         let at = entries.binary_search_by_key(&old_offset, |e| e.old_offset.get()).ok()?;
         let entry = entries.get(at)?;
         let file = self.files.get(entry.file_ordinal.get() as usize)?;

@@ -43,8 +43,9 @@ pub trait SegmentNamer: Send + Sync {
     /// [`Log::prepare`](super::Log::prepare).
     fn sealed(&self, sealed: &SealedSegment) -> Result<(), BoxError>;
 
-    /// There is something for [`Log::prepare`](super::Log::prepare) to do. Called while a commit
-    /// waits for nothing else, with no lock held: wake the thread that does it, and return.
+    /// There is something for [`Log::prepare`](super::Log::prepare) to do. Called by a leader
+    /// with no lock held, for every group until it is done: wake the thread that does it, and
+    /// return.
     fn housekeeping_due(&self) {}
 }
 
@@ -227,8 +228,8 @@ impl Shared {
         loop {
             self.check_usable(&a)?;
             let total = a.reserved + len;
-            // Without a spare the last quarter of a segment is for deletes and collection, and
-            // all of it while the disk is known to be full.
+            // Without a spare the end of a segment is for deletes and collection, and all of it
+            // while the disk is known to be full.
             let scarce = !kept
                 && a.spares.is_empty()
                 && (a.full || total + u64::from(self.low_water(&a)) > a.left.into());
@@ -246,8 +247,9 @@ impl Shared {
         }
     }
 
+    /// What is left of the active segment when the spare is made by a commit if nobody else does:
+    /// an eighth of a full-grown segment, a quarter of one that is followed by a larger one.
     fn low_water(&self, a: &Admission) -> u32 {
-        // Half the size of the next segment is the size of this one, or less.
         usable(a.next_capacity / 2) / 4
     }
 

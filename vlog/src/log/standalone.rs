@@ -123,9 +123,7 @@ impl Directory {
     fn segments(&self) -> Result<Vec<SegmentRecord>> {
         let mut found = Vec::new();
         for entry in self.fs.list(&self.dir)? {
-            if parse_segment_path(&entry.name).is_none() {
-                continue;
-            }
+            let Some(number) = parse_segment_path(&entry.name) else { continue };
             let path = self.dir.join(&entry.name);
             let file = self.fs.open(&path, OpenMode::Read)?;
             let header = match read_header(&*file, &path) {
@@ -140,6 +138,10 @@ impl Directory {
                 }
             };
             let meta = meta_of(&header);
+            if meta.file != number {
+                let (expected, found) = (number, meta.file);
+                return Err(crate::Error::WrongFile { path, what: "file id", expected, found });
+            }
             found.push(SegmentRecord { meta, sealed: None, relocated: None });
         }
         found.sort_by_key(|s| s.meta.segment);

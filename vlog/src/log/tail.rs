@@ -85,12 +85,12 @@ impl Shared {
     /// Poisons the log, if it is not poisoned yet, and ends all waiting. Returns the first
     /// cause. Must not be called with the admission lock held.
     pub(crate) fn set_poison(&self, error: Error) -> Arc<Error> {
-        if let Error::Poisoned { cause } = error {
-            return cause;
-        }
         let cause = self.poison.get_or_init(|| {
             tracing::error!(%error, "the log is poisoned");
-            Arc::new(error)
+            match error {
+                Error::Poisoned { cause } => cause,
+                error => Arc::new(error),
+            }
         });
         let a = self.admission.lock();
         self.room.notify_all();

@@ -232,6 +232,10 @@ impl Writer {
 
     /// Copies bytes for the current offset into the group's buffer.
     fn append(&mut self, bytes: &[u8]) {
+        debug_assert!(
+            self.at as usize + bytes.len() <= self.active.capacity() as usize,
+            "room was set aside"
+        );
         let start = self.buffer.len();
         self.buffer.extend_from_slice(bytes);
         let end = self.buffer.len();

@@ -350,3 +350,61 @@ fn a_dead_segment_is_used_again_when_nobody_reads_it_any_more() {
         assert_eq!(fs.list(DIR.as_ref()).unwrap().len(), manifest.state().segments.len());
     }
 }
+
+#[test]
+fn a_segment_that_is_full_to_the_last_byte_is_closed_and_gone_on_from() {
+    let options = Options { initial_segment_size: 16 << 10, ..options() };
+    let fill = max_frame_len(options.segment_size);
+    for short in (0..=120).step_by(8) {
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        let manifest = Manifest::new(State::default());
+        let mut expected = 0;
+        for life in 0..4 {
+            let (log, seen, end) = open(&fs, &manifest, &options).unwrap();
+            assert!(end.clean, "{short} bytes short, life {life}: {end:?}");
+            assert_eq!(seen.frames.len() as u64, expected);
+            log.prepare().unwrap();
+            if life == 0 {
+                let mut builder = FrameBuilder::new();
+                builder.push(b"", b"", &vec![1; fill - short - 44], None).unwrap();
+                let frame = builder.finish();
+                assert_eq!(frame.len(), fill - short);
+                let room = log.reserve(frame.len()).unwrap();
+                let ticket = log.enqueue(frame, 1, Durability::Buffered, room, ());
+                log.drive(ticket, &Discard).unwrap();
+                expected += 1;
+            } else if life > 1 {
+                expected += 1;
+                let entry = Entry { version: expected, seed: 1, size: 20 };
+                append(&log, entry, Durability::Sync).unwrap();
+            }
+            log.close().unwrap();
+        }
+        let file = segment_path(DIR.as_ref(), manifest.state().segments[0].meta.file);
+        assert_eq!(fs.metadata(&file).unwrap().len, u64::from(options.segment_size));
+    }
+}
+
+#[test]
+fn a_frame_larger_than_the_spare_passes_it_by() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let options = Options { segment_size: 256 << 10, ..options() };
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    assert!(log.prepare().unwrap());
+    let mut expected = Vec::new();
+    for (i, size) in [100, 200_000, 100, 100_000, 100].into_iter().enumerate() {
+        let entry = Entry { version: i as u64 + 1, seed: i as u64 + 1, size };
+        append(&log, entry, Durability::Sync).unwrap();
+        expected.push(entry);
+    }
+    while log.prepare().unwrap() {}
+    let state = manifest.state();
+    let passed_by = state.segments[1].sealed.unwrap();
+    assert_eq!((passed_by.frames, passed_by.length), (1, FIRST_FRAME + 48));
+    log.close().unwrap();
+    drop(log);
+    let (_, seen, end) = open(&fs, &manifest, &options).unwrap();
+    assert!(end.clean);
+    assert_eq!(check_prefix(&seen, &expected, 5), Ok(5));
+}
