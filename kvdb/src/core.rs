@@ -34,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) oracle: Arc<Oracle>,
     /// None in a read-only database.
     pub(crate) log: Option<Arc<Log<Route>>>,
+    /// Where replay ended.
+    pub(crate) recovered_end: kvdb_vlog::Position,
     pub(crate) housekeeper: Arc<Housekeeper>,
     pub(crate) gate: Gate,
     /// Let go when the database is closed.

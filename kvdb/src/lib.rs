@@ -42,6 +42,10 @@ pub use value::Value;
 pub use verify::VerifyReport;
 pub use write_set::WriteOptions;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct HouseReadme;
+
 /// File systems and clocks to open a database with: the system's, memory, injected faults.
 pub mod vfs {
     pub use kvdb_vfs::*;

@@ -130,6 +130,7 @@ pub(crate) fn open(
         oracle,
         log,
         manifest,
+        recovered_end: end.end,
         housekeeper,
         gate: Gate::default(),
         locks: Mutex::new(place.locks),

@@ -60,16 +60,9 @@ pub struct SegmentStats {
     pub live_bytes: u64,
     /// Number of values that tables refer to.
     pub live_values: u64,
-    /// Whether it lies before the replay head, so that nothing but `live_bytes` is needed of it.
-    pub before_replay_head: bool,
-}
-
-impl SegmentStats {
-    /// Bytes that nobody needs, if that can be known already.
-    pub fn garbage_bytes(&self) -> Option<u64> {
-        let sealed = self.sealed_bytes.filter(|_| self.before_replay_head)?;
-        Some(sealed.saturating_sub(u64::from(kvdb_vlog::FIRST_FRAME) + self.live_bytes))
-    }
+    /// Bytes that nobody needs: size minus what tables refer to. Known for sealed segments that lie
+    /// before the replay head.
+    pub garbage_bytes: Option<u64>,
 }
 
 /// Whether the database can write.
@@ -167,23 +160,27 @@ impl Core {
             let head = state.replay_head().map_or(0, |head| head.segment);
             for (&segment, s) in state.segments() {
                 let sum = live.get(&segment).copied().unwrap_or_default();
+                let settled = s.sealed.filter(|_| segment < head);
+                let used = u64::from(kvdb_vlog::FIRST_FRAME) + sum.bytes;
                 segments.push(SegmentStats {
                     segment,
                     capacity: s.named.capacity.into(),
                     sealed_bytes: s.sealed.map(|sealed| sealed.length.into()),
                     live_bytes: sum.bytes,
                     live_values: sum.count,
-                    before_replay_head: segment < head,
+                    garbage_bytes: settled.map(|s| u64::from(s.length).saturating_sub(used)),
                 });
             }
         });
-        let end = self.log.as_ref().map(|log| log.end());
+        let end = self.log.as_ref().map_or(self.recovered_end, |log| log.end());
         let log_bytes = segments
             .iter()
-            .map(|s| match (s.sealed_bytes, end) {
-                (Some(bytes), _) => bytes,
-                (None, Some(end)) if end.segment == s.segment => end.offset.into(),
-                _ => 0,
+            .map(|s| match s.sealed_bytes {
+                Some(bytes) => bytes,
+                None if s.segment == end.segment => end.offset.into(),
+                // Left for a later one and about to be sealed, or the spare.
+                None if s.segment < end.segment => s.capacity,
+                None => 0,
             })
             .sum();
         Stats {

@@ -357,3 +357,19 @@ fn an_option_out_of_its_range_is_an_error_that_names_it() {
         assert!(matches!(&error, Error::InvalidOption { name: n, .. } if *n == name), "{error}");
     }
 }
+
+#[test]
+fn sizes_are_the_same_for_a_writer_and_for_a_read_only_opener() {
+    let (db, fs) = memory();
+    for i in 0..40u32 {
+        db.put(i.to_be_bytes(), common::value(i.into(), 100_000)).unwrap();
+    }
+    db.flush().unwrap();
+    let log_bytes = db.stats().log_bytes;
+    assert!((4_000_000..9_000_000).contains(&log_bytes), "{log_bytes}");
+    let live: u64 = db.stats().segments.iter().map(|s| s.live_bytes).sum();
+    assert!((4_000_000..4_100_000).contains(&live), "{live}");
+    db.close().unwrap();
+    let read_only = open(&tiny().read_only(true), &fs).unwrap().stats();
+    assert!(read_only.log_bytes.abs_diff(log_bytes) < 8192, "{} {log_bytes}", read_only.log_bytes);
+}

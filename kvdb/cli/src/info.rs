@@ -64,7 +64,7 @@ fn describe(path: &str, stats: &Stats) -> String {
             segment.live_values.to_string(),
             size(segment.live_bytes),
             // Not known before all that the segment holds has been flushed.
-            segment.garbage_bytes().map_or_else(|| "-".to_owned(), size),
+            segment.garbage_bytes.map_or_else(|| "-".to_owned(), size),
         ]);
     }
     align(&mut segments, &[0, 1, 2, 3, 4]);
