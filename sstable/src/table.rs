@@ -207,6 +207,16 @@ impl<S: Source> Table<S> {
         }
     }
 
+    /// Asks the processor for the parts of the filter that [`Table::may_contain`] will look at, if it
+    /// is loaded. Worth it before several tables are asked one after the other: their misses then
+    /// overlap.
+    #[inline]
+    pub fn prefetch_filter(&self, hash: u64) {
+        if let Some(Some(filter)) = self.filter.get() {
+            filter.meta.prefetch(filter.section.bytes(&self.source), hash);
+        }
+    }
+
     /// A cursor that borrows the table.
     pub fn cursor(&self) -> TableCursor<&Self> {
         TableCursor::new(self)

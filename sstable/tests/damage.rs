@@ -322,7 +322,7 @@ fn forged_tables_with_right_checksums_do_no_harm() {
         }
     }
     let (mut opened, mut clean) = (0, 0);
-    let rounds = 60_000 * scale();
+    let rounds = 300_000 * scale();
     for round in 0..rounds {
         let (bytes, entries) = &tables[round % tables.len()];
         let mut forged = bytes.clone();
