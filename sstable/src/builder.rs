@@ -65,7 +65,7 @@ const OUTPUT: usize = 256 * 1024;
 /// Memory: one block, one output buffer of 256 KiB, about 20 bytes and a short separator per block,
 /// and 8 bytes per distinct key for the filter.
 ///
-/// After an error of [`Write`] the table is lost; the only sensible thing is to drop the builder.
+/// After an error of [`Write`] the table is lost, and every further call that would write fails.
 /// An entry that was refused ([`ErrorKind::OutOfOrder`], [`ErrorKind::KeyTooLong`],
 /// [`ErrorKind::TooLarge`]) is not in the table, and building may go on.
 #[derive(Debug)]
@@ -84,6 +84,8 @@ pub struct Builder<W: Write> {
     last_key: Vec<u8>,
     last_version: u64,
     properties: Properties,
+    /// A write failed: nothing is known of what reached the writer.
+    failed: bool,
 }
 
 impl<W: Write> Builder<W> {
@@ -115,6 +117,7 @@ impl<W: Write> Builder<W> {
             last_key: Vec::new(),
             last_version: 0,
             properties: Properties::default(),
+            failed: false,
             options,
         })
     }
@@ -213,6 +216,7 @@ impl<W: Write> Builder<W> {
             self.finish_block(self.block_align().max(SECTION_ALIGN))?;
         }
         let data_len = self.offset();
+        self.check_writer()?;
         let mut section = Vec::new();
         let mut filter = Handle::NONE;
         if !self.hashes.is_empty() {
@@ -286,6 +290,7 @@ impl<W: Write> Builder<W> {
     }
 
     fn finish_block(&mut self, align: usize) -> Result<()> {
+        self.check_writer()?;
         let (offset, start) = (self.offset(), self.out.len());
         let raw_len = self.block.finish(self.options.codec, &mut self.out)?;
         self.properties.block_bytes += raw_len as u64;
@@ -306,7 +311,9 @@ impl<W: Write> Builder<W> {
         let offset = self.offset();
         let crc = crc32fast::hash(section);
         self.write_out()?;
+        self.failed = true;
         self.writer.write_all(section)?;
+        self.failed = false;
         self.written += section.len() as u64;
         let handle = Handle {
             offset: U64::new(offset),
@@ -318,8 +325,17 @@ impl<W: Write> Builder<W> {
         Ok(handle)
     }
 
+    fn check_writer(&self) -> Result<()> {
+        if self.failed {
+            return Err(std::io::Error::other("an earlier write of this table failed").into());
+        }
+        Ok(())
+    }
+
     fn write_out(&mut self) -> Result<()> {
+        self.failed = true;
         self.writer.write_all(&self.out)?;
+        self.failed = false;
         self.written += self.out.len() as u64;
         self.out.clear();
         Ok(())

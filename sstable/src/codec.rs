@@ -65,7 +65,7 @@ impl Codec {
             #[cfg(feature = "zstd")]
             Codec::Zstd(level) => {
                 out.resize(start + zstd::zstd_safe::compress_bound(raw.len()), 0);
-                let len = zstd::bulk::compress_to_buffer(raw, &mut out[start..], level)?;
+                let len = zstd_context::compress(raw, &mut out[start..], level)?;
                 out.truncate(start + len);
                 if !plausible(raw.len() as u64, len as u64) {
                     // Zstandard knows no limit; LZ4 does.
@@ -92,7 +92,7 @@ impl Codec {
             Codec::Lz4 => lz4_flex::block::decompress_into(payload, &mut out[start..])
                 .map_err(|_| Error::corrupt(Part::Block, "LZ4 data do not decompress"))?,
             #[cfg(feature = "zstd")]
-            Codec::Zstd(_) => zstd::bulk::decompress_to_buffer(payload, &mut out[start..])
+            Codec::Zstd(_) => zstd_context::decompress(payload, &mut out[start..])
                 .map_err(|_| Error::corrupt(Part::Block, "Zstandard data do not decompress"))?,
         };
         if got != len {
@@ -109,4 +109,39 @@ fn compress_lz4(raw: &[u8], out: &mut Vec<u8>) -> Result<()> {
         .map_err(|_| Error::new(ErrorKind::TooLarge(raw.len() as u64)))?;
     out.truncate(start + len);
     Ok(())
+}
+
+/// Zstandard's contexts are large; each thread keeps one of each.
+#[cfg(feature = "zstd")]
+mod zstd_context {
+    use std::cell::RefCell;
+    use std::io::Result;
+
+    use zstd::bulk::{Compressor, Decompressor};
+
+    thread_local! {
+        static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+        static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn compress(raw: &[u8], out: &mut [u8], level: i32) -> Result<usize> {
+        COMPRESSOR.with_borrow_mut(|slot| {
+            let compressor = match slot {
+                Some(compressor) => compressor,
+                None => slot.insert(Compressor::new(level)?),
+            };
+            compressor.set_compression_level(level)?;
+            compressor.compress_to_buffer(raw, out)
+        })
+    }
+
+    pub(super) fn decompress(payload: &[u8], out: &mut [u8]) -> Result<usize> {
+        DECOMPRESSOR.with_borrow_mut(|slot| {
+            let decompressor = match slot {
+                Some(decompressor) => decompressor,
+                None => slot.insert(Decompressor::new()?),
+            };
+            decompressor.decompress_to_buffer(payload, out)
+        })
+    }
 }

@@ -20,8 +20,8 @@ pub trait Runs {
     fn open(&self, i: usize) -> Result<Self::Cursor>;
 
     /// The index of the first run whose last entry is at or behind `(key, version)`; `len()` if there
-    /// is none. By key alone will do where no key is in two runs. A smaller index than the right one
-    /// is allowed (it costs time), a greater one is not.
+    /// is none. Where no key is in two runs, the first run whose last key is not less than `key` will
+    /// do.
     fn find(&self, key: &[u8], version: u64) -> usize;
 }
 
@@ -98,32 +98,16 @@ impl<R: Runs> Concat<R> {
         if i < self.runs.len() && self.open(i)?.seek(key, version)? {
             return self.stand(State::At);
         }
-        // The runs behind begin behind the pair, if the index was right; seek there as well, in case
-        // it was too small.
-        for i in i.saturating_add(1)..self.runs.len() {
-            if self.open(i)?.seek(key, version)? {
-                return self.stand(State::At);
-            }
-        }
-        self.stand(State::Behind)
+        // Found by key alone, the run may end with a higher version of the key.
+        self.first_from(i.saturating_add(1))
     }
 
     fn try_seek_for_prev(&mut self, key: &[u8], version: u64) -> Result<bool> {
         let Some(last) = self.runs.len().checked_sub(1) else {
             return self.stand(State::Before);
         };
-        let mut i = self.runs.find(key, version).min(last);
-        // Go on while a further run may hold an entry at or before the pair: only if all of this one
-        // is before it, which an index that was right rules out.
-        let mut found = self.open(i)?.seek_for_prev(key, version)?;
-        while found && i < last && !self.open(i)?.next()? {
-            if !self.open(i + 1)?.seek_for_prev(key, version)? {
-                break;
-            }
-            i += 1;
-            found = true;
-        }
-        if found && self.open(i)?.seek_for_prev(key, version)? {
+        let i = self.runs.find(key, version).min(last);
+        if self.open(i)?.seek_for_prev(key, version)? {
             return self.stand(State::At);
         }
         self.last_before(i)

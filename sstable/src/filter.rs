@@ -8,6 +8,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::format::{FILTER_HEADER_LEN, FilterHeader};
+use crate::prefetch::prefetch;
 use crate::{Error, ErrorKind, Part, Result};
 
 /// Algorithm 1: the layout of fastbloom 0.17.
@@ -92,6 +93,17 @@ impl FilterMeta {
             .unwrap_or_default()
     }
 
+    /// Asks for the words that [`FilterMeta::may_contain`] will look at.
+    #[inline]
+    pub(crate) fn prefetch(&self, section: &[u8], hash: u64) {
+        let words = self.words(section);
+        for_each_bit(words, self.hashes, hash, |bit| {
+            if let Some(word) = words.get(bit / 64) {
+                prefetch(word.as_bytes(), 1);
+            }
+        });
+    }
+
     /// Whether a key with this hash may be among the keys of the filter.
     #[inline]
     pub(crate) fn may_contain(&self, section: &[u8], hash: u64) -> bool {
@@ -104,19 +116,26 @@ impl FilterMeta {
 /// costs about one miss, not one per hash.
 #[inline]
 fn probe(words: &[U64], hashes: u32, hash: u64) -> bool {
+    let mut all = 1u64;
+    for_each_bit(words, hashes, hash, |bit| {
+        // Never out of bounds: see below. If there are no words, yes is safe.
+        let word = words.get(bit / 64).map_or(u64::MAX, |w| w.get());
+        all &= word >> (bit % 64);
+    });
+    all & 1 == 1
+}
+
+/// The bits of a hash, each below `64 · words.len()`, since a hash is below 2⁶⁴.
+#[inline]
+fn for_each_bit(words: &[U64], hashes: u32, hash: u64, mut visit: impl FnMut(usize)) {
     const STEP: u64 = 0x517c_c1b7_2722_0a95;
     let bits = words.len() as u128 * 64;
     let step = hash.wrapping_mul(STEP);
     let mut h = hash;
-    let mut all = 1u64;
     for _ in 0..hashes {
-        let bit = ((u128::from(h) * bits) >> 64) as usize;
-        // Never out of bounds: `h < 2^64`, so that `bit < bits`. If there are no words, yes is safe.
-        let word = words.get(bit / 64).map_or(u64::MAX, |w| w.get());
-        all &= word >> (bit % 64);
+        visit(((u128::from(h) * bits) >> 64) as usize);
         h = h.rotate_left(5).wrapping_add(step);
     }
-    all & 1 == 1
 }
 
 #[cfg(test)]
@@ -135,6 +154,7 @@ mod tests {
             let mut yes = 0;
             for i in 0..50_000u64 {
                 let hash = key_hash(&i.to_be_bytes());
+                meta.prefetch(&section, hash);
                 let ours = meta.may_contain(&section, hash);
                 assert_eq!(ours, theirs.contains_hash(hash));
                 assert!(ours || i >= n);

@@ -3,18 +3,18 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use kvdb_vfs::{Region, Salt};
 use zerocopy::FromBytes;
 
-use crate::block::{self, Layout};
+use crate::block::Layout;
 use crate::cache::{BlockCache, next_handle};
 use crate::filter::FilterMeta;
-use crate::format::{BLOCK_MAGIC, FOOTER_LEN, FORMAT_VERSION, Footer, Handle, MAGIC, PAGE};
-use crate::hit::{BlockRef, Hit};
+use crate::footer::{Sections, check_footer, no_footer};
+use crate::format::{FOOTER_LEN, Footer, Handle, MAGIC};
+use crate::hit::Hit;
 use crate::index::{Index, IndexLayout};
-use crate::prefetch::prefetch;
 use crate::table_cursor::TableCursor;
 use crate::{Codec, Error, ErrorKind, Identity, Part, Properties, Result, Source};
 
@@ -47,31 +47,24 @@ impl Default for ReaderOptions {
 /// A table is shared by reference or in an `Arc`; it has no locks.
 #[derive(Debug)]
 pub struct Table<S> {
-    source: S,
+    pub(crate) source: S,
     path: Option<PathBuf>,
     identity: Identity,
-    salt: Salt,
-    codec: Codec,
-    data_len: u64,
-    sections: Sections,
-    verify_checksums: bool,
+    pub(crate) salt: Salt,
+    pub(crate) codec: Codec,
+    pub(crate) data_len: u64,
+    pub(crate) sections: Sections,
+    pub(crate) verify_checksums: bool,
     properties: Properties,
-    cache: Option<BlockCache>,
-    cache_handle: u64,
+    pub(crate) cache: Option<BlockCache>,
+    pub(crate) cache_handle: u64,
     index: OnceLock<LoadedIndex>,
     filter: OnceLock<Option<LoadedFilter>>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Sections {
-    filter: Option<Handle>,
-    index: Handle,
-    properties: Handle,
-}
-
 /// A section in place, or a copy of it.
 #[derive(Debug)]
-enum Section {
+pub(crate) enum Section {
     InPlace(Range<usize>),
     Loaded(Region),
 }
@@ -89,11 +82,6 @@ struct LoadedFilter {
     section: Section,
     meta: FilterMeta,
 }
-
-/// Bytes at the front of a block that are asked for at once, as soon as it is known which block: in
-/// a block of common entries these are the header, the heads, the slots and the keys. Otherwise each would be
-/// a miss that waits for the one before.
-const SEARCHED: usize = 896;
 
 impl<S: Source> Table<S> {
     /// Opens a table. Costs one or two small reads, whatever the size of the table.
@@ -219,6 +207,16 @@ impl<S: Source> Table<S> {
         }
     }
 
+    /// Asks the processor for the parts of the filter that [`Table::may_contain`] will look at, if it
+    /// is loaded. Worth it before several tables are asked one after the other: their misses then
+    /// overlap.
+    #[inline]
+    pub fn prefetch_filter(&self, hash: u64) {
+        if let Some(Some(filter)) = self.filter.get() {
+            filter.meta.prefetch(filter.section.bytes(&self.source), hash);
+        }
+    }
+
     /// A cursor that borrows the table.
     pub fn cursor(&self) -> TableCursor<&Self> {
         TableCursor::new(self)
@@ -290,13 +288,20 @@ impl<S: Source> Table<S> {
         }))
     }
 
-    /// Number of blocks.
+    /// The index, loaded and checked at its first use.
+    #[inline]
     pub(crate) fn index(&self) -> Result<Index<'_>> {
         let loaded = match self.index.get() {
             Some(loaded) => loaded,
             None => self.load_index()?,
         };
         Ok(loaded.layout.view(loaded.section.bytes(&self.source)))
+    }
+
+    /// A word of the bits that say which blocks have been verified.
+    #[inline]
+    pub(crate) fn verified(&self, word: usize) -> Option<&AtomicU64> {
+        self.index.get()?.verified.get(word)
     }
 
     #[cold]
@@ -338,7 +343,7 @@ impl<S: Source> Table<S> {
         Ok(self.filter.get_or_init(|| loaded).as_ref())
     }
 
-    fn load_section(&self, handle: &Handle) -> Result<Section> {
+    pub(crate) fn load_section(&self, handle: &Handle) -> Result<Section> {
         // `check_footer` has seen to it that the section lies within the file.
         let (offset, len) = (handle.offset.get(), handle.len.get());
         let too_large = |_| Error::new(ErrorKind::TooLarge(len));
@@ -351,7 +356,7 @@ impl<S: Source> Table<S> {
         Ok(Section::Loaded(Region::from_vec(bytes)))
     }
 
-    fn check_section(
+    pub(crate) fn check_section(
         &self,
         bytes: &[u8],
         handle: &Handle,
@@ -370,170 +375,6 @@ impl<S: Source> Table<S> {
         Ok(())
     }
 
-    /// A block, verified at its first use, decompressed if need be; and its offset.
-    #[inline]
-    pub(crate) fn block(&self, index: &Index<'_>, block: usize) -> Result<(u64, BlockRef<'_>)> {
-        let range = index.block_range(block).map_err(|e| self.locate_in_index(e))?;
-        let offset = range.start;
-        if self.codec == Codec::None
-            && let Some(bytes) = self.source.bytes()
-        {
-            let stored = self.in_place(bytes, &range)?;
-            prefetch(stored, SEARCHED);
-            if !self.is_verified(block) {
-                self.verify_block(stored, offset)?;
-                self.set_verified(block);
-            }
-            return Ok((offset, BlockRef::in_place(stored, offset, self.source.region())));
-        }
-        Ok((offset, self.load_block(range)?))
-    }
-
-    /// Asks for the parts of a block that a walk will read first, if it is in memory.
-    #[inline]
-    pub(crate) fn prefetch_block(&self, index: &Index<'_>, block: usize, backward: bool) {
-        if self.codec == Codec::None
-            && block < index.blocks()
-            && let Some(bytes) = self.source.bytes()
-            && let Ok(range) = index.block_range(block)
-            && let Some(stored) = bytes.get(range.start as usize..range.end as usize)
-        {
-            // Forward, the processor notices by itself that values are read in sequence.
-            prefetch(stored, if backward { PAGE } else { SEARCHED });
-        }
-    }
-
-    fn in_place<'b>(&self, bytes: &'b [u8], range: &Range<u64>) -> Result<&'b [u8]> {
-        // Blocks lie within the data and the data within the file, so this fits if it is there.
-        bytes
-            .get(range.start as usize..range.end as usize)
-            .ok_or_else(|| self.locate(Error::new(ErrorKind::Truncated(Part::Block)), range.start))
-    }
-
-    /// Whether a block's checksum has been compared already, or is not to be.
-    #[inline]
-    fn is_verified(&self, block: usize) -> bool {
-        !self.verify_checksums
-            || self.index.get().and_then(|index| index.verified.get(block / 64)).is_some_and(
-                // Relaxed: the bit tells about bytes that never change.
-                |bits| bits.load(Ordering::Relaxed) >> (block % 64) & 1 == 1,
-            )
-    }
-
-    fn set_verified(&self, block: usize) {
-        if let Some(bits) = self.index.get().and_then(|index| index.verified.get(block / 64)) {
-            bits.fetch_or(1 << (block % 64), Ordering::Relaxed);
-        }
-    }
-
-    /// Compares the checksum of a stored block, and checks that it is one that is read in place.
-    #[cold]
-    fn verify_block(&self, stored: &[u8], offset: u64) -> Result<()> {
-        self.check_block(stored, offset, self.verify_checksums).map_err(|e| self.locate(e, offset))
-    }
-
-    fn check_block(&self, stored: &[u8], offset: u64, checksum: bool) -> Result<()> {
-        let sealed = stored.first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
-        if checksum && !self.salt.matches(sealed, block::crc(stored), offset, 0) {
-            return Err(Error::new(ErrorKind::ChecksumMismatch(Part::Block)));
-        }
-        let header = block::header(stored)?;
-        if self.codec == Codec::None && header.codec != Codec::None.id() {
-            return Err(Error::corrupt(Part::Block, "compressed in an uncompressed table"));
-        }
-        Ok(())
-    }
-
-    /// A block that cannot be used in place: from the cache, or read, verified and decompressed.
-    fn load_block(&self, range: Range<u64>) -> Result<BlockRef<'_>> {
-        let offset = range.start;
-        if let Some(cache) = &self.cache
-            && let Some(block) = cache.get(self.cache_handle, offset)
-        {
-            return Ok(BlockRef::Pinned(block));
-        }
-        let block = self.read_block(range)?;
-        if let Some(cache) = &self.cache {
-            cache.insert(self.cache_handle, offset, block.clone());
-        }
-        Ok(BlockRef::Pinned(block))
-    }
-
-    /// A block from the source, past the cache.
-    pub(crate) fn read_block(&self, range: Range<u64>) -> Result<Region> {
-        let offset = range.start;
-        if let Some(bytes) = self.source.bytes() {
-            let stored = self.in_place(bytes, &range)?;
-            self.verify_block(stored, offset)?;
-            return self.decode(stored).map_err(|e| self.locate(e, offset));
-        }
-        let len = usize::try_from(range.end - range.start)
-            .map_err(|_| Error::new(ErrorKind::TooLarge(range.end - range.start)))?;
-        let mut stored = vec![0; len];
-        self.source.read_exact_at(&mut stored, offset)?;
-        self.verify_block(&stored, offset)?;
-        if block::header(&stored).is_ok_and(|header| header.codec == Codec::None.id()) {
-            return Ok(Region::from_vec(stored));
-        }
-        self.decode(&stored).map_err(|e| self.locate(e, offset))
-    }
-
-    /// A block, with all that is stored around it checked, whatever the options say.
-    pub(crate) fn read_block_verified(&self, range: Range<u64>) -> Result<Region> {
-        let offset = range.start;
-        let mut copy = Vec::new();
-        let stored = match self.source.bytes() {
-            Some(bytes) => self.in_place(bytes, &range)?,
-            None => {
-                let len = usize::try_from(range.end - range.start)
-                    .map_err(|_| Error::new(ErrorKind::TooLarge(range.end - range.start)))?;
-                copy.resize(len, 0);
-                self.source.read_exact_at(&mut copy, offset)?;
-                &copy
-            }
-        };
-        let check = || {
-            self.check_block(stored, offset, true)?;
-            crate::verify::check_stored_padding(stored)?;
-            self.decode(stored)
-        };
-        check().map_err(|e| self.locate(e, offset))
-    }
-
-    /// Compares the checksums of index, filter and properties, whatever the options say, and checks
-    /// that their padding is zero.
-    pub(crate) fn verify_sections(&self) -> Result<()> {
-        let Sections { filter, index, properties } = &self.sections;
-        let parts = [(filter.as_ref(), Part::Filter), (Some(index), Part::Index)];
-        for (handle, part) in parts.into_iter().chain([(Some(properties), Part::Properties)]) {
-            let Some(handle) = handle else { continue };
-            let check = || {
-                let section = self.load_section(handle)?;
-                let bytes = section.bytes(&self.source);
-                self.check_section(bytes, handle, part, true)?;
-                let used = match part {
-                    Part::Index => IndexLayout::parse(bytes, self.data_len)?.used(),
-                    Part::Filter => FilterMeta::parse(bytes)?.used(),
-                    // Decoding has seen to it.
-                    _ => bytes.len(),
-                };
-                if bytes[used..].iter().any(|&b| b != 0) {
-                    return Err(Error::corrupt(Part::Padding, "not zero"));
-                }
-                Ok(())
-            };
-            check().map_err(|e| self.locate(e, handle.offset.get()))?;
-        }
-        Ok(())
-    }
-
-    fn decode(&self, stored: &[u8]) -> Result<Region> {
-        if block::header(stored)?.codec == Codec::None.id() {
-            return Ok(Region::from_vec(stored.to_vec()));
-        }
-        Ok(Region::from_vec(block::decompress(stored)?))
-    }
-
     #[cold]
     pub(crate) fn locate(&self, e: Error, offset: u64) -> Error {
         e.or_at(self.path.as_deref(), offset)
@@ -547,7 +388,7 @@ impl<S: Source> Table<S> {
 
 impl Section {
     #[inline]
-    fn bytes<'s>(&'s self, source: &'s impl Source) -> &'s [u8] {
+    pub(crate) fn bytes<'s>(&'s self, source: &'s impl Source) -> &'s [u8] {
         match self {
             Section::InPlace(range) => {
                 source.bytes().and_then(|bytes| bytes.get(range.clone())).unwrap_or_default()
@@ -555,61 +396,4 @@ impl Section {
             Section::Loaded(region) => region,
         }
     }
-}
-
-/// Not a table, or the front part of one?
-#[cold]
-fn no_footer(source: &impl Source, len: u64) -> Error {
-    let mut start = [0; 5];
-    let begins_as_table = len == 0
-        || len >= 5 && source.read_exact_at(&mut start, 0).is_ok() && start[4] == BLOCK_MAGIC;
-    Error::new(if begins_as_table {
-        ErrorKind::Truncated(Part::Footer)
-    } else {
-        ErrorKind::NotATable
-    })
-}
-
-/// Checks everything a footer says against itself and the file's length.
-fn check_footer(footer: &Footer, footer_at: u64) -> Result<(Codec, Sections)> {
-    let version = footer.version.get();
-    if version != FORMAT_VERSION {
-        return Err(Error::new(ErrorKind::UnsupportedVersion {
-            found: version,
-            supported: FORMAT_VERSION,
-        }));
-    }
-    if !Salt::NONE.matches(footer.checksum.get(), footer.crc(), footer_at, 0) {
-        return Err(Error::new(ErrorKind::ChecksumMismatch(Part::Footer)));
-    }
-    let codec = Codec::from_id(footer.codec)?;
-    let unsupported = |what| Err(Error::new(ErrorKind::UnsupportedFeature(what)));
-    if footer.range_tombstones != Handle::NONE {
-        return unsupported("range tombstones");
-    }
-    if footer.encryption != Handle::NONE {
-        return unsupported("encryption");
-    }
-    let handles = [footer.filter, footer.index, footer.properties];
-    if footer.reserved != [0; 15] || handles.iter().any(|h| h.reserved.get() != 0) {
-        return unsupported("a reserved field of the footer");
-    }
-    // Blocks, filter, index, properties, footer: each begins where the one before ends, so that
-    // every byte of the file belongs to something that has a checksum.
-    let corrupt = |what| Err(Error::corrupt(Part::Footer, what));
-    let mut at = footer.data_len.get();
-    let filter = (footer.filter != Handle::NONE).then_some(footer.filter);
-    for handle in filter.iter().chain([&footer.index, &footer.properties]) {
-        if handle.offset.get() != at {
-            return corrupt("sections do not adjoin");
-        }
-        at = match at.checked_add(handle.len.get()) {
-            Some(end) if end <= footer_at => end,
-            _ => return corrupt("a section leaves the file"),
-        };
-    }
-    if at != footer_at {
-        return corrupt("sections do not end at the footer");
-    }
-    Ok((codec, Sections { filter, index: footer.index, properties: footer.properties }))
 }

@@ -8,6 +8,7 @@ use kvdb_vfs::Region;
 use crate::block::{Layout, Slot};
 use crate::hit::BlockRef;
 use crate::index::Index;
+use crate::load::Ahead;
 use crate::{Cursor, Error, Result, Source, Table};
 
 /// How a cursor holds its table: `&Table<S>` or `Arc<Table<S>>`. Sealed.
@@ -20,7 +21,12 @@ pub trait TableRef {
     #[doc(hidden)]
     fn index(&self) -> Result<Index<'_>>;
     #[doc(hidden)]
-    fn block(&self, index: &Index<'_>, block: usize) -> Result<(u64, BlockRef<'_>)>;
+    fn block(
+        &self,
+        index: &Index<'_>,
+        block: usize,
+        ahead: &mut Ahead,
+    ) -> Result<(u64, BlockRef<'_>)>;
     #[doc(hidden)]
     fn prefetch_block(&self, index: &Index<'_>, block: usize, backward: bool);
     #[doc(hidden)]
@@ -45,8 +51,13 @@ macro_rules! table_ref {
                 (**self).index()
             }
             #[inline]
-            fn block(&self, index: &Index<'_>, block: usize) -> Result<(u64, BlockRef<'_>)> {
-                (**self).block(index, block)
+            fn block(
+                &self,
+                index: &Index<'_>,
+                block: usize,
+                ahead: &mut Ahead,
+            ) -> Result<(u64, BlockRef<'_>)> {
+                (**self).block_ahead(index, block, ahead)
             }
             fn prefetch_block(&self, index: &Index<'_>, block: usize, backward: bool) {
                 (**self).prefetch_block(index, block, backward);
@@ -82,6 +93,7 @@ pub struct TableCursor<T> {
     /// `count > 0` in its layout.
     block: usize,
     place: Place,
+    ahead: Ahead,
     layout: Layout,
     entry: usize,
     key: Vec<u8>,
@@ -118,6 +130,7 @@ impl<T: TableRef> TableCursor<T> {
             state: State::Unpositioned,
             block: 0,
             place: Place::InPlace(0..0),
+            ahead: Ahead::default(),
             layout: Layout::default(),
             entry: 0,
             key: Vec::new(),
@@ -125,6 +138,15 @@ impl<T: TableRef> TableCursor<T> {
             version: 0,
             value: 0..0,
         }
+    }
+
+    /// For long walks: where blocks have to be read from a file, `bytes` are read at once (in the
+    /// direction of the walk), and the block cache is neither asked nor filled. 0 turns it off again.
+    /// Memory: `bytes`, as long as the cursor or a value of it lives.
+    #[must_use]
+    pub fn read_ahead(mut self, bytes: usize) -> Self {
+        self.ahead = Ahead::new(bytes);
+        self
     }
 
     /// The table.
@@ -159,7 +181,7 @@ impl<T: TableRef> TableCursor<T> {
         self.known = None;
         let table = &self.table;
         let index = table.index()?;
-        let (offset, loaded) = table.block(&index, block)?;
+        let (offset, loaded) = table.block(&index, block, &mut self.ahead)?;
         // A walk that came from next door most likely goes on. The processor's own read-ahead stops
         // at the end of a page.
         match block {

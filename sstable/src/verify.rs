@@ -1,10 +1,16 @@
 //! Reading a table from front to back, believing nothing.
 
 use std::cmp::Ordering;
+use std::ops::Range;
+
+use kvdb_vfs::Region;
 
 use crate::block::{self, Layout};
 use crate::cursor::compare;
+use crate::filter::FilterMeta;
+use crate::footer::Sections;
 use crate::hit::BlockRef;
+use crate::index::IndexLayout;
 use crate::properties::Properties;
 use crate::{Error, Part, Result, Source, Table, key_hash};
 
@@ -73,6 +79,52 @@ impl<S: Source> Table<S> {
         self.verify_properties(seen)
     }
 
+    /// Compares the checksums of index, filter and properties, whatever the options say, and checks
+    /// that their padding is zero.
+    fn verify_sections(&self) -> Result<()> {
+        let Sections { filter, index, properties } = &self.sections;
+        let parts = [(filter.as_ref(), Part::Filter), (Some(index), Part::Index)];
+        for (handle, part) in parts.into_iter().chain([(Some(properties), Part::Properties)]) {
+            let Some(handle) = handle else { continue };
+            let check = || {
+                let section = self.load_section(handle)?;
+                let bytes = section.bytes(&self.source);
+                self.check_section(bytes, handle, part, true)?;
+                let used = match part {
+                    Part::Index => IndexLayout::parse(bytes, self.data_len)?.used(),
+                    Part::Filter => FilterMeta::parse(bytes)?.used(),
+                    // Decoding has seen to it.
+                    _ => bytes.len(),
+                };
+                if bytes[used..].iter().any(|&b| b != 0) {
+                    return Err(Error::corrupt(Part::Padding, "not zero"));
+                }
+                Ok(())
+            };
+            check().map_err(|e| self.locate(e, handle.offset.get()))?;
+        }
+        Ok(())
+    }
+
+    /// A block, with all that is stored around it checked, whatever the options say.
+    fn read_block_verified(&self, range: Range<u64>) -> Result<Region> {
+        let offset = range.start;
+        let copy;
+        let stored = match self.source.bytes() {
+            Some(bytes) => self.in_place(bytes, &range)?,
+            None => {
+                copy = self.read(range)?;
+                &copy
+            }
+        };
+        let check = || {
+            self.check_block(stored, offset, true)?;
+            check_stored_padding(stored)?;
+            self.decode(stored)
+        };
+        check().map_err(|e| self.locate(e, offset))
+    }
+
     fn verify_properties(&self, mut seen: Properties) -> Result<()> {
         let said = self.properties();
         seen.stored_bytes = said.stored_bytes;
@@ -107,7 +159,7 @@ impl Layout {
 }
 
 /// The padding of a stored block that is compressed.
-pub(crate) fn check_stored_padding(stored: &[u8]) -> Result<()> {
+fn check_stored_padding(stored: &[u8]) -> Result<()> {
     let header = block::header(stored)?;
     let used = crate::format::BLOCK_HEADER_LEN + header.payload_len.get() as usize;
     if stored.get(used..).is_none_or(|padding| padding.iter().any(|&b| b != 0)) {

@@ -322,7 +322,7 @@ fn forged_tables_with_right_checksums_do_no_harm() {
         }
     }
     let (mut opened, mut clean) = (0, 0);
-    let rounds = 60_000 * scale();
+    let rounds = 300_000 * scale();
     for round in 0..rounds {
         let (bytes, entries) = &tables[round % tables.len()];
         let mut forged = bytes.clone();
@@ -375,6 +375,40 @@ fn a_swapped_block_is_noticed() {
     assert_eq!(kind, ErrorKind::ChecksumMismatch(Part::Block));
 }
 
+/// Takes a certain number of bytes, refuses once, and takes the rest.
+struct Refusing(Vec<u8>, usize);
+
+impl std::io::Write for Refusing {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() >= self.1 {
+            self.1 = usize::MAX;
+            return Err(std::io::Error::other("full"));
+        }
+        self.0.extend_from_slice(buf);
+        Ok(buf.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_table_of_which_a_write_failed_is_never_finished() {
+    for limit in [0, 1, 300_000, 1_000_000] {
+        let refusing = Refusing(Vec::new(), limit);
+        let mut builder = kvdb_sstable::Builder::new(refusing, BuilderOptions::default()).unwrap();
+        let mut failed = false;
+        for i in 0..12_000u32 {
+            if let Err(e) = builder.add(&i.to_be_bytes(), 0, &[7; 100]) {
+                assert_eq!(e.kind(), ErrorKind::Io);
+                failed = true;
+            }
+        }
+        // Ignoring the error does not help.
+        assert!(failed && builder.finish().is_err());
+    }
+}
+
 #[test]
 fn a_file_read_by_position_gives_the_same_with_and_without_a_cache() {
     let mut rng = fastrand::Rng::with_seed(13);
@@ -396,6 +430,11 @@ fn a_file_read_by_position_gives_the_same_with_and_without_a_cache() {
             common::compare_walks(&mut rng, &mut by_position.owned_cursor(), &mut model, 1500);
             model = common::Model::new(entries.clone());
             common::compare_walks(&mut rng, &mut in_memory.cursor(), &mut model, 1500);
+            for bytes in [1, 1000, 1 << 20] {
+                model = common::Model::new(entries.clone());
+                let mut cursor = by_position.cursor().read_ahead(bytes);
+                common::compare_walks(&mut rng, &mut cursor, &mut model, 500);
+            }
             let mut kept = Vec::new();
             for (key, version, value) in entries.iter().step_by(7) {
                 let a = by_position.get(key, *version, key_hash(key)).unwrap().unwrap();
