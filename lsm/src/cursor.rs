@@ -95,7 +95,12 @@ impl Input {
     }
 
     pub(crate) fn table(file: &Arc<TableFile>) -> Input {
-        Input::Table(OneTable { file: file.clone(), cursor: None })
+        Input::Table(OneTable { file: file.clone(), scan: false, cursor: None })
+    }
+
+    /// A table that will be read from front to back.
+    pub(crate) fn table_scan(file: &Arc<TableFile>) -> Input {
+        Input::Table(OneTable { file: file.clone(), scan: true, cursor: None })
     }
 
     pub(crate) fn level(level: &Arc<Level>) -> Input {
@@ -103,7 +108,12 @@ impl Input {
     }
 
     pub(crate) fn tables(tables: Vec<Arc<TableFile>>) -> Input {
-        Input::Tables(Concat::new(LevelRuns::new(tables)))
+        Input::Tables(Concat::new(LevelRuns::new(tables, false)))
+    }
+
+    /// Tables of one level that will be read from front to back.
+    pub(crate) fn tables_scan(tables: Vec<Arc<TableFile>>) -> Input {
+        Input::Tables(Concat::new(LevelRuns::new(tables, true)))
     }
 }
 
@@ -164,6 +174,7 @@ impl Cursor for Input {
 /// A table of level 0, opened at the first move.
 pub(crate) struct OneTable {
     file: Arc<TableFile>,
+    scan: bool,
     cursor: Option<TableCursor<Arc<Reader>>>,
 }
 
@@ -172,6 +183,9 @@ impl OneTable {
     fn open(&mut self) -> Result<&mut TableCursor<Arc<Reader>>> {
         if self.cursor.is_none() {
             let reader = self.file.reader().map_err(kvdb_sstable::Error::other)?;
+            if self.scan {
+                self.file.read_ahead().map_err(kvdb_sstable::Error::other)?;
+            }
             self.cursor = Some(reader.owned_cursor());
         }
         self.cursor.as_mut().ok_or_else(kvdb_sstable::Error::unpositioned)

@@ -160,6 +160,15 @@ impl TableFile {
         Ok(Table::open(source, options)?)
     }
 
+    /// Has the system read the whole file: it is about to be, from front to back. Without this a
+    /// map that is advised for random access would be read page by page.
+    pub(crate) fn read_ahead(&self) -> Result<()> {
+        if let AnySource::Mapped(_, Some(file)) | AnySource::File(file) = self.reader()?.source() {
+            file.advise(0..self.size(), Advice::WillNeed);
+        }
+        Ok(())
+    }
+
     /// Reads the table from end to end and compares it with its record.
     pub(crate) fn verify(&self) -> Result<()> {
         let reader = self.reader()?;

@@ -216,11 +216,13 @@ impl std::fmt::Display for Size {
 #[derive(Debug, Clone)]
 pub(crate) struct LevelRuns {
     tables: Arc<[Arc<TableFile>]>,
+    /// Each will be read from front to back.
+    scan: bool,
 }
 
 impl LevelRuns {
-    pub(crate) fn new(tables: impl Into<Arc<[Arc<TableFile>]>>) -> LevelRuns {
-        LevelRuns { tables: tables.into() }
+    pub(crate) fn new(tables: impl Into<Arc<[Arc<TableFile>]>>, scan: bool) -> LevelRuns {
+        LevelRuns { tables: tables.into(), scan }
     }
 }
 
@@ -232,7 +234,12 @@ impl Runs for LevelRuns {
     }
 
     fn open(&self, i: usize) -> kvdb_sstable::Result<Self::Cursor> {
-        Ok(self.tables[i].reader().map_err(kvdb_sstable::Error::other)?.owned_cursor())
+        let table = &self.tables[i];
+        let reader = table.reader().map_err(kvdb_sstable::Error::other)?;
+        if self.scan {
+            table.read_ahead().map_err(kvdb_sstable::Error::other)?;
+        }
+        Ok(reader.owned_cursor())
     }
 
     fn find(&self, key: &[u8], _version: u64) -> usize {

@@ -435,3 +435,98 @@ fn above(upper: &Bound<Vec<u8>>, key: &[u8]) -> bool {
         Bound::Excluded(bound) => key >= bound.as_slice(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Input;
+    use crate::memtable::Memtable;
+
+    fn over(entries: &[(&str, u64, Entry<'_>)], options: VisibleOptions) -> Visible<Input> {
+        let memtable = Memtable::new(1 << 20, 1).unwrap();
+        for (key, version, entry) in entries {
+            memtable.insert(key.as_bytes(), *version, *entry).unwrap();
+        }
+        Visible::new(Input::memtable(&memtable), options)
+    }
+
+    fn both_ways(mut cursor: Visible<Input>) -> Vec<(String, u64)> {
+        let mut forward = Vec::new();
+        let mut valid = cursor.first().unwrap();
+        while valid {
+            let key = String::from_utf8(cursor.key().to_vec()).unwrap();
+            forward.push((key, cursor.version()));
+            valid = cursor.next().unwrap();
+        }
+        let mut backward = Vec::new();
+        let mut valid = cursor.last().unwrap();
+        while valid {
+            let key = String::from_utf8(cursor.key().to_vec()).unwrap();
+            backward.push((key, cursor.version()));
+            valid = cursor.prev().unwrap();
+        }
+        backward.reverse();
+        assert_eq!(forward, backward);
+        forward
+    }
+
+    const V: Entry<'static> = Entry::value(b"v");
+
+    #[test]
+    fn uncommitted_writes_are_seen_at_any_version_and_hide_what_is_older() {
+        let entries = [
+            ("a", 5, V),
+            ("b", PENDING, V),
+            ("b", 5, V),
+            ("c", PENDING, Entry::tombstone()),
+            ("c", 1, V),
+            ("d", PENDING, V),
+            ("d", 9, V),
+            ("d", 1, V),
+            ("e", 9, V),
+            ("f", PENDING, V.with_expiry(10)),
+            ("f", 1, V),
+        ];
+        let options = VisibleOptions { at_most: 5, clock: 10, ..VisibleOptions::default() };
+        let expected = [("a", 5), ("b", PENDING), ("d", PENDING)].map(|(k, v)| (k.to_owned(), v));
+        assert_eq!(both_ways(over(&entries, options)), expected);
+    }
+
+    #[test]
+    fn many_versions_of_a_key_are_passed_both_ways() {
+        let mut entries = Vec::new();
+        for key in ["a", "b", "c"] {
+            entries.extend((1..=100).map(|v| (key, v, V)));
+        }
+        entries.push(("b", PENDING, V));
+        for at_most in [1, 2, 7, 8, 9, 50, 99, 100, PENDING] {
+            let options = VisibleOptions { at_most, ..VisibleOptions::default() };
+            let seen = both_ways(over(&entries, options));
+            let newest = at_most.min(100);
+            let expected = [("a", newest), ("b", PENDING), ("c", newest)];
+            assert_eq!(seen, expected.map(|(k, v)| (k.to_owned(), v)), "{at_most}");
+        }
+    }
+
+    #[test]
+    fn since_leaves_out_what_is_not_newer() {
+        let entries = [("a", 5, V), ("b", 6, V), ("b", 3, V), ("c", 3, V)];
+        let options = VisibleOptions { since: 5, ..VisibleOptions::default() };
+        assert_eq!(both_ways(over(&entries, options)), [("b".to_owned(), 6)]);
+    }
+
+    #[test]
+    fn a_new_cursor_must_be_positioned_and_damage_is_no_end() {
+        let mut cursor = over(&[("a", 1, V)], VisibleOptions::default());
+        assert!(cursor.next().is_err() && cursor.prev().is_err() && !cursor.valid());
+        let memtable = Memtable::new(1 << 20, 1).unwrap();
+        memtable.insert(b"a", 1, V).unwrap();
+        memtable.list().insert(b"b", 1, &[0]).unwrap();
+        let mut cursor = Visible::new(Input::memtable(&memtable), VisibleOptions::default());
+        assert!(cursor.first().unwrap());
+        assert!(cursor.next().is_err());
+        assert!(cursor.next().is_err(), "not an end, whoever asks");
+        assert!(cursor.last().is_err());
+        assert!(cursor.seek(b"a").unwrap());
+    }
+}

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
+
 use crate::companion::Companion;
 use crate::error::{Error, Result};
 use crate::shared::{Schedule, Shared};
@@ -156,16 +158,9 @@ impl<C: Companion> Shared<C> {
                 if role == Role::TopFirst && self.has_range_deletes() {
                     drop(schedule);
                     let retired = self.retire_range_deletes();
-                    schedule = self.scheduler.lock();
-                    match retired {
-                        Ok(true) => continue,
-                        Ok(false) => {}
-                        Err(error) => {
-                            drop(schedule);
-                            self.note_failure("compaction", &error);
-                            schedule = self.scheduler.lock();
-                            continue;
-                        }
+                    schedule = self.after_work(retired.as_ref());
+                    if !matches!(retired, Ok(false)) {
+                        continue;
                     }
                 }
                 let look_again = self.may_find_garbage_later().then_some(IDLE_LOOK);
@@ -173,20 +168,22 @@ impl<C: Companion> Shared<C> {
                 continue;
             };
             let result = self.run_reserved(&job, schedule);
-            schedule = self.scheduler.lock();
-            match result {
-                Ok(_) => self.admission.clear_transient_failure(),
-                Err(error) => {
-                    // The schedule is not held while others are woken.
-                    drop(schedule);
-                    self.note_failure("compaction", &error);
-                    schedule = self.scheduler.lock();
-                    if error.is_transient() {
-                        schedule.pause_until = Some(Instant::now() + RETRY);
-                    }
-                }
-            }
+            schedule = self.after_work(result.as_ref());
         }
+    }
+
+    /// Takes note of how a piece of work ended. Returns the schedule, which is not held meanwhile.
+    fn after_work(&self, result: Result<&bool, &Error>) -> MutexGuard<'_, Schedule> {
+        let Err(error) = result else {
+            self.admission.clear_transient_failure();
+            return self.scheduler.lock();
+        };
+        self.note_failure("compaction", error);
+        let mut schedule = self.scheduler.lock();
+        if error.is_transient() {
+            schedule.pause_until = Some(Instant::now() + RETRY);
+        }
+        schedule
     }
 
     fn has_range_deletes(&self) -> bool {

@@ -52,7 +52,7 @@ fn readers_and_a_writer(store: &Store, rounds: u64) {
                         }
                         let options = VisibleOptions { at_most: at, ..VisibleOptions::default() };
                         let mut cursor = Visible::new(superversion.cursor(), options);
-                        let forward = reads % 2 == 0;
+                        let forward = reads.is_multiple_of(2);
                         let mut n = 0;
                         let mut valid =
                             if forward { cursor.first() } else { cursor.last() }.unwrap();

@@ -153,10 +153,10 @@ impl<C: Companion> Shared<C> {
         let mut inputs: Vec<Input> = Vec::new();
         let run = |tables: &[Arc<TableFile>]| -> Option<Input> {
             let tables: Vec<_> = tables.iter().filter(wanted).cloned().collect();
-            (!tables.is_empty()).then(|| Input::tables(tables))
+            (!tables.is_empty()).then(|| Input::tables_scan(tables))
         };
         if job.from == 0 {
-            inputs.extend(job.upper.iter().filter(wanted).map(Input::table));
+            inputs.extend(job.upper.iter().filter(wanted).map(Input::table_scan));
         } else {
             inputs.extend(run(&job.upper));
         }
