@@ -1,12 +1,13 @@
 //! What ties the tree to the value log: the tree asks, the log answers, and the other way round.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
 use kvdb_lsm::{BoxError, Companion, FileIds, Floor, Tree};
 use kvdb_manifest::store::{SegmentNamed, SegmentSealed, StoreChange};
 use kvdb_txn::Oracle;
 use kvdb_vlog::{Log, LogView, Pointer, SealedSegment, SegmentMeta, SegmentName, SegmentNamer};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::clock::EngineClock;
 use crate::housekeeper::Housekeeper;
@@ -15,6 +16,7 @@ use crate::pipeline::{Route, unpack};
 /// The value log as the tree sees it.
 #[derive(Debug)]
 pub(crate) struct ValueLog {
+    dir: PathBuf,
     clock: Arc<EngineClock>,
     /// The view until there is a log: during recovery, and for ever in a read-only database.
     recovered: RwLock<Arc<LogView>>,
@@ -24,22 +26,32 @@ pub(crate) struct ValueLog {
     recovered_floor: u64,
     /// No version is ever dropped, so the floor stays where it was.
     keep_all: bool,
+    /// Files of freed segments, to be removed.
+    doomed: Mutex<Vec<PathBuf>>,
 }
 
 impl ValueLog {
     pub(crate) fn new(
+        dir: PathBuf,
         clock: Arc<EngineClock>,
         recovered: Arc<LogView>,
         recovered_floor: u64,
         keep_all: bool,
     ) -> Self {
         ValueLog {
+            dir,
             clock,
             recovered: RwLock::new(recovered),
             running: OnceLock::new(),
             recovered_floor,
             keep_all,
+            doomed: Mutex::default(),
         }
+    }
+
+    /// The files that can be removed: no manifest names them any more.
+    pub(crate) fn take_doomed(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut *self.doomed.lock())
     }
 
     /// Recovery has made a segment.
@@ -72,10 +84,15 @@ impl Companion for ValueLog {
     }
 
     fn installed(&self, change: &StoreChange) {
-        if let Some((log, _)) = self.running.get()
-            && let Err(error) = log.forget(&change.segments_freed)
-        {
-            tracing::error!(%error, "forgetting freed segments");
+        let Some((log, _)) = self.running.get() else { return };
+        if change.segments_freed.is_empty() {
+            return;
+        }
+        match log.recycle(&change.segments_freed) {
+            Ok(rest) => self.doomed.lock().extend(
+                rest.iter().map(|segment| kvdb_vlog::segment_path(&self.dir, segment.file)),
+            ),
+            Err(error) => tracing::error!(%error, "forgetting freed segments"),
         }
     }
 

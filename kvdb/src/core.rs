@@ -7,7 +7,7 @@ use kvdb_lsm::{PENDING, Superversion, Tree};
 use kvdb_manifest::Manifest;
 use kvdb_manifest::store::StoreState;
 use kvdb_txn::{Oracle, ReadSet};
-use kvdb_vfs::LockGuard;
+use kvdb_vfs::{Fs, LockGuard};
 use kvdb_vlog::{Log, LogView};
 use parking_lot::Mutex;
 
@@ -26,6 +26,7 @@ use crate::write_set::WriteSet;
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) path: PathBuf,
+    pub(crate) fs: Arc<dyn Fs>,
     pub(crate) options: Options,
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<EngineClock>,

@@ -13,7 +13,7 @@ use crate::core::{At, Core};
 use crate::error::{Error, Result};
 use crate::item::Item;
 use crate::iter::Iter;
-use crate::options::Options;
+use crate::options::{Background, Options};
 use crate::snapshot::Snapshot;
 use crate::transaction::{Batch, Transaction};
 use crate::value::Value;
@@ -81,7 +81,15 @@ impl Db {
         path: &Path,
     ) -> Result<Db> {
         let core = crate::open::open(options, fs, clock, path)?;
-        Ok(Db { handle: Arc::new(Handle { core: Arc::new(core) }) })
+        let core = Arc::new(core);
+        let db = Db { handle: Arc::new(Handle { core: core.clone() }) };
+        if core.log.is_some() && core.options.background == Background::Threads {
+            core.tree.start()?;
+            core.housekeeper.start(core.clone()).map_err(|source| {
+                Error::Io(kvdb_vfs::Error::new(kvdb_vfs::Op::Open, path, None, source))
+            })?;
+        }
+        Ok(db)
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

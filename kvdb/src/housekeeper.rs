@@ -1,13 +1,13 @@
-//! One thread that keeps the log ready: the spare segment, background syncs, the durable-to mark.
+//! One thread that keeps the log ready: the spare segment, background syncs, the durable-to mark,
+//! and the segments that are dead.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kvdb_vlog::Log;
 use parking_lot::{Condvar, Mutex};
 
-use crate::pipeline::Route;
+use crate::core::Core;
 
 /// How long the log must have been idle before its tail is made durable and marked so.
 const IDLE: Duration = Duration::from_millis(200);
@@ -33,11 +33,11 @@ struct State {
 
 impl Housekeeper {
     /// Starts the thread.
-    pub(crate) fn start(&self, log: Arc<Log<Route>>) -> std::io::Result<()> {
+    pub(crate) fn start(&self, core: Arc<Core>) -> std::io::Result<()> {
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new()
             .name("kvdb-log".into())
-            .spawn(move || run(&shared, &log))?;
+            .spawn(move || run(&shared, &core))?;
         *self.thread.lock() = Some(thread);
         Ok(())
     }
@@ -62,7 +62,9 @@ impl Housekeeper {
     }
 }
 
-fn run(shared: &Shared, log: &Log<Route>) {
+fn run(shared: &Shared, core: &Core) {
+    let Some(log) = &core.log else { return };
+    let mut manifest_size = 0;
     loop {
         let idle = {
             let mut state = shared.state.lock();
@@ -81,6 +83,14 @@ fn run(shared: &Shared, log: &Log<Route>) {
         }
         if idle && let Err(error) = log.idle_sync() {
             tracing::warn!(%error, "background sync");
+        }
+        // Only a change set can have made a segment dead.
+        let size = core.manifest.size();
+        if size != manifest_size {
+            match core.free_dead_segments() {
+                Ok(_) => manifest_size = size,
+                Err(error) => tracing::warn!(%error, "freeing segments"),
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ mod orphans;
 mod pipeline;
 mod random;
 mod read;
+mod reclaim;
 mod replay;
 mod snapshot;
 mod stats;

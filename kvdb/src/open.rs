@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::gate::Gate;
 use crate::housekeeper::Housekeeper;
 use crate::limits::Limits;
-use crate::options::{Background, Options};
+use crate::options::Options;
 use crate::pipeline::{Route, pack};
 use crate::replay::replay;
 
@@ -69,6 +69,7 @@ pub(crate) fn open(
 
     let clock = Arc::new(EngineClock::new(clock, manifest.read(StoreState::clock)));
     let companion = Arc::new(ValueLog::new(
+        place.log_dir.clone(),
         clock.clone(),
         recovery.view(),
         manifest.read(StoreState::watermark),
@@ -122,8 +123,9 @@ pub(crate) fn open(
         crate::orphans::clean(&*fs, &place.dirs(), &manifest, manifest_was_cut)?;
     }
 
-    let core = Core {
+    Ok(Core {
         path: path.to_owned(),
+        fs,
         limits,
         clock,
         tree,
@@ -135,14 +137,7 @@ pub(crate) fn open(
         gate: Gate::default(),
         locks: Mutex::new(place.locks),
         options,
-    };
-    if let (Some(log), Background::Threads) = (&core.log, core.options.background) {
-        core.tree.start()?;
-        core.housekeeper.start(log.clone()).map_err(|source| {
-            Error::Io(kvdb_vfs::Error::new(kvdb_vfs::Op::Open, path, None, source))
-        })?;
-    }
-    Ok(core)
+    })
 }
 
 /// The directories of a store, locked.

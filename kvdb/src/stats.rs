@@ -93,12 +93,20 @@ pub enum Step {
     PrepareLog,
     /// Make buffered commits durable and mark them so.
     SyncLog,
+    /// Free the log's segments that nothing refers to.
+    FreeSegments,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: &'static [Step] =
-        &[Step::Flush, Step::Compact, Step::Reclaim, Step::PrepareLog, Step::SyncLog];
+    pub const ALL: &'static [Step] = &[
+        Step::Flush,
+        Step::Compact,
+        Step::Reclaim,
+        Step::PrepareLog,
+        Step::SyncLog,
+        Step::FreeSegments,
+    ];
 }
 
 impl Db {
@@ -137,6 +145,7 @@ impl Db {
             Step::Reclaim => core.tree.step(kvdb_lsm::Job::Reclaim)?,
             Step::PrepareLog => log.prepare()?,
             Step::SyncLog => log.idle_sync()?,
+            Step::FreeSegments => core.free_dead_segments()?,
         })
     }
 }
