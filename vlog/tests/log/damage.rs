@@ -326,3 +326,46 @@ fn bytes_of_an_earlier_life_of_a_file_never_come_back() {
     let (_, seen, _) = open(&fs, &manifest, &options).unwrap();
     assert_eq!(check_prefix(&seen, &[entry], 1), Ok(1));
 }
+
+#[test]
+fn remains_far_behind_a_footer_never_come_back() {
+    // After a clean close: a large frame that is lost altogether, and a small one behind it that
+    // is not. Behind the footer are more zeros than an opening looks through.
+    let options = Options {
+        segment_size: 4 << 20,
+        initial_segment_size: 4 << 20,
+        tiny_segments: false,
+        ..options()
+    };
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    let mut entries = vec![Entry { version: 1, seed: 1, size: 100 }];
+    append(&log, entries[0], Durability::Sync).unwrap();
+    log.close().unwrap();
+    drop(log);
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    let (large, small) = (2 << 20, 300);
+    for (version, size) in [(2, large), (3, small)] {
+        append(&log, Entry { version, seed: version, size }, Durability::Buffered).unwrap();
+    }
+    let mut seen = Seen::default();
+    let mut before = recovery(&fs, &manifest.state(), &options).unwrap();
+    before.replay(|f| Ok::<_, ()>(seen.add(f))).unwrap();
+    drop((log, before));
+    let (start, end) = (seen.positions[1], seen.positions[2]);
+    let path = segment_path(DIR.as_ref(), manifest.state().segments[0].meta.file);
+    change(&fs, &path, start.offset, |b| b.fill(0), (end.offset - start.offset) as usize);
+
+    let (log, seen, end) = open(&fs, &manifest, &options).unwrap();
+    assert_eq!((check_prefix(&seen, &entries, 1), end.clean), (Ok(1), false));
+    // A frame of the same length in the same place would make the small one the next.
+    for (version, size) in [(2, large), (3, 10)] {
+        let entry = Entry { version, seed: 2 * version, size };
+        append(&log, entry, Durability::Sync).unwrap();
+        entries.push(entry);
+    }
+    drop(log);
+    let (_, seen, _) = open(&fs, &manifest, &options).unwrap();
+    assert_eq!(check_prefix(&seen, &entries, 3), Ok(3));
+}
