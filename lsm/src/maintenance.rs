@@ -186,7 +186,8 @@ impl<C: Companion> Tree<C> {
 
     /// Waits until background work has nothing left to do: no memtable to flush, no level to
     /// compact, no tombstone, expired entry or log garbage to look for, no file to remove. Does
-    /// the work itself with [`Background::Manual`]. What is pinned by readers is not waited for.
+    /// the work itself with
+    /// [`Background::Manual`](crate::Background::Manual). What is pinned by readers is not waited for.
     ///
     /// # Errors
     /// [`Error::Background`], [`Error::Closed`].
