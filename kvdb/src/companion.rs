@@ -77,6 +77,12 @@ impl Companion for ValueLog {
     fn before_install(&self, change: &mut StoreChange, log_end: u64) -> Result<(), BoxError> {
         // Until there is a log, recovery has written and synced all that is replayed.
         if let Some((log, _)) = self.running.get() {
+            // A memtable is quiet also when its last frames have failed. They are counted in
+            // `log_end`, and some of their records may be in the memtable; whoever took them out
+            // of flight has poisoned the log before.
+            if let Some(cause) = log.poisoned() {
+                return Err(kvdb_vlog::Error::Poisoned { cause }.into());
+            }
             log.sync_through(unpack(log_end))?;
         }
         change.clock = Some(change.clock.unwrap_or(0).max(self.clock.dropped()));

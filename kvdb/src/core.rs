@@ -98,7 +98,7 @@ impl Core {
             .iter()
             .map(|(key, pending)| memtable_bound(threshold, key.len(), &pending.entry()))
             .sum();
-        let admitted = self.admit(writes.to_frame()?, memtable_bytes)?;
+        let admitted = self.admit(writes.to_frame()?, memtable_bytes, writes.only_deletes())?;
         let enqueue = |version| (version, admitted.enqueue(log, version, durability));
         let keys = writes.keys();
         let queued = match reads {

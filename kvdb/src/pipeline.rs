@@ -35,12 +35,21 @@ pub(crate) struct Admitted {
 }
 
 impl Core {
-    /// Step 1. `memtable_bytes` is the sum of [`memtable_bound`] over the records.
-    pub(crate) fn admit(&self, frame: kvdb_vlog::Frame, memtable_bytes: usize) -> Result<Admitted> {
+    /// Step 1. `memtable_bytes` is the sum of [`memtable_bound`] over the records. What only
+    /// `deletes` may use the room that is kept for a full disk.
+    pub(crate) fn admit(
+        &self,
+        frame: kvdb_vlog::Frame,
+        memtable_bytes: usize,
+        deletes: bool,
+    ) -> Result<Admitted> {
         let log = self.log()?;
         // Memtable room first: it is the longer wait, and whoever holds log room holds up others.
         let reservation = self.tree.admit(memtable_bytes)?;
-        let room = log.reserve(frame.len())?;
+        let room = match deletes {
+            true => log.reserve_kept(frame.len())?,
+            false => log.reserve(frame.len())?,
+        };
         Ok(Admitted { frame, room, route: Route { reservation: Some(reservation) } })
     }
 
