@@ -4,7 +4,7 @@
 //! One small workload is run once to count its operations, and then again and again with one of
 //! them failing. It goes on after errors as a program would. Then the store is opened again as the
 //! death of the process and as a power cut at that moment would leave it.
-#![allow(clippy::unwrap_used)] // a test may panic
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // a test may
 
 mod common;
 
