@@ -230,8 +230,8 @@ fn one_seed_gives_one_shape() {
 #[test]
 fn no_order_of_inserts_swells_the_index() {
     const N: u32 = if cfg!(miri) { 300 } else { 20_000 };
-    type Order = fn(u32) -> u32;
-    let orders: [(&str, Order); 4] = [
+    type Order = (&'static str, fn(u32) -> u32);
+    let orders: [Order; 4] = [
         ("rising", |i| i),
         ("falling", |i| N - i),
         ("rising, then falling in front of what is there", |i| if i < 100 { i } else { 2 * N - i }),
