@@ -4,7 +4,7 @@
 //! One small workload is run once to count its operations, and then again and again with one of
 //! them failing. It goes on after errors as a program would. Then the store is opened again as the
 //! death of the process and as a power cut at that moment would leave it.
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // a test may
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // a test may panic and print
 
 mod common;
 
@@ -191,8 +191,8 @@ fn rule_48_any_operation_and_all_after_it_may_fail() {
 /// for: whoever waits for a thread that has met an error is woken.
 #[test]
 fn rule_48_any_operation_may_fail_under_background_threads() {
-    every_operation_fails(tiny(), &[Fault::Io, Fault::NoSpace], false, 8);
-    every_operation_fails(tiny().flush_on_close(true), &[Fault::Io, Fault::NoSpace], true, 8);
+    every_operation_fails(tiny(), &[Fault::Io, Fault::NoSpace], false, 24);
+    every_operation_fails(tiny().flush_on_close(true), &[Fault::Io, Fault::NoSpace], true, 24);
 }
 
 #[test]
