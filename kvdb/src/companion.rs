@@ -94,11 +94,14 @@ impl Companion for ValueLog {
         if change.segments_freed.is_empty() {
             return;
         }
-        match log.recycle(&change.segments_freed) {
-            Ok(rest) => self.doomed.lock().extend(
-                rest.iter().map(|segment| kvdb_vlog::segment_path(&self.dir, segment.file)),
-            ),
-            Err(error) => tracing::error!(%error, "forgetting freed segments"),
+        // Removed, not used again: a value may outlive this opening of the store, and a later one
+        // in the same process would not know that its map is still being read.
+        let view = log.view();
+        let files = change.segments_freed.iter().filter_map(|&segment| view.meta(segment));
+        let paths = files.map(|segment| kvdb_vlog::segment_path(&self.dir, segment.file));
+        self.doomed.lock().extend(paths);
+        if let Err(error) = log.forget(&change.segments_freed) {
+            tracing::error!(%error, "forgetting freed segments");
         }
     }
 

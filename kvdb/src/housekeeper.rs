@@ -1,6 +1,7 @@
 //! One thread that keeps the log ready: the spare segment, background syncs, the durable-to mark,
 //! and the segments that are dead.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,9 +36,12 @@ impl Housekeeper {
     /// Starts the thread.
     pub(crate) fn start(&self, core: Arc<Core>) -> std::io::Result<()> {
         let shared = self.shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("kvdb-log".into())
-            .spawn(move || run(&shared, &core))?;
+        let thread = std::thread::Builder::new().name("kvdb-log".into()).spawn(move || {
+            let kept = catch_unwind(AssertUnwindSafe(|| run(&shared, &core)));
+            if let (Err(panic), Some(log)) = (kept, &core.log) {
+                log.poison(panicked(&*panic));
+            }
+        })?;
         *self.thread.lock() = Some(thread);
         Ok(())
     }
@@ -59,6 +63,16 @@ impl Housekeeper {
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the log's housekeeper panicked");
         }
+    }
+}
+
+/// A panic here ends the care for the log: writers must not go on as if nothing had happened.
+fn panicked(panic: &(dyn std::any::Any + Send)) -> kvdb_vlog::Error {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let message = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    kvdb_vlog::Error::Panicked {
+        during: "housekeeping",
+        message: message.unwrap_or_else(|| "no message".to_owned()),
     }
 }
 

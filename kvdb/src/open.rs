@@ -119,11 +119,7 @@ pub(crate) fn open(
             Some(log)
         }
     };
-    if let Some(log) = &log {
-        // A synced marker behind the footer of a clean end: from here on the log does not end
-        // cleanly any more. Without it, a power cut that takes buffered commits would leave the
-        // old footer as the last frame, and their versions would be handed out again.
-        log.idle_sync()?;
+    if log.is_some() {
         crate::orphans::clean(&*fs, &place.dir, &place.log_dir, &manifest, manifest_was_cut)?;
     }
 
