@@ -88,8 +88,10 @@
 //!
 //! # What the techniques gave
 //!
-//! 1 M entries of 24 random bytes and 16, one thread, each line on top of the one before unless
-//! said; medians of noisy runs, *D* being a dependent cache miss of the same run (180–200 ns):
+//! 1 M entries of 24 random bytes and 16, one thread, in dependent cache misses *D* of the same run
+//! (180–225 ns on the machine used). Each line is on top of the one before unless said. A line is
+//! two or three rounds of a run of its own on a shared machine, so differences below a tenth mean
+//! nothing; the techniques of the first line were not measured one by one.
 //!
 //! | technique | insert | get | bytes per entry beside the data |
 //! |---|---|---|---|

@@ -234,7 +234,7 @@ fn no_order_of_inserts_swells_the_index() {
     let orders: [Order; 4] = [
         ("rising", |i| i),
         ("falling", |i| N - i),
-        ("rising, then falling in front of what is there", |i| if i < 100 { i } else { 2 * N - i }),
+        ("rising, then falling in front of what is there", |i| if i < 32 { i } else { 2 * N - i }),
         ("from both ends", |i| if i % 2 == 0 { i } else { 2 * N - i }),
     ];
     for (name, key) in orders {
