@@ -129,6 +129,9 @@ impl Core {
         self.housekeeper.stop();
         if let Some(log) = &self.log {
             outcome = outcome.and(log.close().map_err(Error::from));
+            if !self.manifest.is_poisoned() {
+                outcome = outcome.and(self.manifest.settle().map_err(Error::from));
+            }
         }
         self.locks.lock().clear();
         tracing::info!(path = %self.path.display(), "closed");

@@ -79,6 +79,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> kvdb_vlog::Error {
 fn run(shared: &Shared, core: &Core) {
     let Some(log) = &core.log else { return };
     let mut manifest_size = 0;
+    let mut settled_size = core.manifest.size();
     loop {
         let idle = {
             let mut state = shared.state.lock();
@@ -98,8 +99,15 @@ fn run(shared: &Shared, core: &Core) {
         if idle && let Err(error) = log.idle_sync() {
             tracing::warn!(%error, "background sync");
         }
-        // Only a change set can have made a segment dead.
+        // From then on damage to the last change set cannot pass for a torn append.
         let size = core.manifest.size();
+        if idle && size != settled_size && !core.manifest.is_poisoned() {
+            settled_size = size;
+            if let Err(error) = core.manifest.settle() {
+                tracing::warn!(%error, "settling the manifest");
+            }
+        }
+        // Only a change set can have made a segment dead.
         if size != manifest_size {
             match core.free_dead_segments() {
                 Ok(_) => manifest_size = size,
