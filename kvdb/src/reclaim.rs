@@ -38,5 +38,7 @@ fn dead_segments(state: &StoreState) -> Vec<u32> {
         return Vec::new();
     }
     let live = state.live_bytes();
-    before.map(|(&segment, _)| segment).filter(|segment| !live.contains_key(segment)).collect()
+    // One that is not sealed yet is still to be reported by the log, which counts on its being there.
+    let sealed = before.filter(|(_, segment)| segment.sealed.is_some()).map(|(&id, _)| id);
+    sealed.filter(|id| !live.contains_key(id)).collect()
 }

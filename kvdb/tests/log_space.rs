@@ -86,3 +86,21 @@ fn a_snapshot_and_an_iterator_keep_the_segments_they_need() {
         assert_eq!(item.unwrap().value().unwrap(), value(i as u64, 100_000));
     }
 }
+
+#[test]
+fn a_dead_segment_is_freed_only_after_it_was_sealed() {
+    let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+    let db = open(&common::manual().value_threshold(1 << 30), &fs).unwrap();
+    for i in 0..30u64 {
+        db.put(i.to_be_bytes(), value(i, 100_000)).unwrap();
+    }
+    // Segments were left, their contents are in tables, and nobody has reported them as sealed.
+    db.flush().unwrap();
+    let left = segments(&db);
+    assert!(left >= 3, "{left}");
+    while db.step(kvdb::Step::FreeSegments).unwrap() {}
+    while db.step(kvdb::Step::PrepareLog).unwrap() {}
+    while db.step(kvdb::Step::FreeSegments).unwrap() {}
+    assert!(segments(&db) <= 2, "{} of {left} are still there", segments(&db));
+    db.verify().unwrap();
+}
