@@ -91,6 +91,10 @@ fn run(shared: &Shared, core: &Core) {
             }
             !std::mem::take(&mut state.woken)
         };
+        // Every writer is told of it; here is nothing left to do.
+        if log.poisoned().is_some() {
+            continue;
+        }
         // A failure has poisoned the log, or will meet the next commit that needs the room; there
         // is nobody here to tell.
         if let Err(error) = log.prepare() {
