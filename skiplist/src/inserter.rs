@@ -2,10 +2,12 @@
 
 use std::fmt;
 
-use crate::arena::Arena;
+use crate::arena::{END, NodeId, RecordId, SLOTS};
 use crate::error::InsertError;
+use crate::index::Base;
 use crate::list::SkipList;
-use crate::search::{NOWHERE, Place, Places, Probe};
+use crate::search::{Place, Probe};
+use crate::sync::Ordering;
 
 /// Inserts entries, each search starting from the place of the one before; see
 /// [`SkipList::inserter`].
@@ -27,14 +29,14 @@ use crate::search::{NOWHERE, Place, Places, Probe};
 /// ```
 pub struct Inserter<'a> {
     list: &'a SkipList,
-    /// On each level, a place near the last insert. Nodes are never removed, so the node of a
-    /// place stays good; what was behind it may have changed.
-    places: Box<Places>,
+    /// The node inserted last, and the record it was entered in. Nothing is ever removed, so they
+    /// stay good; what comes behind them may have changed.
+    last: Option<(NodeId, Base)>,
 }
 
 impl<'a> Inserter<'a> {
     pub(crate) fn new(list: &'a SkipList) -> Inserter<'a> {
-        Inserter { list, places: Box::new(NOWHERE) }
+        Inserter { list, last: None }
     }
 
     /// As [`SkipList::insert`].
@@ -61,48 +63,47 @@ impl<'a> Inserter<'a> {
     ) -> Result<(), InsertError> {
         let list = self.list;
         let mut probe = list.probe(key, version, value_len)?;
-        let height = list.height_of(key, version);
-        self.find_places(&mut probe, height);
-        let node = list.link_in(&mut probe, &mut self.places, height, value_len, fill)?;
-        for place in &mut self.places[..height] {
-            place.node = node;
-        }
+        let (mut place, base) = match self.place_behind_last(&mut probe) {
+            Some(found) => found,
+            None => {
+                probe.stand_on_head();
+                list.find_place(&mut probe)
+            }
+        };
+        let node = list.link_in(&mut probe, &mut place, value_len, fill)?;
+        list.enter(&base, node);
+        self.last = Some((node, base));
         Ok(())
     }
 
-    /// Finds the places on the levels below `height` (and those on some levels above).
-    fn find_places(&mut self, probe: &mut Probe<'_>, height: usize) {
+    /// The place behind the last insert, and its record, if they are the right ones.
+    #[inline]
+    fn place_behind_last(&self, probe: &mut Probe<'_>) -> Option<(Place, Base)> {
         let arena = self.list.arena();
-        // Up, to the lowest level on which the pair belongs right behind the remembered node.
-        let top = self.list.top().max(height);
-        let mut level = height - 1;
-        let mut node = loop {
-            let node = self.places[level].node;
-            if probe.stand_on(arena, node) && probe.is_next(arena, node, level) {
-                break node;
-            }
-            level += 1;
-            if level >= top {
-                level = top - 1;
-                let entered = probe.stand_on(arena, Arena::head());
-                debug_assert!(entered, "the head is before everything");
-                break Arena::head();
-            }
-        };
-        // Down again, on each level from the remembered node if that is known to be nearer.
-        loop {
-            let (last, next) = probe.walk(arena, node, level);
-            self.places[level] = Place { node: last, code: probe.code(), next };
-            if level == 0 {
-                return;
-            }
-            level -= 1;
-            node = last;
-            let remembered = self.places[level].node;
-            if remembered != node && probe.stand_nearer(arena, remembered) {
-                node = remembered;
-            }
+        let (last, base) = self.last?;
+        // The record: the pair must not be beyond the base of the next one.
+        if !probe.stand_on(arena, arena.record_node(base.record)) {
+            return None;
         }
+        let code = probe.code();
+        let link = arena.record_link(base.record, 0).load(Ordering::Acquire);
+        let next = RecordId::of_link(link).map(|record| arena.record_node(record));
+        if !probe.is_next(arena, link, next) {
+            return None;
+        }
+        // The node.
+        if !probe.stand_on(arena, last) {
+            return None;
+        }
+        let next = arena.link(last).load(Ordering::Acquire);
+        if !probe.is_next(arena, next, NodeId::of_link(next)) {
+            return None;
+        }
+        let place = probe.walk(arena, last);
+        let slot = (base.empty + SLOTS - 1) % SLOTS;
+        let free = arena.slot(base.record, slot).load(Ordering::Relaxed) == END;
+        let empty = if free { slot } else { self.list.empty_slot(base.record) };
+        Some((place, Base { record: base.record, code, empty }))
     }
 }
 

@@ -6,6 +6,7 @@ mod cursor;
 mod entry;
 mod error;
 mod height;
+mod index;
 mod inserter;
 mod list;
 mod options;

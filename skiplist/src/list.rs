@@ -3,14 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::arena::{self, Arena, END, Full, NodeId};
+use crate::arena::{self, Arena, END, Full, NodeId, RecordId, SLOTS};
 use crate::cursor::{Cursor, OwnedCursor};
 use crate::entry::{EntryRef, OwnedEntry};
 use crate::error::{InsertError, OptionsError};
-use crate::height::{MAX_HEIGHT, height};
+use crate::index::Base;
 use crate::inserter::Inserter;
 use crate::options::Options;
-use crate::search::{NOWHERE, Place, Places, Probe};
+use crate::search::{Place, Probe};
 use crate::sync::{AtomicU32, Ordering};
 
 /// Length of the longest key, in bytes.
@@ -79,7 +79,7 @@ impl SkipList {
     /// Saturates at `usize::MAX`.
     #[must_use]
     pub const fn node_bound(key_len: usize, value_len: usize) -> usize {
-        arena::node_len(MAX_HEIGHT, key_len, value_len)
+        arena::node_len(key_len, value_len)
     }
 
     /// The arena bytes that replacing a value by one of this length takes.
@@ -117,11 +117,11 @@ impl SkipList {
         value_len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), InsertError> {
-        let mut places = NOWHERE;
         let mut probe = self.probe(key, version, value_len)?;
-        let height = height(self.seed, key, version);
-        self.find_places(&mut probe, &mut places, height);
-        self.link_in(&mut probe, &mut places, height, value_len, fill).map(drop)
+        let (mut place, base) = self.find_place(&mut probe);
+        let node = self.link_in(&mut probe, &mut place, value_len, fill)?;
+        self.enter(&base, node);
+        Ok(())
     }
 
     /// Inserts an entry, or replaces the value of the one with this pair; tells which: `true` if
@@ -132,15 +132,17 @@ impl SkipList {
     ///
     /// [`InsertError::Full`], or a length beyond its limit.
     pub fn upsert(&self, key: &[u8], version: u64, value: &[u8]) -> Result<bool, InsertError> {
-        let mut places = NOWHERE;
         let mut probe = self.probe(key, version, value.len())?;
-        let height = height(self.seed, key, version);
-        self.find_places(&mut probe, &mut places, height);
+        let (mut place, base) = self.find_place(&mut probe);
         let fill = |bytes: &mut [u8]| bytes.copy_from_slice(value);
         if probe.found().is_none() {
-            match self.link_in(&mut probe, &mut places, height, value.len(), fill) {
+            match self.link_in(&mut probe, &mut place, value.len(), fill) {
+                Ok(node) => {
+                    self.enter(&base, node);
+                    return Ok(false);
+                }
                 Err(InsertError::Exists) => {}
-                other => return other.map(|_| false),
+                Err(error) => return Err(error),
             }
         }
         let Some(node) = probe.found() else { return Err(InsertError::Exists) };
@@ -202,6 +204,13 @@ impl SkipList {
         self.arena.taken().bytes()
     }
 
+    /// Bytes taken by the index, which is kept beside the [`capacity`](SkipList::capacity) and
+    /// never exceeds a quarter of it by more than a kilobyte.
+    #[must_use]
+    pub fn index_bytes(&self) -> usize {
+        self.arena.index_bytes()
+    }
+
     /// Bytes of the arena.
     #[must_use]
     pub fn capacity(&self) -> usize {
@@ -219,8 +228,15 @@ impl SkipList {
         &self.arena
     }
 
-    pub(crate) fn height_of(&self, key: &[u8], version: u64) -> usize {
-        height(self.seed, key, version)
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// A record of this height is on its levels now.
+    pub(crate) fn grow_to(&self, height: usize) {
+        if height > self.top() {
+            self.height.fetch_max(height as u32, Ordering::Relaxed);
+        }
     }
 
     /// Checks the lengths of an entry and begins to look for its place.
@@ -235,8 +251,8 @@ impl SkipList {
             return Err(InsertError::KeyTooLong { len: key.len(), limit: MAX_KEY_LEN });
         }
         let room = self.capacity() - SkipList::OVERHEAD;
-        if arena::node_len(1, key.len(), value_len) > room {
-            let limit = room.saturating_sub(arena::node_len(1, key.len(), 0));
+        if arena::node_len(key.len(), value_len) > room {
+            let limit = room.saturating_sub(arena::node_len(key.len(), 0));
             return Err(InsertError::ValueTooLong { len: value_len, limit });
         }
         Ok(Probe::new(key, version))
@@ -248,57 +264,34 @@ impl SkipList {
         self.height.load(Ordering::Relaxed) as usize
     }
 
-    /// Walks down from the head, noting the places on the levels below `height`.
+    /// Where the pair belongs, and the record it is to be entered in.
     #[inline]
-    fn find_places(&self, probe: &mut Probe<'_>, places: &mut Places, height: usize) {
-        let top = self.top().max(height);
-        self.descend(probe, Arena::head(), top, |level, place| {
-            if level < height {
-                places[level] = place;
-            }
-        });
-    }
-
-    /// Walks down from `node`, on which the probe stands, through the levels below `top`.
-    #[inline]
-    pub(crate) fn descend(
-        &self,
-        probe: &mut Probe<'_>,
-        mut node: NodeId,
-        top: usize,
-        mut note: impl FnMut(usize, Place),
-    ) -> Place {
-        let mut place = Place { node, code: probe.code(), next: END };
-        for level in (0..top).rev() {
-            let (last, next) = probe.walk(&self.arena, node, level);
-            node = last;
-            place = Place { node, code: probe.code(), next };
-            note(level, place);
-        }
-        place
+    pub(crate) fn find_place(&self, probe: &mut Probe<'_>) -> (Place, Base) {
+        let (node, base) = self.approach(probe);
+        (probe.walk(&self.arena, node), base)
     }
 
     #[inline]
     fn find_same_key(&self, key: &[u8], at_most: u64) -> Option<NodeId> {
         let mut probe = Probe::new(key, at_most);
-        self.descend(&mut probe, Arena::head(), self.top(), |_, _| {});
+        self.find_place(&mut probe);
         probe.same_key()
     }
 
     /// The last node before the pair, and the first at or after it.
     #[inline]
     pub(crate) fn find(&self, probe: &mut Probe<'_>) -> (NodeId, Option<NodeId>) {
-        let place = self.descend(probe, Arena::head(), self.top(), |_, _| {});
+        let (place, _) = self.find_place(probe);
         (place.node, NodeId::of_link(place.next))
     }
 
-    /// Makes a node and links it in at `places`, which hold for the levels below `height`; they
-    /// then tell where it went. The crate's documentation argues why this is right.
+    /// Makes a node and links it in at `place`, which then tells where it went. The crate's
+    /// documentation argues why this is right.
+    #[inline]
     pub(crate) fn link_in(
         &self,
         probe: &mut Probe<'_>,
-        places: &mut Places,
-        height: usize,
+        place: &mut Place,
         value_len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<NodeId, InsertError> {
@@ -306,44 +299,33 @@ impl SkipList {
             return Err(InsertError::Exists);
         }
         // Its prev word is written last.
-        self.arena.prefetch(places[0].next as u32);
+        self.arena.prefetch(place.next as u32);
         let (key, version) = probe.pair();
-        let node = self.arena.allocate(key, version, height, value_len, fill)?;
-        for (level, place) in places.iter_mut().enumerate().take(height) {
-            loop {
-                let after = u64::from(probe.code_after(&self.arena, place)) << 32;
-                let link = after | (place.next & 0xffff_ffff);
-                self.arena.link(node, level).store(link, Ordering::Relaxed);
-                if level == 0 {
-                    self.arena.prev(node).store(place.node.word(), Ordering::Relaxed);
-                }
-                let here = u64::from(place.code) << 32 | u64::from(node.word());
-                // Release publishes the node. A failure reads nothing: the walk looks again.
-                match self.arena.link(place.node, level).compare_exchange(
-                    place.next,
-                    here,
-                    Ordering::Release,
-                    Ordering::Relaxed,
-                ) {
-                    Ok(_) => break,
-                    Err(_) => {
-                        probe.return_to(&self.arena, place);
-                        let (last, next) = probe.walk(&self.arena, place.node, level);
-                        *place = Place { node: last, code: probe.code(), next };
-                        if level == 0 && probe.found().is_some() {
-                            self.arena.taken().disown();
-                            return Err(InsertError::Exists);
-                        }
-                    }
-                }
+        let node = self.arena.allocate(key, version, value_len, fill)?;
+        loop {
+            let after = u64::from(probe.code_after(&self.arena, place.code, place.next)) << 32;
+            let link = after | (place.next & 0xffff_ffff);
+            self.arena.link(node).store(link, Ordering::Relaxed);
+            self.arena.prev(node).store(place.node.word(), Ordering::Relaxed);
+            let here = u64::from(place.code) << 32 | u64::from(node.word());
+            // Release publishes the node. A failure reads nothing: the walk looks again.
+            let linked = self.arena.link(place.node).compare_exchange(
+                place.next,
+                here,
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+            if linked.is_ok() {
+                break;
             }
-            if level == 0 {
-                self.set_prev(node, place.next);
+            probe.return_to(&self.arena, place.node, place.code);
+            *place = probe.walk(&self.arena, place.node);
+            if probe.found().is_some() {
+                self.arena.taken().disown();
+                return Err(InsertError::Exists);
             }
         }
-        if height > self.top() {
-            self.height.fetch_max(height as u32, Ordering::Relaxed);
-        }
+        self.set_prev(node, place.next);
         Ok(node)
     }
 
@@ -354,7 +336,7 @@ impl SkipList {
         let prev = self.arena.prev(after);
         let mut before = prev.load(Ordering::Acquire);
         loop {
-            let link = self.arena.link(node, 0).load(Ordering::Acquire);
+            let link = self.arena.link(node).load(Ordering::Acquire);
             if NodeId::of_link(link) != Some(after) {
                 return;
             }
@@ -378,31 +360,31 @@ impl SkipList {
 
     /// The last node, or the head.
     pub(crate) fn last(&self) -> NodeId {
-        let mut node = Arena::head();
+        let mut record = Arena::first_record();
         for level in (0..self.top()).rev() {
             while let Some(next) =
-                NodeId::of_link(self.arena.link(node, level).load(Ordering::Acquire))
+                RecordId::of_link(self.arena.record_link(record, level).load(Ordering::Acquire))
             {
-                node = next;
+                record = next;
             }
         }
-        node
-    }
-
-    /// The node after this one, on a walk: has the memory look ahead along the tower.
-    #[inline]
-    pub(crate) fn step(&self, node: NodeId) -> Option<NodeId> {
-        if self.arena.height(node) > 1 {
-            let ahead = self.arena.link(node, 1).load(Ordering::Relaxed);
-            self.arena.prefetch(ahead as u32);
+        // The farthest hint, as far as codes tell.
+        let far = (0..SLOTS)
+            .map(|slot| self.arena.slot(record, slot).load(Ordering::Acquire))
+            .filter(|&link| link != END)
+            .max();
+        let mut node =
+            far.and_then(NodeId::of_link).unwrap_or_else(|| self.arena.record_node(record));
+        while let Some(next) = self.after(node) {
+            node = next;
         }
-        self.after(node)
+        node
     }
 
     /// The node after this one.
     #[inline]
     pub(crate) fn after(&self, node: NodeId) -> Option<NodeId> {
-        NodeId::of_link(self.arena.link(node, 0).load(Ordering::Acquire))
+        NodeId::of_link(self.arena.link(node).load(Ordering::Acquire))
     }
 
     /// The node before this one, which is not the head; `None` if that is the head.

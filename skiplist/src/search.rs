@@ -2,10 +2,12 @@
 
 use std::cmp::Ordering as Order;
 
-use crate::arena::{Arena, NodeId};
+use crate::arena::{Arena, NodeId, RecordId};
 use crate::code::{ENDLESS, agreed, code, compare, shared};
-use crate::height::MAX_HEIGHT;
 use crate::sync::Ordering;
+
+/// Levels of the index on which every record walked to has its slots prefetched.
+const LOOK_AHEAD: usize = 1;
 
 /// A pair that is looked for, and what is known of it relative to the node the search stands on.
 ///
@@ -31,7 +33,7 @@ struct Bound {
     same_pair: bool,
 }
 
-/// Where a new node goes on one level: between `node` and what `next` leads to.
+/// Where a new node goes: between `node` and what `next` leads to.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     /// The last node before the pair.
@@ -41,13 +43,6 @@ pub(crate) struct Place {
     /// The node's link as it was seen.
     pub(crate) next: u64,
 }
-
-/// The places on all levels.
-pub(crate) type Places = [Place; MAX_HEIGHT];
-
-/// Places before the first search: the beginning of every level.
-pub(crate) const NOWHERE: Places =
-    [Place { node: Arena::head(), code: 0, next: crate::arena::END }; MAX_HEIGHT];
 
 impl<'k> Probe<'k> {
     /// Looks for a pair, standing on the head.
@@ -93,6 +88,11 @@ impl<'k> Probe<'k> {
         (pairs == Order::Greater).then_some(common)
     }
 
+    /// Begins anew, standing on the head.
+    pub(crate) fn stand_on_head(&mut self) {
+        self.share(0);
+    }
+
     /// Stands on `node` if that is before the pair, and tells whether it is.
     #[inline]
     pub(crate) fn stand_on(&mut self, arena: &Arena, node: NodeId) -> bool {
@@ -103,25 +103,11 @@ impl<'k> Probe<'k> {
         common.is_some()
     }
 
-    /// Stands on `node` if that is before the pair and known to be nearer than the node stood on;
-    /// tells whether so. Of two nodes before the pair, the one relative to which the pair's code
-    /// is smaller is the later one; equal codes leave it open.
+    /// Whether the pair belongs right behind the node stood on.
     #[inline]
-    pub(crate) fn stand_nearer(&mut self, arena: &Arena, node: NodeId) -> bool {
-        let Some(common) = self.common_if_after(arena, node) else { return false };
-        let nearer = code(self.key, common) < self.code;
-        if nearer {
-            self.share(common);
-        }
-        nearer
-    }
-
-    /// Whether the pair, on a level of the node stood on, belongs right behind that node.
-    #[inline]
-    pub(crate) fn is_next(&self, arena: &Arena, node: NodeId, level: usize) -> bool {
-        let link = arena.link(node, level).load(Ordering::Acquire);
+    pub(crate) fn is_next(&self, arena: &Arena, link: u64, next: Option<NodeId>) -> bool {
         let next_code = (link >> 32) as u32;
-        match NodeId::of_link(link) {
+        match next {
             Some(next) if next_code == self.code => {
                 self.compare(arena, next, agreed(self.common)).1 != Order::Greater
             }
@@ -130,57 +116,120 @@ impl<'k> Probe<'k> {
         }
     }
 
-    /// Walks along one level from `node`, on which the search stands, to the last node before the
-    /// pair; returns it with its link. Afterwards the search stands there.
+    /// Goes over to a node before the pair whose code, relative to the node stood on, is `code`.
     #[inline]
-    pub(crate) fn walk(&mut self, arena: &Arena, mut node: NodeId, level: usize) -> (NodeId, u64) {
-        loop {
-            // Acquire: makes the node behind the link readable (A3).
-            let link = arena.link(node, level).load(Ordering::Acquire);
-            let next_code = (link >> 32) as u32;
-            if next_code > self.code {
-                return (node, link);
-            }
-            let Some(next) = NodeId::of_link(link) else { return (node, link) };
-            if next_code < self.code {
-                let more = shared(next_code, self.code);
-                if more != 0 {
-                    self.share(self.common + more);
-                }
-                node = next;
-                continue;
-            }
-            if self.bound.is_some_and(|bound| bound.node == next) {
-                return (node, link);
-            }
-            let (keys, pairs, common) = self.compare(arena, next, agreed(self.common));
-            if pairs != Order::Greater {
-                self.bound = Some(Bound {
-                    node: next,
-                    same_key: keys == Order::Equal,
-                    same_pair: pairs == Order::Equal,
-                });
-                return (node, link);
-            }
-            self.share(common);
-            node = next;
+    pub(crate) fn follow(&mut self, code: u32) {
+        let more = shared(code, self.code);
+        if more != 0 {
+            self.share(self.common + more);
         }
     }
 
-    /// The code of the node behind `next` relative to a new node with the pair's key, put between
-    /// that node and one with `link` to it, relative to which the pair's key has `code`.
+    /// Walks along the nodes from `node`, on which the search stands, to the last one before the
+    /// pair; returns where that is. Afterwards the search stands there.
     #[inline]
-    pub(crate) fn code_after(&self, arena: &Arena, place: &Place) -> u32 {
-        let next_code = (place.next >> 32) as u32;
-        let Some(next) = NodeId::of_link(place.next) else { return next_code };
-        if next_code != place.code && shared(next_code, place.code) == 0 {
+    pub(crate) fn walk(&mut self, arena: &Arena, mut node: NodeId) -> Place {
+        loop {
+            // Acquire: makes the node behind the link readable (A3).
+            let link = arena.link(node).load(Ordering::Acquire);
+            if !self.goes_beyond(arena, link, NodeId::of_link(link)) {
+                return Place { node, code: self.code, next: link };
+            }
+            node = NodeId::of_link(link).unwrap_or(node);
+        }
+    }
+
+    /// Walks along one level of the index from `record`, on whose base the search stands, to the
+    /// last record whose base is before the pair; returns it with its link. Afterwards the search
+    /// stands on its base.
+    #[inline]
+    pub(crate) fn walk_records(
+        &mut self,
+        arena: &Arena,
+        mut record: RecordId,
+        level: usize,
+    ) -> (RecordId, u64) {
+        loop {
+            // Acquire: makes the record behind the link, and its base, readable (A3).
+            let link = arena.record_link(record, level).load(Ordering::Acquire);
+            let Some(next) = RecordId::of_link(link) else { return (record, link) };
+            let next_code = (link >> 32) as u32;
+            if next_code > self.code {
+                return (record, link);
+            }
+            let base = if next_code == self.code { Some(arena.record_node(next)) } else { None };
+            if level < LOOK_AHEAD {
+                // Likely to be the record sought: have its slots come along with its header.
+                arena.prefetch_slots(next);
+            }
+            if !self.goes_beyond(arena, link, base) {
+                return (record, link);
+            }
+            record = next;
+        }
+    }
+
+    /// Whether the node behind a link of the node stood on is before the pair; if so, the search
+    /// stands on it afterwards. `next` is that node, and is needed only where the codes tie.
+    #[inline(always)]
+    fn goes_beyond(&mut self, arena: &Arena, link: u64, next: Option<NodeId>) -> bool {
+        let next_code = (link >> 32) as u32;
+        if next_code > self.code {
+            return false;
+        }
+        if next_code < self.code {
+            self.follow(next_code);
+            return true;
+        }
+        let Some(next) = next else { return false };
+        if self.bound.is_some_and(|bound| bound.node == next) {
+            return false;
+        }
+        let (keys, pairs, common) = self.compare(arena, next, agreed(self.common));
+        if pairs == Order::Greater {
+            self.share(common);
+            return true;
+        }
+        self.bound = Some(Bound {
+            node: next,
+            same_key: keys == Order::Equal,
+            same_pair: pairs == Order::Equal,
+        });
+        false
+    }
+
+    /// The code of the node behind a link relative to a new node with the pair's key, put between
+    /// it and the link's node, relative to which the pair's key has `code`.
+    #[inline]
+    pub(crate) fn code_after(&self, arena: &Arena, code: u32, link: u64) -> u32 {
+        self.code_of_next(arena, code, link, || NodeId::of_link(link))
+    }
+
+    /// The same for a link between records.
+    pub(crate) fn code_after_record(&self, arena: &Arena, code: u32, link: u64) -> u32 {
+        self.code_of_next(arena, code, link, || {
+            RecordId::of_link(link).map(|record| arena.record_node(record))
+        })
+    }
+
+    #[inline(always)]
+    fn code_of_next(
+        &self,
+        arena: &Arena,
+        code: u32,
+        link: u64,
+        next: impl FnOnce() -> Option<NodeId>,
+    ) -> u32 {
+        let next_code = (link >> 32) as u32;
+        if next_code != code && shared(next_code, code) == 0 {
             // The two leave the node before them differently, and so each other where the
             // successor leaves it: the theorem of offset-value codes.
             return next_code;
         }
+        let Some(next) = next() else { return next_code };
         let after = arena.key(next);
         let (_, common) = compare(self.key, after, 0);
-        code(after, common)
+        self::code(after, common)
     }
 
     #[inline]
@@ -194,14 +243,15 @@ impl<'k> Probe<'k> {
         self.code
     }
 
-    /// Takes the search back to a place found earlier.
-    pub(crate) fn return_to(&mut self, arena: &Arena, place: &Place) {
-        self.code = place.code;
-        self.common = match place.code >> 24 {
+    /// Takes the search back to a node before the pair, relative to which the pair's key has
+    /// `code`.
+    pub(crate) fn return_to(&mut self, arena: &Arena, node: NodeId, code: u32) {
+        self.code = code;
+        self.common = match code >> 24 {
             // The code does not tell.
-            0 if place.node != Arena::head() => compare(self.key, arena.key(place.node), 0).1,
+            0 if node != Arena::head() => compare(self.key, arena.key(node), 0).1,
             upper => 255 - upper as usize,
         };
-        debug_assert!(self.common == ENDLESS || self.code == code(self.key, self.common));
+        debug_assert!(self.common == ENDLESS || self.code == self::code(self.key, self.common));
     }
 }

@@ -1,34 +1,39 @@
 //! The arena: where nodes and values lie, and the one place that turns offsets into references.
 //!
-//! # Layout of a node
+//! # Layout
 //!
 //! ```text
-//!            -8·(height-1)      -8      0       8       16       24    28     30   31
-//!               +-----------+-------+-------+-------+---------+------+------+----+-----+-------+
-//!               | link h-1  |  ...  | link 0| value | version | prev | klen | h  | key | value |
-//!               +-----------+-------+-------+-------+---------+------+------+----+-----+-------+
-//!                                   ^ node id: a multiple of 8
+//!            0        8       16        24     28     30
+//!           +--------+-------+---------+------+------+-----+-------+
+//!   node    | link   | value | version | prev | klen | key | value |       a multiple of 8 bytes
+//!           +--------+-------+---------+------+------+-----+-------+
+//!
+//!            0                    256    260    264
+//!           +--------+-----+---------+------+------+--------+-----+
+//!   record  | slot 0 | ... | slot 31 | node | lock | link 0 | ... |       a multiple of 64 bytes
+//!           +--------+-----+---------+------+------+--------+-----+
 //! ```
 //!
-//! The tower grows towards lower addresses, so that what a walk along level 0 wants (link 0,
-//! lengths, key) is adjacent, and a node that lives on few levels has no room for more of them.
-//! A *link* is `code << 32 | node id`, the code being that of the successor relative to this
-//! node; a *value word* is `length << 32 | offset`. Both are 64-bit atomics, so each is read and
-//! replaced as a whole.
+//! A *link* is `code << 32 | id`, the code being that of the node it leads to relative to the node
+//! it is at; a record's links lead to records and its slots to nodes, and their codes are relative
+//! to the record's node. A *value word* is `length << 32 | offset`. All are 64-bit atomics, so
+//! each is read and replaced as a whole. Nodes and values grow from the start of the memory up to
+//! the capacity; records are behind it.
 //!
 //! # Invariants
 //!
 //! Everything here is safe to call inside this crate on the strength of these, which the modules
 //! that call it keep:
 //!
-//! - **A1** A [`NodeId`] used with an arena came from [`Arena::allocate`] of that arena, from one
-//!   of its links or prev words, or is the head. Links and prev words only ever hold such ids, or
-//!   none.
-//! - **A2** Level `l` of a node is touched only if `l` is below the node's height. A link of level
-//!   `l` leads only to nodes taller than `l`.
-//! - **A3** Lengths, version, height and key of a node, and the bytes of a value, are written
-//!   before the node or value is published with release ordering, never after; ids and value words
-//!   are read with acquire ordering. Hence whoever holds one sees all of them, for good.
+//! - **A1** An id used with an arena came from an `allocate` of that arena, from one of its links,
+//!   slots or prev words, or is that of the head or the head's record; node ids are used for nodes
+//!   and record ids for records. Links, slots and prev words only ever hold such ids, or none.
+//! - **A2** Level `l` of a record is touched only if `l` is below the record's height. A link of
+//!   level `l` leads only to records taller than `l`.
+//! - **A3** Lengths, version and key of a node, the bytes of a value, and the node of a record are
+//!   written before the node, value or record is published with release ordering, never after;
+//!   ids and value words are read with acquire ordering. Hence whoever holds one sees all of them,
+//!   for good.
 //! - **A4** Nothing is given back before the arena as a whole, which needs exclusive access.
 
 #[cfg(not(loom))]
@@ -40,9 +45,9 @@ mod raw;
 mod taken;
 
 #[cfg(loom)]
-pub(crate) use self::model::{Arena, OVERHEAD, node_len, value_len};
+pub(crate) use self::model::{Arena, OVERHEAD, SLOTS, node_len, value_len};
 #[cfg(not(loom))]
-pub(crate) use self::raw::{Arena, OVERHEAD, node_len, value_len};
+pub(crate) use self::raw::{Arena, OVERHEAD, SLOTS, node_len, value_len};
 pub(crate) use self::taken::Full;
 
 /// The name of a node: the offset of its level-0 link within the arena.
@@ -63,6 +68,24 @@ impl NodeId {
     }
 
     /// This id as a prev word, or as the lower half of a link.
+    #[inline]
+    pub(crate) fn word(self) -> u32 {
+        self.0
+    }
+}
+
+/// The name of an index record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RecordId(u32);
+
+impl RecordId {
+    /// The id in the lower half of a link between records, if there is one.
+    #[inline]
+    pub(crate) fn of_link(link: u64) -> Option<RecordId> {
+        (link as u32 != 0).then_some(RecordId(link as u32))
+    }
+
+    /// This id as the lower half of a link.
     #[inline]
     pub(crate) fn word(self) -> u32 {
         self.0

@@ -1,48 +1,62 @@
-//! The arena under the model checker: the same interface over typed slots, so that the algorithm
+//! The arena under the model checker: the same interface over typed units, so that the algorithm
 //! itself runs under loom. The bytes of a node are in a cell whose accesses loom watches, which
 //! checks invariant A3: a read that publication does not order after the write is reported.
 
 use loom::cell::UnsafeCell;
 
 use super::taken::{Full, Taken};
-use super::{END, NodeId};
+use super::{END, NodeId, RecordId};
 use crate::error::OptionsError;
 use crate::height::MAX_HEIGHT;
 use crate::options::Options;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Everything takes one slot of this many bytes.
-const SLOT: usize = 64;
+/// Every node and every value counts for this many bytes.
+const UNIT: usize = 64;
 
-/// Slot 0 is none, slot 1 the head.
-pub(crate) const OVERHEAD: usize = 2 * SLOT;
+/// Unit 0 is none, unit 1 the head.
+pub(crate) const OVERHEAD: usize = 2 * UNIT;
 
-pub(crate) const fn node_len(_: usize, _: usize, _: usize) -> usize {
-    SLOT
+/// Slots of an index record: few, so that records are split.
+pub(crate) const SLOTS: usize = 2;
+
+/// Records; number 0 is none, number 1 that of the head.
+const RECORDS: usize = 4;
+
+pub(crate) const fn node_len(_: usize, _: usize) -> usize {
+    UNIT
 }
 
 pub(crate) const fn value_len(_: usize) -> usize {
-    SLOT
+    UNIT
 }
 
 #[derive(Default)]
 struct Body {
     key: Vec<u8>,
     version: u64,
-    height: usize,
     value: Vec<u8>,
 }
 
-struct Slot {
-    links: [AtomicU64; MAX_HEIGHT],
+struct Unit {
+    link: AtomicU64,
     value_word: AtomicU64,
     prev: AtomicU32,
     body: UnsafeCell<Body>,
 }
 
+struct Record {
+    slots: [AtomicU64; SLOTS],
+    links: [AtomicU64; MAX_HEIGHT],
+    lock: AtomicU32,
+    node: UnsafeCell<(NodeId, usize)>,
+}
+
 pub(crate) struct Arena {
-    slots: Vec<Slot>,
+    units: Vec<Unit>,
+    records: Vec<Record>,
     taken: Taken,
+    records_taken: AtomicU64,
 }
 
 // SAFETY: as for the arena of bytes; loom checks the argument.
@@ -50,60 +64,77 @@ unsafe impl Sync for Arena {}
 
 impl Arena {
     pub(crate) fn new(options: &Options) -> Result<Arena, OptionsError> {
-        let slot = || Slot {
-            links: std::array::from_fn(|_| AtomicU64::new(END)),
+        let unit = |_| Unit {
+            link: AtomicU64::new(END),
             value_word: AtomicU64::new(0),
             prev: AtomicU32::new(0),
             body: UnsafeCell::new(Body::default()),
         };
-        let slots = (0..options.capacity / SLOT).map(|_| slot()).collect::<Vec<_>>();
-        let taken = Taken::new(slots.len() * SLOT);
-        Ok(Arena { slots, taken })
+        let record = |_| Record {
+            slots: std::array::from_fn(|_| AtomicU64::new(END)),
+            links: std::array::from_fn(|_| AtomicU64::new(END)),
+            lock: AtomicU32::new(0),
+            node: UnsafeCell::new((Arena::head(), MAX_HEIGHT)),
+        };
+        let units = (0..options.capacity / UNIT).map(unit).collect::<Vec<_>>();
+        let taken = Taken::new(units.len() * UNIT);
+        let records = (0..RECORDS).map(record).collect();
+        Ok(Arena { units, records, taken, records_taken: AtomicU64::new(2) })
     }
 
     pub(crate) fn clear(&mut self) {
-        for link in &self.slot(Arena::head().word()).links {
-            link.store(END, Ordering::Relaxed);
-        }
-        self.taken = Taken::new(self.slots.len() * SLOT);
+        unreachable!("no model resets a list");
     }
 
     pub(crate) fn populate(&self) {}
 
     pub(crate) const fn head() -> NodeId {
-        NodeId(SLOT as u32)
+        NodeId(UNIT as u32)
+    }
+
+    pub(crate) const fn first_record() -> RecordId {
+        RecordId(1)
     }
 
     pub(crate) fn taken(&self) -> &Taken {
         &self.taken
     }
 
-    fn slot(&self, offset: u32) -> &Slot {
-        &self.slots[offset as usize / SLOT]
+    fn unit(&self, offset: u32) -> &Unit {
+        &self.units[offset as usize / UNIT]
     }
 
     fn body(&self, offset: u32) -> &Body {
         // SAFETY: written before it was published, never after; loom checks that.
-        self.slot(offset).body.with(|body| unsafe { &*body })
+        self.unit(offset).body.with(|body| unsafe { &*body })
+    }
+
+    fn record(&self, record: RecordId) -> &Record {
+        &self.records[record.word() as usize]
+    }
+
+    /// The base of a record, and its height.
+    fn header(&self, record: RecordId) -> (NodeId, usize) {
+        // SAFETY: written before it was published, never after; loom checks that.
+        self.record(record).node.with(|header| unsafe { *header })
     }
 
     fn write(&self, offset: usize, body: Body) {
         // SAFETY: the slot was taken by us alone and is not published yet; loom checks that.
-        self.slot(offset as u32).body.with_mut(|place| unsafe { *place = body });
+        self.unit(offset as u32).body.with_mut(|place| unsafe { *place = body });
     }
 
     pub(crate) fn allocate(
         &self,
         key: &[u8],
         version: u64,
-        height: usize,
         value_len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<NodeId, Full> {
-        let start = self.taken.take(node_len(height, key.len(), value_len), 1)?;
+        let start = self.taken.take(node_len(key.len(), value_len), 1)?;
         let mut value = vec![0; value_len];
         self.taken.fill(|| fill(&mut value));
-        self.write(start, Body { key: key.to_vec(), version, height, value });
+        self.write(start, Body { key: key.to_vec(), version, value });
         let node = NodeId(start as u32);
         self.value_word(node).store((value_len as u64) << 32 | start as u64, Ordering::Relaxed);
         Ok(node)
@@ -121,25 +152,57 @@ impl Arena {
         Ok((len as u64) << 32 | start as u64)
     }
 
-    pub(crate) fn link(&self, node: NodeId, level: usize) -> &AtomicU64 {
-        assert!(node == Arena::head() || level < self.height(node), "invariant A2");
-        &self.slot(node.word()).links[level]
+    pub(crate) fn allocate_record(&self, node: NodeId, height: usize) -> Option<RecordId> {
+        let number = self
+            .records_taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                (taken < RECORDS as u64).then_some(taken + 1)
+            })
+            .ok()?;
+        let record = RecordId(number as u32);
+        // SAFETY: the record was taken by us alone and is not published yet; loom checks that.
+        self.record(record).node.with_mut(|header| unsafe { *header = (node, height) });
+        Some(record)
+    }
+
+    pub(crate) fn index_bytes(&self) -> usize {
+        // So that the first new record is tall: see `height`.
+        64 * self.records_taken.load(Ordering::Relaxed) as usize
+    }
+
+    pub(crate) fn slot(&self, record: RecordId, slot: usize) -> &AtomicU64 {
+        &self.record(record).slots[slot]
+    }
+
+    pub(crate) fn record_link(&self, record: RecordId, level: usize) -> &AtomicU64 {
+        assert!(level < self.header(record).1, "invariant A2");
+        &self.record(record).links[level]
+    }
+
+    pub(crate) fn record_lock(&self, record: RecordId) -> &AtomicU32 {
+        &self.record(record).lock
+    }
+
+    pub(crate) fn record_node(&self, record: RecordId) -> NodeId {
+        self.header(record).0
+    }
+
+    pub(crate) fn prefetch_slots(&self, _: RecordId) {}
+
+    pub(crate) fn link(&self, node: NodeId) -> &AtomicU64 {
+        &self.unit(node.word()).link
     }
 
     pub(crate) fn value_word(&self, node: NodeId) -> &AtomicU64 {
-        &self.slot(node.word()).value_word
+        &self.unit(node.word()).value_word
     }
 
     pub(crate) fn prev(&self, node: NodeId) -> &AtomicU32 {
-        &self.slot(node.word()).prev
+        &self.unit(node.word()).prev
     }
 
     pub(crate) fn version(&self, node: NodeId) -> u64 {
         self.body(node.word()).version
-    }
-
-    pub(crate) fn height(&self, node: NodeId) -> usize {
-        self.body(node.word()).height
     }
 
     pub(crate) fn key(&self, node: NodeId) -> &[u8] {

@@ -4,34 +4,48 @@ use std::slice;
 
 use super::memory::Memory;
 use super::taken::{Full, Taken};
-use super::{END, NodeId};
+use super::{END, NodeId, RecordId};
 use crate::error::OptionsError;
 use crate::height::MAX_HEIGHT;
 use crate::options::Options;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-const LINK: usize = 8;
 const VALUE: usize = 8;
 const VERSION: usize = 16;
 const PREV: usize = 24;
 const KEY_LEN: usize = 28;
-const HEIGHT: usize = 30;
-const KEY: usize = 31;
+const KEY: usize = 30;
 
-/// The head has a full tower, and neither key nor value.
-const HEAD: usize = LINK * (MAX_HEIGHT - 1);
+/// The head has neither key nor value, and id 0 is none.
+const HEAD: usize = 8;
 
 /// Arena bytes taken before the first entry.
 pub(crate) const OVERHEAD: usize = round(HEAD + KEY);
+
+/// Slots of an index record.
+pub(crate) const SLOTS: usize = 32;
+
+const LINE: usize = 64;
+
+/// A record's header: the word with its node and its lock, before the links.
+const RECORD_NODE: usize = SLOTS * 8;
+const RECORD_LOCK: usize = RECORD_NODE + 4;
+const RECORD_LINKS: usize = RECORD_NODE + 8;
+
+const fn record_len(height: usize) -> usize {
+    (RECORD_LINKS + 8 * height).next_multiple_of(LINE)
+}
+
+/// The record of the head. Id 0 is none.
+const FIRST_RECORD: usize = LINE;
 
 const fn round(len: usize) -> usize {
     len.next_multiple_of(8)
 }
 
 /// Arena bytes of a node. Saturates, so that no pair of lengths wraps around.
-pub(crate) const fn node_len(height: usize, key_len: usize, value_len: usize) -> usize {
-    let fixed = LINK * (height - 1) + KEY;
-    let len = fixed.saturating_add(key_len).saturating_add(value_len);
+pub(crate) const fn node_len(key_len: usize, value_len: usize) -> usize {
+    let len = KEY.saturating_add(key_len).saturating_add(value_len);
     if len > usize::MAX - 8 { len } else { round(len) }
 }
 
@@ -40,17 +54,29 @@ pub(crate) const fn value_len(len: usize) -> usize {
     if len > usize::MAX - 8 { len } else { round(len) }
 }
 
+/// Bytes for the index beside nodes of `capacity` bytes: enough for entries of some 50 bytes in
+/// random order. Smaller ones have a sparser index then. What is not needed is never touched.
+const fn index_len(capacity: usize) -> usize {
+    (FIRST_RECORD + record_len(MAX_HEIGHT) + capacity / 4).next_multiple_of(LINE)
+}
+
 pub(crate) struct Arena {
+    /// Nodes and values, then, from the next cache line on, the index.
     memory: Memory,
+    index: usize,
     taken: Taken,
+    /// Bytes of the index that are taken.
+    index_taken: AtomicU64,
 }
 
 impl Arena {
     pub(crate) fn new(options: &Options) -> Result<Arena, OptionsError> {
         let capacity = options.capacity / 8 * 8;
-        let memory = Memory::new(capacity, options.huge_pages)
+        let index = capacity.next_multiple_of(LINE);
+        let memory = Memory::new(index + index_len(capacity), options.huge_pages)
             .map_err(|source| OptionsError::NoMemory { capacity, source })?;
-        let mut arena = Arena { memory, taken: Taken::new(capacity) };
+        let mut arena =
+            Arena { memory, index, taken: Taken::new(capacity), index_taken: AtomicU64::new(0) };
         if options.prefault {
             arena.populate();
         }
@@ -60,10 +86,11 @@ impl Arena {
 
     /// Forgets all nodes.
     pub(crate) fn clear(&mut self) {
-        for level in 0..MAX_HEIGHT {
-            self.link(Arena::head(), level).store(END, Ordering::Relaxed);
-        }
-        self.taken = Taken::new(self.memory.len());
+        self.taken = Taken::new(self.taken.capacity());
+        self.link(Arena::head()).store(END, Ordering::Relaxed);
+        let first = (FIRST_RECORD + record_len(MAX_HEIGHT)) as u64;
+        self.index_taken = AtomicU64::new(first);
+        self.init_record(Arena::first_record(), Arena::head(), MAX_HEIGHT);
     }
 
     pub(crate) fn populate(&self) {
@@ -78,21 +105,19 @@ impl Arena {
         &self.taken
     }
 
-    /// Makes a node nobody knows of yet, with no successors and no predecessor. `fill` is called
+    /// Makes a node nobody knows of yet, with no successor and no predecessor. `fill` is called
     /// once, with the bytes of the value to be.
     pub(crate) fn allocate(
         &self,
         key: &[u8],
         version: u64,
-        height: usize,
         value_len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<NodeId, Full> {
-        debug_assert!(key.len() <= crate::MAX_KEY_LEN && (1..=MAX_HEIGHT).contains(&height));
-        let start = self.taken.take(node_len(height, key.len(), value_len), 1)?;
-        let node = start + LINK * (height - 1);
+        debug_assert!(key.len() <= crate::MAX_KEY_LEN);
+        let node = self.taken.take(node_len(key.len(), value_len), 1)?;
         let value = node + KEY + key.len();
-        // SAFETY: `take` handed out `node_len` bytes from `start`, a multiple of 8, to us alone and
+        // SAFETY: `take` handed out `node_len` bytes from `node`, a multiple of 8, to us alone and
         // within the memory; every access below is inside them by the definition of `node_len`.
         // Nobody else has the id, so nobody reads or writes these bytes until we publish it (A3).
         // The memory was zeroed when it was mapped, so the value's bytes are initialised.
@@ -100,7 +125,6 @@ impl Arena {
             let at = self.memory.start().as_ptr().add(node);
             at.add(VERSION).cast::<u64>().write(version);
             at.add(KEY_LEN).cast::<u16>().write(key.len() as u16);
-            at.add(HEIGHT).write(height as u8);
             at.add(KEY).copy_from_nonoverlapping(key.as_ptr(), key.len());
             let value = slice::from_raw_parts_mut(at.add(KEY + key.len()), value_len);
             self.taken.fill(|| fill(value));
@@ -108,10 +132,80 @@ impl Arena {
         let node = NodeId(node as u32);
         self.value_word(node).store((value_len as u64) << 32 | value as u64, Ordering::Relaxed);
         self.prev(node).store(0, Ordering::Relaxed);
-        for level in 0..height {
-            self.link(node, level).store(END, Ordering::Relaxed);
-        }
+        self.link(node).store(END, Ordering::Relaxed);
         Ok(node)
+    }
+
+    /// Makes an index record for `node`, with empty slots and no successors, which nobody knows
+    /// of yet; `None` if the index is full.
+    pub(crate) fn allocate_record(&self, node: NodeId, height: usize) -> Option<RecordId> {
+        let len = record_len(height) as u64;
+        let limit = (self.memory.len() - self.index) as u64;
+        let start = self
+            .index_taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                (taken + len <= limit).then_some(taken + len)
+            })
+            .ok()?;
+        let record = RecordId((start / 8) as u32);
+        self.init_record(record, node, height);
+        Some(record)
+    }
+
+    fn init_record(&self, record: RecordId, node: NodeId, height: usize) {
+        for slot in 0..SLOTS {
+            self.slot(record, slot).store(END, Ordering::Relaxed);
+        }
+        for level in 0..height {
+            self.record_link(record, level).store(END, Ordering::Relaxed);
+        }
+        // SAFETY: the record's header is within the index (A1), and nobody else knows the record.
+        unsafe { self.at_record(record).add(RECORD_NODE).cast::<u32>().write(node.0) };
+        self.record_lock(record).store(0, Ordering::Relaxed);
+    }
+
+    /// Bytes the index takes.
+    pub(crate) fn index_bytes(&self) -> usize {
+        self.index_taken.load(Ordering::Relaxed) as usize
+    }
+
+    pub(crate) const fn first_record() -> RecordId {
+        RecordId((FIRST_RECORD / 8) as u32)
+    }
+
+    #[inline]
+    fn at_record(&self, record: RecordId) -> *mut u8 {
+        // SAFETY: ids are offsets within the index (A1).
+        unsafe { self.memory.start().as_ptr().add(self.index + record.0 as usize * 8) }
+    }
+
+    /// A slot of a record: a link to a node after the record's.
+    #[inline]
+    pub(crate) fn slot(&self, record: RecordId, slot: usize) -> &AtomicU64 {
+        debug_assert!(slot < SLOTS);
+        // SAFETY: within the record (A1), 8-aligned, and only ever accessed as an atomic.
+        unsafe { AtomicU64::from_ptr(self.at_record(record).add(slot * 8).cast()) }
+    }
+
+    /// A link of a record to the next record of a level below its height.
+    #[inline]
+    pub(crate) fn record_link(&self, record: RecordId, level: usize) -> &AtomicU64 {
+        // SAFETY: within the record (A1, A2), 8-aligned, and only ever accessed as an atomic.
+        unsafe { AtomicU64::from_ptr(self.at_record(record).add(RECORD_LINKS + level * 8).cast()) }
+    }
+
+    /// The word that is 1 while somebody splits the record.
+    #[inline]
+    pub(crate) fn record_lock(&self, record: RecordId) -> &AtomicU32 {
+        // SAFETY: within the record (A1), 4-aligned, and only ever accessed as an atomic.
+        unsafe { AtomicU32::from_ptr(self.at_record(record).add(RECORD_LOCK).cast()) }
+    }
+
+    /// The node a record is for.
+    #[inline]
+    pub(crate) fn record_node(&self, record: RecordId) -> NodeId {
+        // SAFETY: within the record (A1), written before the id was known (A3).
+        NodeId(unsafe { self.at_record(record).add(RECORD_NODE).cast::<u32>().read() })
     }
 
     /// Writes a value by itself; returns its value word.
@@ -134,12 +228,11 @@ impl Arena {
         unsafe { self.memory.start().as_ptr().add(node.0 as usize) }
     }
 
-    /// The link of a node at a level below its height.
+    /// The link of a node to the next one.
     #[inline]
-    pub(crate) fn link(&self, node: NodeId, level: usize) -> &AtomicU64 {
-        // SAFETY: the node has more than `level` levels (A2), so the word lies within it; it is a
-        // multiple of 8 from an 8-aligned start, and only ever accessed as an atomic.
-        unsafe { AtomicU64::from_ptr(self.at(node).sub(LINK * level).cast()) }
+    pub(crate) fn link(&self, node: NodeId) -> &AtomicU64 {
+        // SAFETY: within the node (A1), 8-aligned, and only ever accessed as an atomic.
+        unsafe { AtomicU64::from_ptr(self.at(node).cast()) }
     }
 
     #[inline]
@@ -159,12 +252,6 @@ impl Arena {
     pub(crate) fn version(&self, node: NodeId) -> u64 {
         // SAFETY: within the node (A1), 8-aligned, written before the id was known (A3).
         unsafe { self.at(node).add(VERSION).cast::<u64>().read() }
-    }
-
-    #[inline]
-    pub(crate) fn height(&self, node: NodeId) -> usize {
-        // SAFETY: within the node (A1), written before the id was known (A3).
-        unsafe { self.at(node).add(HEIGHT).read() as usize }
     }
 
     #[inline]
@@ -196,19 +283,32 @@ impl Arena {
         }
     }
 
-    /// Asks for the first cache line of a node; any word will do, a wrong one is harmless.
+    /// Asks for the cache lines of a node with a short key; any word will do, a wrong one is
+    /// harmless.
     #[inline]
     pub(crate) fn prefetch(&self, word: u32) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        {
-            let at = self.memory.start().as_ptr().wrapping_add(word as usize);
-            // SAFETY: a prefetch never faults, whatever the address.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T0>(at.cast_const().cast());
-            }
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = word;
+        let at = self.memory.start().as_ptr().wrapping_add(word as usize);
+        prefetch(at);
+        prefetch(at.wrapping_add(LINE - 1));
     }
+
+    /// Asks for the slots of a record.
+    #[inline]
+    pub(crate) fn prefetch_slots(&self, record: RecordId) {
+        for line in 0..SLOTS * 8 / LINE {
+            prefetch(self.at_record(record).wrapping_add(line * LINE));
+        }
+    }
+}
+
+#[inline]
+fn prefetch(at: *mut u8) {
+    // SAFETY: a prefetch never faults, whatever the address.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast_const().cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
 }
