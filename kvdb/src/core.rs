@@ -38,7 +38,10 @@ pub(crate) struct Core {
     /// Where replay ended.
     pub(crate) recovered_end: kvdb_vlog::Position,
     pub(crate) housekeeper: Arc<Housekeeper>,
-    pub(crate) gate: Gate,
+    /// Commits in flight: close lets them end.
+    pub(crate) commits: Gate,
+    /// Flushes, compactions and syncs on callers' threads: close cuts them short.
+    pub(crate) work: Gate,
     /// Let go when the database is closed.
     pub(crate) locks: Mutex<Vec<LockGuard>>,
 }
@@ -49,7 +52,7 @@ impl Core {
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.gate.is_closed() { Err(Error::Closed) } else { Ok(()) }
+        if self.commits.is_closed() { Err(Error::Closed) } else { Ok(()) }
     }
 
     /// Looks a key up as of a version that is held by a read mark, or as of now.
@@ -88,7 +91,7 @@ impl Core {
         reads: Option<(&kvdb_txn::ReadMark, &ReadSet)>,
         durability: Durability,
     ) -> Result<u64> {
-        let _inside = self.gate.enter()?;
+        let _inside = self.commits.enter()?;
         let log = self.log()?;
         let threshold = self.options.value_threshold;
         let memtable_bytes = writes
@@ -112,16 +115,19 @@ impl Core {
     /// Ends everything: waits for commits in flight, makes the log durable with a footer, stops
     /// the threads, unlocks. Reading goes on through snapshots' iterators and values only.
     pub(crate) fn close(&self) -> Result<()> {
-        if !self.gate.close() {
+        if !self.commits.close() {
             return Ok(());
         }
-        self.housekeeper.stop();
         let mut outcome = Ok(());
+        if self.log.is_some() && self.options.flush_on_close {
+            outcome = self.tree.flush().map_err(Error::from);
+        }
+        // Ends background work, and what callers are waiting for, within a second; then nobody is
+        // left who writes to the directory.
+        self.tree.close();
+        self.work.close();
+        self.housekeeper.stop();
         if let Some(log) = &self.log {
-            if self.options.flush_on_close {
-                outcome = self.tree.flush().map_err(Error::from);
-            }
-            self.tree.close();
             outcome = outcome.and(log.close().map_err(Error::from));
         }
         self.locks.lock().clear();

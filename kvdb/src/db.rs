@@ -281,7 +281,7 @@ impl Db {
     /// poisons the database.
     pub fn sync(&self) -> Result<()> {
         let core = self.core();
-        let _inside = core.gate.enter()?;
+        let _inside = core.work.enter()?;
         core.log()?.sync()?;
         Ok(())
     }
@@ -292,7 +292,7 @@ impl Db {
     /// That of the flush, which stops background work.
     pub fn flush(&self) -> Result<()> {
         let core = self.core();
-        let _inside = core.gate.enter()?;
+        let _inside = core.work.enter()?;
         core.log()?;
         core.tree.flush()?;
         Ok(())
@@ -304,7 +304,7 @@ impl Db {
     /// That of the flush or compaction, which stops background work.
     pub fn compact(&self) -> Result<()> {
         let core = self.core();
-        let _inside = core.gate.enter()?;
+        let _inside = core.work.enter()?;
         core.log()?;
         core.tree.flush()?;
         Ok(core.tree.major_compact()?)

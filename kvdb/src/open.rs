@@ -134,7 +134,8 @@ pub(crate) fn open(
         manifest,
         recovered_end: end.end,
         housekeeper,
-        gate: Gate::default(),
+        commits: Gate::default(),
+        work: Gate::default(),
         locks: Mutex::new(place.locks),
         options,
     })

@@ -118,7 +118,7 @@ impl Db {
     /// Whether the database can write.
     pub fn health(&self) -> Health {
         let core = self.core();
-        if core.gate.is_closed() {
+        if core.commits.is_closed() {
             return Health::Closed;
         }
         if let Some(cause) = core.log.as_ref().and_then(|log| log.poisoned()) {
@@ -137,7 +137,7 @@ impl Db {
     /// That of the work.
     pub fn step(&self, step: Step) -> Result<bool> {
         let core = self.core();
-        let _inside = core.gate.enter()?;
+        let _inside = core.work.enter()?;
         let log = core.log()?;
         Ok(match step {
             Step::Flush => core.tree.step(kvdb_lsm::Job::Flush)?,

@@ -38,7 +38,7 @@ impl Db {
     /// The first damage found, with file and offset where there is one.
     pub fn verify(&self) -> Result<VerifyReport> {
         let core = self.core();
-        let _inside = core.gate.enter()?;
+        core.check_open()?;
         core.verify()
     }
 }

@@ -371,5 +371,29 @@ fn sizes_are_the_same_for_a_writer_and_for_a_read_only_opener() {
     assert!((4_000_000..4_100_000).contains(&live), "{live}");
     db.close().unwrap();
     let read_only = open(&tiny().read_only(true), &fs).unwrap().stats();
-    assert!(read_only.log_bytes.abs_diff(log_bytes) < 8192, "{} {log_bytes}", read_only.log_bytes);
+    // A segment that was left but not sealed yet counts whole; less than a value is free in it.
+    let difference = read_only.log_bytes.abs_diff(log_bytes);
+    assert!(difference < 110_000, "{} {log_bytes}", read_only.log_bytes);
+}
+
+#[test]
+fn rule_4_close_cuts_a_compaction_short_that_a_caller_waits_for() {
+    let fs = Arc::new(MemFs::new());
+    let options = tiny().durability(Durability::Buffered).value_threshold(1 << 20);
+    let db = open(&options, &fs).unwrap();
+    for i in 0..30_000u64 {
+        db.put(i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes(), common::value(i, 400)).unwrap();
+    }
+    let compacting = {
+        let db = db.clone();
+        std::thread::spawn(move || (db.compact(), std::time::Instant::now()))
+    };
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    db.close().unwrap();
+    let closed = std::time::Instant::now();
+    let (outcome, ended) = compacting.join().unwrap();
+    assert!(matches!(outcome, Ok(()) | Err(Error::Closed)), "{outcome:?}");
+    assert!(ended < closed, "a caller still worked on the directory after close");
+    let db = open(&options, &fs).unwrap();
+    assert_eq!(db.iter().unwrap().count(), 30_000);
 }

@@ -192,7 +192,11 @@ impl Admission {
                     Err(e) => break Err(e),
                 }
             };
-            if let Some(failure) = &state.failure {
+            let waited_for = match reason {
+                StallReason::Memtables => "flush",
+                _ => "compaction",
+            };
+            if let Some(failure) = state.failure.as_ref().filter(|f| f.concerns(waited_for)) {
                 // The room waited for may never come.
                 break Err(failure.clone());
             }

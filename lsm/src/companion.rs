@@ -42,6 +42,8 @@ pub trait Companion: Send + Sync + 'static {
     fn view(&self) -> Arc<Self::View>;
 
     /// Publishes a new discard floor, then scans the read marks, and says what compaction may use.
+    /// Neither of its numbers ever shrinks. May be called under the tree's scheduling lock: must
+    /// not wait for the tree.
     fn floor(&self) -> Floor;
 }
 

@@ -13,6 +13,10 @@ use crate::version::{Level, LevelRuns, WholeLevel};
 ///
 /// It owns what it reads from: memtables and tables stay, with their files, as long as the cursor
 /// does, whatever happens to the tree. A table is opened when the cursor gets there.
+///
+/// Entries that are inserted into the active memtable meanwhile may or may not be shown. They are
+/// newer than any reader that began before, so readers pass over them; but who shows all versions
+/// and turns round among them should turn with a seek, not with a step.
 pub struct TreeCursor {
     merge: Merge<Input>,
 }
@@ -26,11 +30,6 @@ impl std::fmt::Debug for TreeCursor {
 impl TreeCursor {
     pub(crate) fn new(inputs: Vec<Input>) -> TreeCursor {
         TreeCursor { merge: Merge::new(inputs) }
-    }
-
-    /// Which source the entry comes from: the lower, the newer.
-    pub(crate) fn source(&self) -> Option<usize> {
-        self.merge.source()
     }
 }
 
@@ -78,6 +77,30 @@ impl Cursor for TreeCursor {
     #[inline]
     fn head(&self) -> u64 {
         self.merge.head()
+    }
+}
+
+/// Tells which of several sources, the newest first, an entry comes from.
+pub(crate) trait Sourced {
+    /// The index of the source; 0 where there is but one.
+    fn source(&self) -> usize;
+}
+
+impl Sourced for TreeCursor {
+    fn source(&self) -> usize {
+        self.merge.source().unwrap_or(0)
+    }
+}
+
+impl Sourced for Merge<Input> {
+    fn source(&self) -> usize {
+        Merge::source(self).unwrap_or(0)
+    }
+}
+
+impl Sourced for Input {
+    fn source(&self) -> usize {
+        0
     }
 }
 

@@ -116,6 +116,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether whoever waits for this job to succeed has to be told of the failure: what is tried
+    /// again may succeed, but another job's failure says nothing about this one.
+    pub(crate) fn concerns(&self, waited_for: &str) -> bool {
+        match self {
+            Error::Background { job, .. } => *job == waited_for || !self.is_transient(),
+            _ => true,
+        }
+    }
+}
+
 impl From<kvdb_vfs::Error> for Error {
     fn from(e: kvdb_vfs::Error) -> Self {
         Error::Fs(Arc::new(e))

@@ -168,7 +168,12 @@ impl<C: Companion> Shared<C> {
             return Ok(false);
         }
         // Nothing older can have come in since: versions only grow, and tables are made of tables.
-        let change = StoreChange { range_deletes_removed: done.clone(), ..StoreChange::default() };
+        // An incremental backup from below it would not hear of it any more.
+        let change = StoreChange {
+            range_deletes_removed: done.clone(),
+            dropped_tombstone: done.iter().max().copied(),
+            ..StoreChange::default()
+        };
         self.install_change(change, Installation::default())?;
         let mut install = self.install.lock();
         install.barriers.retain(|version, _| !done.contains(version));

@@ -87,8 +87,10 @@ mod flush;
 mod found;
 mod graveyard;
 mod install;
+mod maintenance;
 mod memtable;
 mod options;
+mod pool;
 mod range_delete;
 mod shared;
 mod stall;
@@ -109,12 +111,13 @@ pub use error::{BoxError, Error, Result};
 pub use file_ids::{FileIds, leading_file_id, parse_table_file_name, table_file_name};
 pub use found::Found;
 pub use kvdb_sstable::{Cursor, key_hash};
+pub use maintenance::Job;
 pub use options::{Background, Compression, Options, Reads};
 pub use range_delete::RangeDeletes;
 pub use stall::{StallReason, StallStats};
 pub use stats::{LevelStats, Stats};
 pub use superversion::{CursorOptions, Pinned, Superversion};
-pub use tree::{Job, Tree};
+pub use tree::Tree;
 pub use visible::{PENDING, Visible, VisibleOptions};
 
 #[doc = include_str!("../README.md")]

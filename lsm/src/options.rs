@@ -65,6 +65,9 @@ pub struct Options {
     /// An idle tree looks for tombstones, expired entries and log garbage to drop this many
     /// milliseconds after the last flush. Default 1000.
     pub idle_after_ms: u64,
+    /// Bytes of memory that all of the above may take together, by [`Options::memory_bound`]; options
+    /// that may take more are refused. 0: no limit. Default 0.
+    pub memory_budget: u64,
     /// Check the order and overlap of levels after every install and the order of entries in
     /// every job. Default: in debug builds.
     pub paranoid: bool,
@@ -109,6 +112,11 @@ pub enum Background {
     Manual,
 }
 
+/// Decompressed blocks that a tree with mapped tables keeps.
+pub(crate) const COMPRESSED_CACHE: u64 = 8 << 20;
+/// What a table builder takes beside hashes and index, and its inputs' current blocks.
+const BUILDER: u64 = 1 << 20;
+
 impl Default for Options {
     fn default() -> Self {
         Options {
@@ -135,6 +143,7 @@ impl Default for Options {
             nice: 8,
             delayed_write_rate: 64 << 20,
             idle_after_ms: 1000,
+            memory_budget: 0,
             paranoid: cfg!(debug_assertions),
         }
     }
@@ -184,7 +193,58 @@ impl Options {
         within("nice", self.nice, 0, 19)?;
         within("delayed_write_rate", self.delayed_write_rate, 1 << 10, u64::MAX)?;
         within("idle_after_ms", self.idle_after_ms, 1, 1 << 40)?;
+        let bound = self.memory_bound();
+        if self.memory_budget > 0 && bound > self.memory_budget {
+            let reason =
+                format!("{} is less than the {bound} bytes it may take", self.memory_budget);
+            return Err(Error::option("memory_budget", reason));
+        }
         Ok(())
+    }
+
+    /// The most memory the tree takes, in bytes: memtables (and one more for a flush or a rotation on
+    /// demand), block cache, and for each job that may run at once its output buffers, the filter's
+    /// hashes and the index of the table it builds. Page cache behind maps is the system's to give
+    /// and take; indexes and filters of tables that are read by position (about a hundredth of the
+    /// data) and frames larger than a memtable come on top.
+    pub fn memory_bound(&self) -> u64 {
+        let memtables = (self.max_memtables as u64 + 1) * self.memtable_size as u64;
+        let cache = match self.reads {
+            Reads::Mapped => COMPRESSED_CACHE,
+            Reads::Positioned { block_cache_bytes } => block_cache_bytes,
+        };
+        // Eight bytes per key, of which the shortest entries take about 32 bytes each.
+        let flush = BUILDER + self.memtable_size as u64 / 4;
+        let parts = (self.compaction_threads * 2 + 1) as u64;
+        memtables + cache + flush + parts * (BUILDER + self.table_size / 4)
+    }
+
+    /// The defaults scaled to a memory budget: about half of it for memtables, a quarter for the block
+    /// cache where there is one.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a smaller budget.
+    pub fn within_memory(budget: u64, reads: Reads) -> Result<Options> {
+        let mut o = Options { memory_budget: budget, reads, ..Options::default() };
+        if let Reads::Positioned { block_cache_bytes } = &mut o.reads {
+            *block_cache_bytes = budget / 4;
+        }
+        while o.memory_bound() > budget {
+            if o.memtable_size as u64 * 12 > budget {
+                o.memtable_size /= 2;
+            } else if o.table_size > 256 << 10 {
+                o.table_size /= 2;
+            } else if o.compaction_threads > 1 {
+                o.compaction_threads -= 1;
+            } else {
+                o.memtable_size /= 2;
+            }
+            if o.memtable_size < 64 << 10 {
+                break;
+            }
+        }
+        o.base_level_size = o.base_level_size.min(4 * o.memtable_size as u64);
+        o.validate().map(|()| o)
     }
 }
 
@@ -195,6 +255,20 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         Options::default().validate().unwrap();
+    }
+
+    #[test]
+    fn a_memory_budget_is_held_or_refused() {
+        for mib in [20, 32, 64, 256, 1024, 4096] {
+            for reads in [Reads::Mapped, Reads::Positioned { block_cache_bytes: 0 }] {
+                let o = Options::within_memory(mib << 20, reads).unwrap();
+                assert!(o.memory_bound() <= mib << 20);
+                assert!(o.memory_bound() > mib << 17 || mib > 1000, "{mib}: {}", o.memory_bound());
+            }
+        }
+        assert!(Options::within_memory(1 << 20, Reads::Mapped).is_err());
+        let o = Options { memory_budget: 64 << 20, ..Options::default() };
+        assert!(o.validate().unwrap_err().to_string().contains("memory_budget"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What the handle of a tree and its threads share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use kvdb_manifest::Manifest;
@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::file_ids::FileIds;
 use crate::install::InstallState;
 use crate::options::{Background, Options};
+use crate::pool::Pool;
 use crate::stats::{LevelStats, ReadCounters, Stats, WorkCounters, get};
 use crate::superversion::{Current, Superversion, drive_epoch};
 use crate::table::{Built, TableContext, TableFile};
@@ -47,7 +48,8 @@ pub(crate) struct Shared<C: Companion> {
     pub(crate) started: AtomicBool,
     pub(crate) work: WorkCounters,
     pub(crate) reads: Arc<ReadCounters>,
-    pub(crate) pool: OnceLock<rayon::ThreadPool>,
+    /// Shares the parts of a compaction; gone after close.
+    pub(crate) pool: Mutex<Option<Arc<Pool>>>,
     pub(crate) opened: Instant,
     /// When the last flush ended, in milliseconds since `opened`.
     pub(crate) last_flush: AtomicU64,
@@ -107,8 +109,8 @@ impl<C: Companion> Shared<C> {
         }
     }
 
-    pub(crate) fn pool(&self) -> Option<&rayon::ThreadPool> {
-        self.pool.get()
+    pub(crate) fn pool(&self) -> Option<Arc<Pool>> {
+        self.pool.lock().clone()
     }
 
     pub(crate) fn is_closing(&self) -> bool {

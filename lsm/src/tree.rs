@@ -1,30 +1,28 @@
 //! [`Tree`]: the handle.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kvdb_manifest::Manifest;
-use kvdb_manifest::store::{StoreChange, StoreState};
-use kvdb_sstable::{Cursor, key_hash};
+use kvdb_manifest::store::StoreState;
+use kvdb_sstable::key_hash;
 use kvdb_vfs::Fs;
 use parking_lot::Mutex;
 
 use crate::admission::{Admission, Reservation};
-use crate::compaction::job::Range;
-use crate::compaction::pick::Picker;
 use crate::companion::Companion;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::file_ids::{FileIds, leading_file_id, parse_table_file_name};
-use crate::install::{InstallState, Installation};
+use crate::install::InstallState;
 use crate::memtable::entry_bound;
 use crate::options::{Background, Options};
 use crate::range_delete::RangeDeletes;
 use crate::shared::{Scheduler, Shared};
 use crate::stall::Pressure;
-use crate::stats::{ReadCounters, Stats, WorkCounters};
+use crate::stats::{ReadCounters, WorkCounters};
 use crate::superversion::{Current, Pinned, Superversion};
 use crate::table::{Built, TableContext};
 use crate::table_writer::check_compression;
@@ -36,20 +34,8 @@ use crate::workers::Workers;
 /// Used as `Arc<Tree<C>>` by as many threads as one likes. Dropping the last handle closes it; what
 /// is only in memtables is then lost, unless a log has it.
 pub struct Tree<C: Companion> {
-    shared: Arc<Shared<C>>,
+    pub(crate) shared: Arc<Shared<C>>,
     workers: Mutex<Workers>,
-}
-
-/// A unit of background work, for [`Tree::step`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Job {
-    /// Flush one sealed memtable.
-    Flush,
-    /// Run one compaction, those for garbage included.
-    Compact,
-    /// Free what nobody reads any more, files included.
-    Reclaim,
 }
 
 impl<C: Companion> Tree<C> {
@@ -123,7 +109,7 @@ impl<C: Companion> Tree<C> {
             started: AtomicBool::new(false),
             work: WorkCounters::default(),
             reads,
-            pool: OnceLock::new(),
+            pool: Mutex::new(None),
             opened: Instant::now(),
             last_flush: AtomicU64::new(0),
             options,
@@ -158,7 +144,15 @@ impl<C: Companion> Tree<C> {
     pub fn close(&self) {
         self.shared.request_close();
         self.workers.lock().join();
-        self.shared.reclaim();
+        // A compaction on a caller's thread may hold the pool for a moment longer.
+        let pool = self.shared.pool.lock().take();
+        drop(pool);
+        for _ in 0..16 {
+            self.shared.reclaim();
+            if self.shared.tables.graveyard.is_empty() {
+                break;
+            }
+        }
     }
 
     /// The options it was opened with.
@@ -311,291 +305,6 @@ impl<C: Companion> Tree<C> {
             let entry = f.entry();
             (!entry.is_absent(clock)).then(|| entry.payload.to_vec())
         }))
-    }
-
-    // ---- maintenance ----
-
-    /// Installs a change set of the caller's: durable in the manifest, then part of the current
-    /// superversion, under the same lock as flushes and compactions.
-    ///
-    /// Numbers that only grow may be stale in `change`; they are raised to the manifest's. With
-    /// `reset`, memtables are emptied as well; no reservation may be outstanding then.
-    ///
-    /// # Errors
-    /// [`Error::Manifest`], [`Error::ReadOnly`], [`Error::Inconsistent`].
-    pub fn install(&self, change: StoreChange) -> Result<()> {
-        self.shared.install_change(change, Installation::default()).map(drop)
-    }
-
-    /// Seals the active memtable, unless it is empty, and wakes the flush thread.
-    ///
-    /// # Errors
-    /// [`Error::Memtable`] if there is no memory for another one.
-    pub fn rotate(&self) -> Result<()> {
-        self.seal().map(drop)
-    }
-
-    fn seal(&self) -> Result<Option<u64>> {
-        let current = &self.shared.current;
-        self.shared.admission.rotate(|memtables| {
-            current.replace(current.pin().with_memtables(memtables));
-        })
-    }
-
-    /// Seals the active memtable and waits until everything sealed is in durable tables.
-    ///
-    /// # Errors
-    /// The failure of the flush; [`Error::Closed`]; [`Error::ReadOnly`].
-    pub fn flush(&self) -> Result<()> {
-        let shared = &self.shared;
-        if shared.read_only {
-            return Err(Error::ReadOnly);
-        }
-        let Some(newest) = self.seal()? else { return Ok(()) };
-        loop {
-            let mut state = shared.admission.lock();
-            if state.sealed.first().is_none_or(|m| m.sequence() > newest) {
-                return Ok(());
-            }
-            if let Some(failure) = state.failure() {
-                return Err(failure.clone());
-            }
-            if state.is_closed() {
-                return Err(Error::Closed);
-            }
-            if shared.has_threads() || state.flushable().is_none() {
-                shared.admission.wait_work(&mut state, None);
-                continue;
-            }
-            drop(state);
-            shared.flush_one()?;
-        }
-    }
-
-    /// The end of recovery: writes all memtables to level-0 tables and installs them in one change
-    /// set together with `change`. Without a replay head in `change`, replay will start where the
-    /// replayed frames end. Installs `change` also if nothing was replayed.
-    ///
-    /// # Errors
-    /// As [`flush`](Self::flush); nothing is installed then.
-    pub fn flush_recovered(&self, change: StoreChange) -> Result<()> {
-        let shared = &self.shared;
-        if shared.read_only {
-            return Err(Error::ReadOnly);
-        }
-        self.seal()?;
-        let _one_at_a_time = shared.flushing.lock();
-        let sealed = shared.admission.lock().sealed.clone();
-        shared.flush_memtables(&sealed, change).map(drop)
-    }
-
-    /// Compacts everything from `start` to `end` (both inclusive; `None`: no bound) down to the
-    /// last level that has tables, and rewrites what is there if something in it can go. Flushes
-    /// first. Runs on the calling thread, beside background compactions.
-    ///
-    /// # Errors
-    /// That of a job; [`Error::Closed`]; [`Error::ReadOnly`].
-    pub fn compact_range(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<()> {
-        self.flush()?;
-        let shared = &self.shared;
-        let current = shared.superversion();
-        let largest = current.version().tables().map(|t| t.largest()).max();
-        let Some(largest) = end.or(largest) else { return Ok(()) };
-        let range =
-            Range { smallest: start.unwrap_or_default().to_vec(), largest: largest.to_vec() };
-        let levels = current.version().levels();
-        let last = (1..levels.len()).rev().find(|&l| !levels[l].is_empty()).unwrap_or(1);
-        drop(current);
-        for level in 0..last {
-            while self.run_manual(|picker| picker.manual(level, &range))? && level > 0 {}
-        }
-        // New since: level 0 may have gone to a base level below `last`.
-        let rewritten_with = shared.companion.floor();
-        loop {
-            let more = self.run_manual(|picker| {
-                let levels = picker.version.levels();
-                let Some(last) = (1..levels.len()).rev().find(|&l| !levels[l].is_empty()) else {
-                    return Ok(None);
-                };
-                let overlapping = levels[last].overlapping(&range.smallest, &range.largest);
-                let worth = overlapping.iter().find(|t| {
-                    let r = &t.record;
-                    let old = t.built.floor < rewritten_with.discard.min(r.largest_version)
-                        || t.built.clock < rewritten_with.clock;
-                    r.tombstones + r.stale + r.expiring > 0 && old
-                });
-                worth.map(|t| picker.rewrite(last, t)).transpose()
-            })?;
-            if !more {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Runs the job that `pick` finds on this thread, after waiting for those in its way. False: it
-    /// found none.
-    fn run_manual(
-        &self,
-        pick: impl Fn(
-            &Picker<'_>,
-        )
-            -> Result<Option<crate::compaction::job::Job>, crate::compaction::pick::Busy>,
-    ) -> Result<bool> {
-        let shared = &self.shared;
-        let mut schedule = shared.scheduler.lock();
-        loop {
-            shared.check_cancelled()?;
-            let current = shared.superversion();
-            let picker = Picker {
-                version: current.version(),
-                running: &schedule.running,
-                options: &shared.options,
-            };
-            match pick(&picker) {
-                Ok(None) => return Ok(false),
-                Ok(Some(job)) => {
-                    drop(current);
-                    shared.run_reserved(&job, schedule)?;
-                    return Ok(true);
-                }
-                Err(_busy) => {
-                    drop(current);
-                    shared.scheduler.wait(&mut schedule, Some(Duration::from_millis(100)));
-                }
-            }
-        }
-    }
-
-    /// [`compact_range`](Self::compact_range) over everything.
-    ///
-    /// # Errors
-    /// As `compact_range`.
-    pub fn major_compact(&self) -> Result<()> {
-        self.compact_range(None, None)
-    }
-
-    /// Waits until background work has nothing left to do: no memtable to flush, no level to
-    /// compact, no tombstone, expired entry or log garbage to look for, no file to remove. Does
-    /// the work itself with [`Background::Manual`]. What is pinned by readers is not waited for.
-    ///
-    /// # Errors
-    /// [`Error::Background`], [`Error::Closed`].
-    pub fn wait_idle(&self) -> Result<()> {
-        let shared = &self.shared;
-        if !shared.has_threads() {
-            loop {
-                let flushed = !shared.read_only && self.step(Job::Flush)?;
-                let compacted = !shared.read_only && self.step(Job::Compact)?;
-                if !flushed && !compacted && !self.step(Job::Reclaim)? {
-                    return Ok(());
-                }
-            }
-        }
-        let mut schedule = shared.scheduler.lock();
-        schedule.awaited += 1;
-        let result = loop {
-            if shared.is_closing() {
-                break Err(Error::Closed);
-            }
-            if let Some(failure) = self.health() {
-                break Err(failure);
-            }
-            if shared.read_only
-                || shared.is_settled(&schedule) && !shared.can_retire_range_deletes()
-            {
-                break Ok(());
-            }
-            drop(schedule);
-            shared.scheduler.wake();
-            let retired = shared.retire_range_deletes();
-            schedule = shared.scheduler.lock();
-            if let Err(error) = retired {
-                break Err(error);
-            }
-            shared.scheduler.wait(&mut schedule, Some(Duration::from_millis(10)));
-        };
-        schedule.awaited -= 1;
-        result
-    }
-
-    /// Does one unit of background work on the calling thread. False: there was nothing to do.
-    ///
-    /// # Errors
-    /// That of the job, whose inputs are untouched then.
-    pub fn step(&self, job: Job) -> Result<bool> {
-        let shared = &self.shared;
-        match job {
-            Job::Flush => {
-                let result = shared.flush_one();
-                self.note("flush", result)
-            }
-            Job::Compact => {
-                if shared.read_only {
-                    return Err(Error::ReadOnly);
-                }
-                if let Some(failure) = shared.fatal_failure() {
-                    return Err(failure);
-                }
-                let schedule = shared.scheduler.lock();
-                let Some(job) = shared.next_job(&schedule, true) else {
-                    drop(schedule);
-                    let result = shared.retire_range_deletes();
-                    return self.note("compaction", result);
-                };
-                let result = shared.run_reserved(&job, schedule);
-                self.note("compaction", result.map(|_| true))
-            }
-            Job::Reclaim => Ok(shared.reclaim()),
-        }
-    }
-
-    fn note(&self, job: &'static str, result: Result<bool>) -> Result<bool> {
-        match &result {
-            Ok(_) => self.shared.admission.clear_transient_failure(),
-            Err(error) => self.shared.note_failure(job, error),
-        }
-        result
-    }
-
-    /// The failure of a background job, if there was one. A failure for want of space or descriptors
-    /// is forgotten when a later job succeeds; every other one stays until the tree is opened anew.
-    pub fn health(&self) -> Option<Error> {
-        self.shared.admission.lock().failure().cloned()
-    }
-
-    /// Counts, sizes and scores. Costs a walk over the tables' records.
-    pub fn stats(&self) -> Stats {
-        self.shared.stats()
-    }
-
-    /// Reads every table from end to end: checksums, order, records against contents, and that for
-    /// every key nothing newer lies below something older.
-    ///
-    /// # Errors
-    /// The first damage or inconsistency found.
-    pub fn verify(&self) -> Result<()> {
-        let current = self.superversion();
-        current.version().check()?;
-        for table in current.version().tables() {
-            table.verify()?;
-        }
-        // A merge that prefers upper levels: of one key, whoever comes first must be newer.
-        let mut cursor = current.cursor();
-        let (mut key, mut source, mut last) = (Vec::new(), 0, u64::MAX);
-        let mut valid = cursor.first()?;
-        while valid {
-            let at = cursor.source().unwrap_or(0);
-            if cursor.key() == key && (at < source || cursor.version() >= last) {
-                let what = format!("a version below {last} lies above it, key {key:02x?}");
-                return Err(Error::Inconsistent(what));
-            }
-            Entry::decode(cursor.value())?;
-            key.clear();
-            key.extend_from_slice(cursor.key());
-            (source, last) = (at, cursor.version());
-            valid = cursor.next()?;
-        }
-        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use parking_lot::MutexGuard;
 
 use crate::companion::Companion;
 use crate::error::{Error, Result};
+use crate::pool::Pool;
 use crate::shared::{Schedule, Shared};
 
 /// After a failure that may pass (no space left), a job is tried again after this time.
@@ -41,16 +42,8 @@ impl Workers {
         let nice = shared.options.nice;
         let threads = shared.options.compaction_threads;
         if threads > 1 {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|i| format!("kvdb-part-{i}"))
-                .start_handler(move |_| lower_priority(nice))
-                // Parts hand their panics to the job that waits for them. This is for what rayon
-                // itself might throw: without a handler it would abort the process.
-                .panic_handler(|_| tracing::error!("a compaction thread panicked"))
-                .build()
-                .map_err(|e| Error::Thread(Arc::new(std::io::Error::other(e))))?;
-            let _ = shared.pool.set(pool);
+            let pool = Pool::new(threads, move || lower_priority(nice))?;
+            *shared.pool.lock() = Some(Arc::new(pool));
         }
         self.spawn(shared, "kvdb-flush", |shared| shared.flush_loop())?;
         self.spawn(shared, "kvdb-urgent", |shared| shared.compaction_loop(Role::Urgent))?;

@@ -72,9 +72,8 @@ pub(super) fn run(recorder: &mut Recorder) {
         keys,
     };
     let capacity = SkipList::OVERHEAD + n * SkipList::node_bound(key_len, value_len);
-    let mut list =
-        SkipList::new(Options { capacity: n * entry, prefault: true, ..Options::default() })
-            .expect("memory for the list");
+    let mut list = SkipList::new(Options { capacity, prefault: true, ..Options::default() })
+        .expect("memory for the list");
     let mut chase = Chase::new(CHASE_BYTES, 6);
     for round in 0..ROUNDS {
         // What comes first in a round comes last in the next.

@@ -8,6 +8,7 @@ use kvdb_sstable::Cursor;
 use super::dropping::{Dropping, Verdict};
 use super::split::Part;
 use crate::companion::Companion;
+use crate::cursor::Sourced;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::range_delete::RangeDeletes;
@@ -86,7 +87,7 @@ impl Cuts {
 /// Copies what `dropping` leaves from `cursor` into tables of `level`. The cursor is positioned
 /// here; on an error or when `cancel` is set, the tables written so far are removed.
 pub(crate) fn merge_into_tables<C: Companion>(
-    cursor: &mut impl Cursor,
+    cursor: &mut (impl Cursor + Sourced),
     part: &Part,
     dropping: &mut Dropping,
     cuts: &mut Cuts,
@@ -98,7 +99,7 @@ pub(crate) fn merge_into_tables<C: Companion>(
     let mut writer: Option<TableWriter<'_, C>> = None;
     let mut key: Vec<u8> = Vec::new();
     let mut started = false;
-    let mut last_version = 0;
+    let (mut last_version, mut last_source) = (0, 0);
     let mut until_check = CANCEL_CHECK;
     let mut valid = match &part.start {
         Some(start) => cursor.seek(start, u64::MAX)?,
@@ -127,12 +128,15 @@ pub(crate) fn merge_into_tables<C: Companion>(
             key.extend_from_slice(cursor.key());
             started = true;
             dropping.next_key();
-        } else if context.options.paranoid && version >= last_version {
+        } else if context.options.paranoid
+            && (version >= last_version || cursor.source() < last_source)
+        {
+            // Nothing newer may lie below something older, and sources come newest first.
             return Err(Error::Inconsistent(format!(
-                "versions {last_version} and {version} of a key are out of order"
+                "version {version} lies above version {last_version} of its key, {key:02x?}"
             )));
         }
-        last_version = version;
+        (last_version, last_source) = (version, cursor.source());
         let bytes = cursor.value();
         let entry = Entry::decode(bytes)?;
         let verdict = dropping.judge(&key, version, &entry);

@@ -21,7 +21,8 @@ struct Recorder {
 
 impl Recorder {
     fn maybe_panic(&self, callback: &'static str, version: u64) {
-        let due = *self.panic_in.lock().unwrap() == Some((callback, version));
+        // A group may end behind the version asked for.
+        let due = self.panic_in.lock().unwrap().is_some_and(|(c, v)| c == callback && v <= version);
         assert!(!due, "asked to");
     }
 }
@@ -282,9 +283,7 @@ fn a_panic_in_a_callback_poisons_and_wakes_everyone() {
         for e in &failed {
             assert!(matches!(e, Error::Poisoned { .. } | Error::OutcomeUnknown { .. }), "{e}");
         }
-        // With `publish` the group that ends at 100 may be one that does not.
-        let cause = run.log.poisoned();
-        let cause = cause.expect(callback);
+        let cause = run.log.poisoned().expect(callback);
         assert!(matches!(&*cause, Error::Panicked { message, .. } if message.contains("asked to")));
         let published = run.sink.published.load(Ordering::SeqCst);
         assert!(published < 100);
@@ -336,7 +335,7 @@ fn close_waits_for_those_in_flight_and_refuses_the_rest() {
                 let (run, start) = (run.clone(), &start);
                 s.spawn(move || {
                     start.wait();
-                    let e = (0..10_000).find_map(|i| run.commit(t * 100_000 + i).err());
+                    let e = (0..).find_map(|i| run.commit(t * 1_000_000 + i).err());
                     assert!(matches!(e, Some(Error::Closed)), "{e:?}");
                 });
             }

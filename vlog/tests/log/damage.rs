@@ -351,7 +351,12 @@ fn remains_far_behind_a_footer_never_come_back() {
     }
     let mut seen = Seen::default();
     let mut before = recovery(&fs, &manifest.state(), &options).unwrap();
-    before.replay(|f| Ok::<_, ()>(seen.add(f))).unwrap();
+    before
+        .replay(|f| {
+            seen.add(f);
+            Ok::<_, ()>(())
+        })
+        .unwrap();
     drop((log, before));
     let (start, end) = (seen.positions[1], seen.positions[2]);
     let path = segment_path(DIR.as_ref(), manifest.state().segments[0].meta.file);
@@ -368,4 +373,36 @@ fn remains_far_behind_a_footer_never_come_back() {
     drop(log);
     let (_, seen, _) = open(&fs, &manifest, &options).unwrap();
     assert_eq!(check_prefix(&seen, &entries, 3), Ok(3));
+}
+
+#[test]
+fn a_hole_behind_the_head_is_not_bridged_by_the_link_of_the_next_segment() {
+    let options = options();
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    let mut entries = Vec::new();
+    let mut starts = Vec::new();
+    for version in 1..20 {
+        let entry = Entry { version, seed: version, size: 900 };
+        starts.push(append(&log, entry, Durability::Buffered).unwrap().position);
+        entries.push(entry);
+    }
+    drop(log);
+    let rotated = starts.iter().position(|p| p.segment > starts[0].segment).unwrap();
+    assert!(rotated > 4);
+    // Replay begins in the middle, so what the frames before add up to is not known.
+    manifest.0.lock().unwrap().head = starts[1];
+    let path = segment_path(DIR.as_ref(), manifest.state().segments[0].meta.file);
+    for (k, start) in starts.iter().enumerate().take(rotated).skip(2) {
+        let image: Arc<dyn Fs> = Arc::new(MemFs::new());
+        copy_all(&fs, &image);
+        change(&image, &path, start.offset, |b| b.fill(0), 32);
+        let (_, seen, end) = open(&image, &Manifest::new(manifest.state()), &options).unwrap();
+        assert_eq!(check_prefix(&seen, &entries[1..], k - 1), Ok(k - 1));
+        assert!(!end.unreached.is_empty() && end.end == *start);
+        // Its frames were counted from the headers before the head.
+        let sealed = end.sealed.last().unwrap();
+        assert_eq!((sealed.length, sealed.frames), (start.offset, k as u32 + 1));
+    }
 }
