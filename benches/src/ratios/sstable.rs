@@ -233,7 +233,9 @@ pub(super) fn run(recorder: &mut Recorder) {
         recorder.record("scan backward", backward, forward);
         recorder.record("scan vs redb", forward, redb.scan(n, true).expect("redb"));
         recorder.record("scan backward vs redb", backward, redb.scan(n, false).expect("redb"));
-        recorder.record("scan, hot", scan(&table, HOT_ENTRIES, 50, true), 1.0);
+        let hot_scan = scan(&table, HOT_ENTRIES, 50, true);
+        recorder.record("scan, hot", hot_scan, 1.0);
+        recorder.record("scan backward, hot", scan(&table, HOT_ENTRIES, 50, false), hot_scan);
 
         recorder.record("filter probe, hot", probe(&table, &hot), 1.0);
         recorder.record("filter, false positives", false_positives(&table, &missing), 1.0);

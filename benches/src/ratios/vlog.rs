@@ -124,31 +124,48 @@ fn small(recorder: &mut Recorder) {
     recorder.record("the same beside plain writes", ours, plain);
 }
 
-/// Frames of 64 KiB beside plain writes of as many bytes to a new file.
+/// Frames of 64 KiB beside plain writes of as many bytes to a new file: with no sync on either side,
+/// for which the log must not leave a segment, and with a sync every 32 MiB on both.
 fn large(recorder: &mut Recorder) {
+    const SYNC_EVERY: usize = 32 << 20;
     let (n, key_len, value_len) = VLOG_LARGE;
     let (key, value) = (vec![3; key_len], vec![7; value_len]);
-    let store = Store::new();
-    let log = store.open(&buffered());
-    let mut buffer = Vec::new();
-    let ours = nanos(n, || {
-        for version in 1..=n as u64 {
-            buffer = append(&log, &key, &value, version, Durability::Buffered, {
-                std::mem::take(&mut buffer)
-            });
-            if version % 256 == 0 {
-                prepare(&log);
+    let frame = FRAME_HEADER + RECORD_HEADER + key_len + value_len;
+    for synced in [false, true] {
+        let store = Store::new();
+        let mut options = Options { segment_size: 1 << 30, ..buffered() };
+        if synced {
+            options.sync_interval_bytes = SYNC_EVERY as u64;
+        } else {
+            options.initial_segment_size = 1 << 30;
+        }
+        let log = store.open(&options);
+        let mut buffer = Vec::new();
+        let ours = nanos(n, || {
+            for version in 1..=n as u64 {
+                let spare = std::mem::take(&mut buffer);
+                buffer = append(&log, &key, &value, version, Durability::Buffered, spare);
+                if version % 64 == 0 {
+                    prepare(&log);
+                }
             }
-        }
-    });
-    let mut file = File::create(store.place.path("plain")).expect("a file");
-    let bytes = vec![7; FRAME_HEADER + RECORD_HEADER + key_len + value_len];
-    let plain = nanos(n, || {
-        for _ in 0..n {
-            file.write_all(black_box(&bytes)).expect("a write");
-        }
-    });
-    recorder.record("64 KiB values", ours, plain);
+        });
+        let mut file = File::create(store.place.path("plain")).expect("a file");
+        let bytes = vec![7; frame];
+        let plain = nanos(n, || {
+            let mut unsynced = 0;
+            for _ in 0..n {
+                file.write_all(black_box(&bytes)).expect("a write");
+                unsynced += frame;
+                if synced && unsynced >= SYNC_EVERY {
+                    file.sync_data().expect("a sync");
+                    unsynced = 0;
+                }
+            }
+        });
+        let name = if synced { "64 KiB values, synced by 32 MiB" } else { "64 KiB values" };
+        recorder.record(name, ours, plain);
+    }
 }
 
 /// The mean time of a durable append of one page.
