@@ -137,6 +137,7 @@ pub const TARGETS: &[Target] = &[
     row("txn", TXN, "read, commit of one key", "", Goal::AtMostNanos(300.0)),
     row("txn", TXN, "the same beside a miss", "D", Goal::Shown),
     row("txn", TXN, "two threads", "one thread", Goal::AtLeast(1.5)),
+    row("txn", TXN, "a shared counter, two threads", "one thread", Goal::Shown),
     row("txn", TXN, "blind commit of one key", "", Goal::Shown),
     row("txn", TXN, "blind, two threads", "one thread", Goal::Shown),
     row("txn", TXN, "read-only begin and end", "", Goal::Shown),

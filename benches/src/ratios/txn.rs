@@ -1,6 +1,7 @@
 //! The oracle: what a transaction costs, alone and by two threads.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -38,16 +39,21 @@ fn read_only(oracle: &Oracle, _: usize) {
     drop(oracle.begin(Mode::ReadOnly));
 }
 
+/// The least that threads can share: one cache line goes back and forth.
+fn count(counter: &AtomicU64, _: usize) {
+    counter.fetch_add(1, Ordering::SeqCst);
+}
+
 /// Nanoseconds per transaction, over all threads together: from the start of the first to the end
 /// of the last. No two transactions have a key in common.
-fn measure(oracle: &Oracle, threads: usize, op: fn(&Oracle, usize)) -> f64 {
+fn measure<T: Sync>(shared: &T, threads: usize, op: fn(&T, usize)) -> f64 {
     let n = TXN.0;
     let barrier = Barrier::new(threads);
     let worker = |thread: usize| {
         barrier.wait();
         let start = Instant::now();
         for i in 0..n {
-            op(oracle, thread * n + i);
+            op(shared, thread * n + i);
         }
         (start, Instant::now())
     };
@@ -70,6 +76,9 @@ pub(super) fn run(recorder: &mut Recorder) {
         recorder.record("read, commit of one key", one, 1.0);
         recorder.record("the same beside a miss", one, chase.nanos(300_000));
         recorder.record("two threads", measure(&oracles[0], 2, read_write), one);
+        let counter = AtomicU64::new(0);
+        let one = measure(&counter, 1, count);
+        recorder.record("a shared counter, two threads", measure(&counter, 2, count), one);
         let one = measure(&oracles[1], 1, blind);
         recorder.record("blind commit of one key", one, 1.0);
         recorder.record("blind, two threads", measure(&oracles[1], 2, blind), one);
