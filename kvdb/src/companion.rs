@@ -77,6 +77,12 @@ impl Companion for ValueLog {
     fn before_install(&self, change: &mut StoreChange, log_end: u64) -> Result<(), BoxError> {
         // Until there is a log, recovery has written and synced all that is replayed.
         if let Some((log, _)) = self.running.get() {
+            // A memtable is quiet also when its last frames have failed. They are counted in
+            // `log_end`, and some of their records may be in the memtable; whoever took them out
+            // of flight has poisoned the log before.
+            if let Some(cause) = log.poisoned() {
+                return Err(kvdb_vlog::Error::Poisoned { cause }.into());
+            }
             log.sync_through(unpack(log_end))?;
         }
         change.clock = Some(change.clock.unwrap_or(0).max(self.clock.dropped()));
@@ -88,11 +94,14 @@ impl Companion for ValueLog {
         if change.segments_freed.is_empty() {
             return;
         }
-        match log.recycle(&change.segments_freed) {
-            Ok(rest) => self.doomed.lock().extend(
-                rest.iter().map(|segment| kvdb_vlog::segment_path(&self.dir, segment.file)),
-            ),
-            Err(error) => tracing::error!(%error, "forgetting freed segments"),
+        // Removed, not used again: a value may outlive this opening of the store, and a later one
+        // in the same process would not know that its map is still being read.
+        let view = log.view();
+        let files = change.segments_freed.iter().filter_map(|&segment| view.meta(segment));
+        let paths = files.map(|segment| kvdb_vlog::segment_path(&self.dir, segment.file));
+        self.doomed.lock().extend(paths);
+        if let Err(error) = log.forget(&change.segments_freed) {
+            tracing::error!(%error, "forgetting freed segments");
         }
     }
 

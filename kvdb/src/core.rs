@@ -98,7 +98,7 @@ impl Core {
             .iter()
             .map(|(key, pending)| memtable_bound(threshold, key.len(), &pending.entry()))
             .sum();
-        let admitted = self.admit(writes.to_frame()?, memtable_bytes)?;
+        let admitted = self.admit(writes.to_frame()?, memtable_bytes, writes.only_deletes())?;
         let enqueue = |version| (version, admitted.enqueue(log, version, durability));
         let keys = writes.keys();
         let queued = match reads {
@@ -129,6 +129,9 @@ impl Core {
         self.housekeeper.stop();
         if let Some(log) = &self.log {
             outcome = outcome.and(log.close().map_err(Error::from));
+            if !self.manifest.is_poisoned() {
+                outcome = outcome.and(self.manifest.settle().map_err(Error::from));
+            }
         }
         self.locks.lock().clear();
         tracing::info!(path = %self.path.display(), "closed");

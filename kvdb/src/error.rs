@@ -222,7 +222,7 @@ fn of_log(error: &kvdb_vlog::Error) -> ErrorKind {
         E::Io(e) => of_io(e),
         E::Closed => ErrorKind::Closed,
         E::Poisoned { .. } | E::OutcomeUnknown { .. } | E::Panicked { .. } => ErrorKind::Reopen,
-        E::Namer(_) => ErrorKind::Io,
+        E::Namer(e) => e.downcast_ref().map_or(ErrorKind::Io, of_tree),
         _ => ErrorKind::Usage,
     }
 }

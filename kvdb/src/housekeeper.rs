@@ -1,6 +1,7 @@
 //! One thread that keeps the log ready: the spare segment, background syncs, the durable-to mark,
 //! and the segments that are dead.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,9 +36,12 @@ impl Housekeeper {
     /// Starts the thread.
     pub(crate) fn start(&self, core: Arc<Core>) -> std::io::Result<()> {
         let shared = self.shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("kvdb-log".into())
-            .spawn(move || run(&shared, &core))?;
+        let thread = std::thread::Builder::new().name("kvdb-log".into()).spawn(move || {
+            let kept = catch_unwind(AssertUnwindSafe(|| run(&shared, &core)));
+            if let (Err(panic), Some(log)) = (kept, &core.log) {
+                log.poison(panicked(&*panic));
+            }
+        })?;
         *self.thread.lock() = Some(thread);
         Ok(())
     }
@@ -62,9 +66,20 @@ impl Housekeeper {
     }
 }
 
+/// A panic here ends the care for the log: writers must not go on as if nothing had happened.
+fn panicked(panic: &(dyn std::any::Any + Send)) -> kvdb_vlog::Error {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let message = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    kvdb_vlog::Error::Panicked {
+        during: "housekeeping",
+        message: message.unwrap_or_else(|| "no message".to_owned()),
+    }
+}
+
 fn run(shared: &Shared, core: &Core) {
     let Some(log) = &core.log else { return };
     let mut manifest_size = 0;
+    let mut settled_size = core.manifest.size();
     loop {
         let idle = {
             let mut state = shared.state.lock();
@@ -84,8 +99,15 @@ fn run(shared: &Shared, core: &Core) {
         if idle && let Err(error) = log.idle_sync() {
             tracing::warn!(%error, "background sync");
         }
-        // Only a change set can have made a segment dead.
+        // From then on damage to the last change set cannot pass for a torn append.
         let size = core.manifest.size();
+        if idle && size != settled_size && !core.manifest.is_poisoned() {
+            settled_size = size;
+            if let Err(error) = core.manifest.settle() {
+                tracing::warn!(%error, "settling the manifest");
+            }
+        }
+        // Only a change set can have made a segment dead.
         if size != manifest_size {
             match core.free_dead_segments() {
                 Ok(_) => manifest_size = size,

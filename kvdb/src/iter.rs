@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Bound;
 
-use crate::bounds::{Bounds, is_empty};
+use crate::bounds::Bounds;
 use crate::cursor::{Cursor, Picture};
 use crate::error::Result;
 use crate::item::Item;
@@ -32,45 +32,55 @@ pub struct Iter<'t> {
     upper: Bound<Vec<u8>>,
     front: End<'t>,
     back: End<'t>,
-    finished: bool,
 }
 
 /// One of the two ends.
 #[derive(Debug, Default)]
 struct End<'t> {
     cursor: Option<Cursor<'t>>,
-    /// Where the next move starts, if not from where the cursor stands.
-    from: Option<Vec<u8>>,
-    /// Whether the cursor stands on an entry that was given out.
-    given: bool,
+    place: Place,
+}
+
+/// Where an end is.
+#[derive(Debug, Default)]
+enum Place {
+    /// At its bound; nothing was given out yet.
+    #[default]
+    Start,
+    /// About to start from a key.
+    From(Vec<u8>),
+    /// On the entry it gave out last.
+    Given,
+    /// Past its last entry, or met by the other end, or failed.
+    Done,
+}
+
+impl End<'_> {
+    /// Where the cursor stands, if what it stands on was given out.
+    fn given(&self) -> Option<&[u8]> {
+        match (&self.place, &self.cursor) {
+            (Place::Given, Some(cursor)) => Some(cursor.key()),
+            _ => None,
+        }
+    }
 }
 
 impl<'t> Iter<'t> {
     pub(crate) fn new(picture: Picture<'t>, (lower, upper): Bounds) -> Self {
-        let finished = is_empty(&lower, &upper);
-        Iter { picture, lower, upper, front: End::default(), back: End::default(), finished }
+        Iter { picture, lower, upper, front: End::default(), back: End::default() }
     }
 
     /// Moves the front: [`next`](Iterator::next) gives the first entry with a key of `key` or
-    /// greater, within the bounds. From any position, any number of times.
+    /// greater, within the bounds. From any position, any number of times, also after the end; it
+    /// still stops where the back is.
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
-        self.front = End {
-            cursor: self.front.cursor.take(),
-            from: Some(key.as_ref().to_vec()),
-            given: false,
-        };
-        self.finished = is_empty(&self.lower, &self.upper);
+        self.front.place = Place::From(key.as_ref().to_vec());
     }
 
     /// Moves the back: [`next_back`](DoubleEndedIterator::next_back) gives the last entry with a
-    /// key of `key` or less, within the bounds.
+    /// key of `key` or less, within the bounds. It still stops where the front is.
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
-        self.back = End {
-            cursor: self.back.cursor.take(),
-            from: Some(key.as_ref().to_vec()),
-            given: false,
-        };
-        self.finished = is_empty(&self.lower, &self.upper);
+        self.back.place = Place::From(key.as_ref().to_vec());
     }
 
     /// The keys alone. Never touches the value log.
@@ -84,46 +94,45 @@ impl<'t> Iter<'t> {
 
     /// Moves the front on; whether it stands on an entry that the back has not given out.
     fn step(&mut self) -> Result<bool> {
-        if self.finished {
-            return Ok(false);
-        }
         let mut cursor = self.front.cursor.take().unwrap_or_else(|| self.cursor());
-        let on = match (self.front.from.take(), self.front.given) {
-            (Some(key), _) => cursor.seek(key),
-            (None, true) => cursor.next(),
-            (None, false) => cursor.first(),
+        let moved = match std::mem::replace(&mut self.front.place, Place::Done) {
+            Place::Start => cursor.first(),
+            Place::From(key) => cursor.seek(key),
+            Place::Given => cursor.next(),
+            Place::Done => Ok(false),
         };
-        let met = |cursor: &Cursor<'_>| {
-            self.back.given
-                && self.back.cursor.as_ref().is_some_and(|back| cursor.key() >= back.key())
-        };
-        let on = on.map(|on| on && !met(&cursor));
-        self.finished = !matches!(on, Ok(true));
-        self.front.given = !self.finished;
-        self.front.cursor = Some(cursor);
+        let on = moved.map(|on| on && self.back.given().is_none_or(|back| cursor.key() < back));
+        self.settle(&on, |iter| (&mut iter.front, &mut iter.back), cursor);
         on
     }
 
     /// Moves the back; the mirror of [`Iter::step`].
     fn step_back(&mut self) -> Result<bool> {
-        if self.finished {
-            return Ok(false);
-        }
         let mut cursor = self.back.cursor.take().unwrap_or_else(|| self.cursor());
-        let on = match (self.back.from.take(), self.back.given) {
-            (Some(key), _) => cursor.seek_for_prev(key),
-            (None, true) => cursor.prev(),
-            (None, false) => cursor.last(),
+        let moved = match std::mem::replace(&mut self.back.place, Place::Done) {
+            Place::Start => cursor.last(),
+            Place::From(key) => cursor.seek_for_prev(key),
+            Place::Given => cursor.prev(),
+            Place::Done => Ok(false),
         };
-        let met = |cursor: &Cursor<'_>| {
-            self.front.given
-                && self.front.cursor.as_ref().is_some_and(|front| cursor.key() <= front.key())
-        };
-        let on = on.map(|on| on && !met(&cursor));
-        self.finished = !matches!(on, Ok(true));
-        self.back.given = !self.finished;
-        self.back.cursor = Some(cursor);
+        let on = moved.map(|on| on && self.front.given().is_none_or(|front| cursor.key() > front));
+        self.settle(&on, |iter| (&mut iter.back, &mut iter.front), cursor);
         on
+    }
+
+    /// Notes where an end came to stand. When it came to the other one, or failed, both are done.
+    fn settle(
+        &mut self,
+        on: &Result<bool>,
+        ends: impl FnOnce(&mut Self) -> (&mut End<'t>, &mut End<'t>),
+        cursor: Cursor<'t>,
+    ) {
+        let (this, other) = ends(self);
+        this.cursor = Some(cursor);
+        match on {
+            Ok(true) => this.place = Place::Given,
+            _ => (this.place, other.place) = (Place::Done, Place::Done),
+        }
     }
 
     fn give<R>(
@@ -162,7 +171,6 @@ impl fmt::Debug for Iter<'_> {
             .field("lower", &self.lower)
             .field("upper", &self.upper)
             .field("version", &self.picture.version)
-            .field("finished", &self.finished)
             .finish_non_exhaustive()
     }
 }

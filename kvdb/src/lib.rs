@@ -51,3 +51,12 @@ struct HouseReadme;
 pub mod vfs {
     pub use kvdb_vfs::*;
 }
+
+/// The crates the database is made of, for the types of their errors and statistics.
+pub mod parts {
+    pub use kvdb_lsm as lsm;
+    pub use kvdb_manifest as manifest;
+    pub use kvdb_sstable as sstable;
+    pub use kvdb_txn as txn;
+    pub use kvdb_vlog as vlog;
+}

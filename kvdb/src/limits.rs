@@ -14,7 +14,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) fn new(options: &crate::Options) -> Self {
-        let frame = kvdb_vlog::max_frame_len(options.segment_size as u32);
+        let frame = kvdb_vlog::max_frame_len(options.log_options().segment_size);
         Limits { transaction: options.max_transaction_size.map_or(frame, |size| size.min(frame)) }
     }
 

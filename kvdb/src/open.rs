@@ -46,13 +46,17 @@ pub(crate) fn open(
     path: &Path,
 ) -> Result<Core> {
     let place = Place::claim(&options, &*fs, path)?;
-    let manifest = open_manifest(&options, &fs, path)?;
-    let (manifest, manifest_was_cut) = manifest;
+    let (manifest, manifest_was_cut) = open_manifest(&options, &fs, &place)?;
     let manifest = Arc::new(manifest);
 
     let limits = Limits::new(&options);
     let records = manifest.read(segment_records)?;
     let fresh = records.is_empty();
+    if fresh && !options.read_only {
+        for dir in place.dirs() {
+            sync_names(&*fs, dir)?;
+        }
+    }
     let head = manifest
         .read(|s| s.replay_head())
         .map_or(Position::ZERO, |head| Position { segment: head.segment, offset: head.offset });
@@ -115,12 +119,8 @@ pub(crate) fn open(
             Some(log)
         }
     };
-    if let Some(log) = &log {
-        // A synced marker behind the footer of a clean end: from here on the log does not end
-        // cleanly any more. Without it, a power cut that takes buffered commits would leave the
-        // old footer as the last frame, and their versions would be handed out again.
-        log.idle_sync()?;
-        crate::orphans::clean(&*fs, &place.dirs(), &manifest, manifest_was_cut)?;
+    if log.is_some() {
+        crate::orphans::clean(&*fs, &place.dir, &place.log_dir, &manifest, manifest_was_cut)?;
     }
 
     Ok(Core {
@@ -161,7 +161,7 @@ impl Place {
                     return Err(Error::NotADatabase { path: dir.to_owned(), reason });
                 }
                 Err(e) if e.kind() == kvdb_vfs::ErrorKind::NotFound && create => {
-                    create_dir(fs, dir)?;
+                    fs.create_dir_all(dir)?;
                 }
                 Err(e) if e.kind() == kvdb_vfs::ErrorKind::NotFound => {
                     return Err(Error::NotFound { path: dir.to_owned() });
@@ -199,16 +199,17 @@ impl Place {
     }
 }
 
-/// Creates a directory and its missing parents, and makes their names durable.
-fn create_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
-    let missing: Vec<&Path> = dir
-        .ancestors()
-        .take_while(|d| !d.as_os_str().is_empty() && fs.metadata(d).is_err())
-        .collect();
-    fs.create_dir_all(dir)?;
-    for created in missing.iter().rev() {
-        let parent = created.parent().filter(|p| !p.as_os_str().is_empty());
-        fs.sync_dir(parent.unwrap_or(Path::new(".")), SyncSite::StoreDir)?;
+/// Makes the names on the way to a directory durable. For a store that holds nothing yet: whoever
+/// created the directories, perhaps an opening that failed, may not have come to this.
+fn sync_names(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    for name in dir.ancestors().filter(|d| !d.as_os_str().is_empty()) {
+        let Some(parent) = name.parent() else { break };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match fs.sync_dir(parent, SyncSite::StoreDir) {
+            // Not ours to look into, and so it was not made by us.
+            Err(e) if e.kind() == kvdb_vfs::ErrorKind::PermissionDenied => break,
+            synced => synced?,
+        }
     }
     Ok(())
 }
@@ -216,8 +217,9 @@ fn create_dir(fs: &dyn Fs, dir: &Path) -> Result<()> {
 fn open_manifest(
     options: &Options,
     fs: &Arc<dyn Fs>,
-    path: &Path,
+    place: &Place,
 ) -> Result<(Manifest<StoreState>, bool)> {
+    let path = &*place.dir;
     let settings = kvdb_manifest::Options { read_only: options.read_only, ..Default::default() };
     if kvdb_manifest::exists(&**fs, path)? {
         let (manifest, report) = Manifest::open(fs.clone(), path, settings)?;
@@ -229,21 +231,35 @@ fn open_manifest(
     if options.read_only || !options.create_if_missing {
         return Err(Error::NotFound { path: path.to_owned() });
     }
-    for entry in fs.list(path)? {
-        let ours = kvdb_lsm::parse_table_file_name(&entry.name).is_some()
-            || kvdb_vlog::parse_segment_path(&entry.name).is_some();
-        if ours {
-            return Err(Error::NotADatabase {
-                path: path.to_owned(),
-                reason: format!(
-                    "it holds {} but no manifest; a new store here would lose it",
-                    entry.name.display()
-                ),
-            });
-        }
-    }
+    check_unclaimed(&**fs, place)?;
     let manifest = Manifest::create(fs.clone(), path, crate::random::id(), settings)?;
     Ok((manifest, false))
+}
+
+/// A new store takes no directory that holds files of another one, or of a store that has lost its
+/// manifest: they would pass for leftovers of the new one.
+fn check_unclaimed(fs: &dyn Fs, place: &Place) -> Result<()> {
+    for dir in place.dirs() {
+        let refuse = |what: String| {
+            Err(Error::NotADatabase {
+                path: dir.to_owned(),
+                reason: format!("it holds {what}; a new store here would lose it"),
+            })
+        };
+        if dir != place.dir && kvdb_manifest::exists(fs, dir)? {
+            return refuse("a store of its own".into());
+        }
+        for entry in fs.list(dir)? {
+            let name = &entry.name;
+            let ours = kvdb_lsm::parse_table_file_name(name).is_some()
+                || kvdb_vlog::parse_segment_path(name).is_some()
+                || kvdb_vlog::parse_relocation_path(name).is_some();
+            if ours {
+                return refuse(format!("{} but no manifest", name.display()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The log's segments as the manifest knows them.

@@ -3,7 +3,8 @@
 //! They are left behind by a crash: an output that was not installed, an input that was not
 //! removed. They go once everything named has been found, so that nothing is deleted that a
 //! damaged manifest merely forgot: if a record was cut from the manifest's tail, they are moved
-//! aside into the folder `orphans` instead.
+//! aside into the folder `orphans` instead. What is no leftover of *this* store stays: a segment
+//! that says it belongs to another database, and kinds of files that this store keeps elsewhere.
 
 use std::path::Path;
 
@@ -16,42 +17,69 @@ use crate::error::Result;
 /// The folder for what is moved aside.
 const ASIDE: &str = "orphans";
 
+/// Removes leftover tables from `dir` and leftover files of the log from `log_dir`.
 pub(crate) fn clean(
     fs: &dyn Fs,
-    dirs: &[&Path],
+    dir: &Path,
+    log_dir: &Path,
     manifest: &Manifest<StoreState>,
     move_aside: bool,
 ) -> Result<()> {
-    for dir in dirs {
-        for entry in fs.list(dir)? {
-            if entry.kind != EntryKind::File || !is_orphan(&entry.name, manifest) {
-                continue;
-            }
-            let path = dir.join(&entry.name);
-            if move_aside {
-                let aside = dir.join(ASIDE);
-                fs.create_dir_all(&aside)?;
-                tracing::warn!(path = %path.display(), "moving an unnamed file aside");
-                fs.rename(&path, &aside.join(&entry.name))?;
-            } else {
-                tracing::info!(path = %path.display(), "removing a leftover");
-                fs.remove(&path)?;
-            }
+    clean_dir(fs, dir, move_aside, |path| Ok(is_orphaned_table(path, manifest)))?;
+    clean_dir(fs, log_dir, move_aside, |path| is_orphaned_log_file(fs, path, manifest))
+}
+
+fn clean_dir(
+    fs: &dyn Fs,
+    dir: &Path,
+    move_aside: bool,
+    is_orphan: impl Fn(&Path) -> Result<bool>,
+) -> Result<()> {
+    for entry in fs.list(dir)? {
+        let path = dir.join(&entry.name);
+        if entry.kind != EntryKind::File || !is_orphan(&path)? {
+            continue;
+        }
+        if move_aside {
+            let aside = dir.join(ASIDE);
+            fs.create_dir_all(&aside)?;
+            tracing::warn!(path = %path.display(), "moving an unnamed file aside");
+            fs.rename(&path, &aside.join(&entry.name))?;
+        } else {
+            tracing::info!(path = %path.display(), "removing a leftover");
+            fs.remove(&path)?;
         }
     }
     Ok(())
 }
 
-/// Whether a file has a name of ours that the manifest does not know.
-fn is_orphan(name: &Path, manifest: &Manifest<StoreState>) -> bool {
-    if let Some(id) = kvdb_lsm::parse_table_file_name(name) {
-        return manifest.read(|s| !s.tables().contains_key(&id));
-    }
-    if let Some(id) = kvdb_vlog::parse_segment_path(name) {
-        return manifest.read(|s| !s.segments().values().any(|seg| seg.named.file == id));
-    }
+/// Whether a file has the name of a table that the manifest does not know.
+fn is_orphaned_table(path: &Path, manifest: &Manifest<StoreState>) -> bool {
+    name(path)
+        .and_then(kvdb_lsm::parse_table_file_name)
+        .is_some_and(|id| manifest.read(|s| !s.tables().contains_key(&id)))
+}
+
+/// Whether a file has the name of a file of the log that the manifest does not know.
+fn is_orphaned_log_file(fs: &dyn Fs, path: &Path, manifest: &Manifest<StoreState>) -> Result<bool> {
+    let Some(name) = name(path) else { return Ok(false) };
     if let Some(id) = kvdb_vlog::parse_relocation_path(name) {
-        return manifest.read(|s| !s.log_files().contains_key(&id));
+        return Ok(manifest.read(|s| !s.log_files().contains_key(&id)));
     }
-    false
+    let Some(id) = kvdb_vlog::parse_segment_path(name) else { return Ok(false) };
+    if manifest.read(|s| s.segments().values().any(|segment| segment.named.file == id)) {
+        return Ok(false);
+    }
+    // A crash may have left it without a header that verifies; then nobody can miss it.
+    match kvdb_vlog::segment_database(fs, path)? {
+        Some(database) if database != manifest.database() => {
+            tracing::warn!(path = %path.display(), "left alone: it belongs to another database");
+            Ok(false)
+        }
+        _ => Ok(true),
+    }
+}
+
+fn name(path: &Path) -> Option<&Path> {
+    path.file_name().map(Path::new)
 }

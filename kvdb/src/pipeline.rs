@@ -1,7 +1,7 @@
 //! The commit path: admit, order, log, apply, publish.
 //!
 //! 1. **Admit.** Everything that can refuse or wait happens before there is a timestamp: limits,
-//!    room in the log ([`Log::reserve`]), room in the memtables ([`Tree::admit`]).
+//!    room in the memtables ([`Tree::admit`]), room in the log ([`Log::reserve`]).
 //! 2. **Order.** The oracle checks conflicts, hands out the commit timestamp and puts the frame
 //!    into the log's queue under one lock: queue order is timestamp order is frame order.
 //! 3. **Log.** Whoever finds the queue without a leader leads: one write, one sync if anyone asked.
@@ -35,11 +35,21 @@ pub(crate) struct Admitted {
 }
 
 impl Core {
-    /// Step 1. `memtable_bytes` is the sum of [`memtable_bound`] over the records.
-    pub(crate) fn admit(&self, frame: kvdb_vlog::Frame, memtable_bytes: usize) -> Result<Admitted> {
+    /// Step 1. `memtable_bytes` is the sum of [`memtable_bound`] over the records. What only
+    /// `deletes` may use the room that is kept for a full disk.
+    pub(crate) fn admit(
+        &self,
+        frame: kvdb_vlog::Frame,
+        memtable_bytes: usize,
+        deletes: bool,
+    ) -> Result<Admitted> {
         let log = self.log()?;
-        let room = log.reserve(frame.len())?;
+        // Memtable room first: it is the longer wait, and whoever holds log room holds up others.
         let reservation = self.tree.admit(memtable_bytes)?;
+        let room = match deletes {
+            true => log.reserve_kept(frame.len())?,
+            false => log.reserve(frame.len())?,
+        };
         Ok(Admitted { frame, room, route: Route { reservation: Some(reservation) } })
     }
 
@@ -110,6 +120,10 @@ impl Sink<Route> for Core {
                 self.tree.route(reservation, start, end);
             }
         }
+    }
+
+    fn concurrent(&self) -> bool {
+        true // each frame is bound to its memtable already, and inserts need no order
     }
 
     fn apply(&self, frame: FrameView<'_>, route: &mut Route) {

@@ -46,10 +46,14 @@ impl Core {
     pub(crate) fn put(&self, key: &[u8], value: &[u8], options: WriteOptions) -> Result<u64> {
         check_key(key)?;
         self.limits.check_value(key.len(), value.len())?;
-        let expires_at = options.expires_at.unwrap_or(0);
         self.write_one(
             key,
-            Entry { kind: Kind::Value, user_meta: options.user_meta, expires_at, payload: value },
+            Entry {
+                kind: Kind::Value,
+                user_meta: options.user_meta,
+                expires_at: options.expiry(),
+                payload: value,
+            },
         )
     }
 
@@ -69,7 +73,8 @@ impl Core {
         let mut frame = FrameBuilder::with_capacity(kvdb_vlog::frame_len(record));
         frame.push(key, &head[..head_len], value, None)?;
         let bound = memtable_bound(self.options.value_threshold, key.len(), &entry);
-        let admitted = self.admit(frame.finish(), bound)?;
+        let deletes = entry.kind == Kind::Tombstone;
+        let admitted = self.admit(frame.finish(), bound, deletes)?;
         let durability = self.options.durability;
         let queued =
             self.oracle.commit_blind([key], |v| (v, admitted.enqueue(log, v, durability)))?;

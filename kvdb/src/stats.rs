@@ -60,6 +60,8 @@ pub struct SegmentStats {
     pub live_bytes: u64,
     /// Number of values that tables refer to.
     pub live_values: u64,
+    /// Whether it lies before the replay head, so that only what tables refer to is needed of it.
+    pub before_replay_head: bool,
     /// Bytes that nobody needs: size minus what tables refer to. Known for sealed segments that lie
     /// before the replay head.
     pub garbage_bytes: Option<u64>,
@@ -177,6 +179,7 @@ impl Core {
                     sealed_bytes: s.sealed.map(|sealed| sealed.length.into()),
                     live_bytes: sum.bytes,
                     live_values: sum.count,
+                    before_replay_head: segment < head,
                     garbage_bytes: settled.map(|s| u64::from(s.length).saturating_sub(used)),
                 });
             }

@@ -75,6 +75,11 @@ impl WriteOptions {
         self.expires_at = Some(seconds.max(1));
         self
     }
+
+    /// As an entry has it: 0 means never.
+    pub(crate) fn expiry(self) -> u64 {
+        self.expires_at.map_or(0, |seconds| seconds.max(1))
+    }
 }
 
 /// Later writes of a key replace earlier ones. In key order, so that the commit inserts sorted.
@@ -92,6 +97,11 @@ impl WriteSet {
 
     pub(crate) fn len(&self) -> usize {
         self.writes.len()
+    }
+
+    /// Whether it only deletes, and so may use what is kept for a full disk.
+    pub(crate) fn only_deletes(&self) -> bool {
+        self.writes.values().all(|pending| pending.entry().kind == Kind::Tombstone)
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Pending> {
@@ -120,8 +130,7 @@ impl WriteSet {
     ) -> Result<()> {
         check_key(key)?;
         limits.check_value(key.len(), value.len())?;
-        let expires_at = options.expires_at.unwrap_or(0);
-        self.add(limits, key, Pending::new(Kind::Value, options.user_meta, expires_at, value))
+        self.add(limits, key, Pending::new(Kind::Value, options.user_meta, options.expiry(), value))
     }
 
     pub(crate) fn delete(&mut self, limits: &Limits, key: &[u8]) -> Result<()> {

@@ -198,3 +198,43 @@ fn rule_10_the_write_that_is_too_much_is_not_in_the_transaction_and_the_rest_com
     t.commit().unwrap();
     assert_eq!(contents(&db.snapshot().unwrap()).len(), written as usize + 1);
 }
+
+#[test]
+fn rule_9_the_limits_hold_for_a_segment_size_that_is_no_multiple_of_a_page() {
+    for extra in [0, 8, 2048, 4095] {
+        let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+        let db = common::tiny().segment_size((1 << 20) + extra).open_in(fs, common::PATH).unwrap();
+        let largest = db.max_value_len(1);
+        db.put("k", vec![7; largest]).unwrap();
+        assert_eq!(db.get("k").unwrap().unwrap(), vec![7; largest]);
+        let error = db.put("k", vec![7; largest + 1]).unwrap_err();
+        assert!(matches!(error, kvdb::Error::ValueTooLarge { .. }), "{error}");
+        // What a transaction takes, it can commit.
+        let mut t = db.begin().unwrap();
+        let mut n = 0u32;
+        let refused = loop {
+            match t.put(n.to_be_bytes(), [7; 1000]) {
+                Ok(()) => n += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, kvdb::Error::TransactionTooBig { .. }), "{refused}");
+        t.commit().unwrap();
+        assert!(
+            db.contains((n - 1).to_be_bytes()).unwrap() && !db.contains(n.to_be_bytes()).unwrap()
+        );
+    }
+}
+
+#[test]
+fn rule_35_second_zero_is_long_ago_however_it_is_set() {
+    let (db, _fs) = common::memory();
+    let mut options = kvdb::WriteOptions::default();
+    options.expires_at = Some(0);
+    db.put_with("one", "v", options).unwrap();
+    let mut t = db.begin().unwrap();
+    t.put_with("two", "v", options).unwrap();
+    assert!(!t.contains("two").unwrap());
+    t.commit().unwrap();
+    assert!(!db.contains("one").unwrap() && !db.contains("two").unwrap());
+}

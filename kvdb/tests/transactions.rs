@@ -45,16 +45,17 @@ fn rule_12_after_commit_every_transaction_begun_later_sees_it_in_every_thread() 
         .map(|_| {
             let (db, last, done) = (db.clone(), last.clone(), done.clone());
             std::thread::spawn(move || {
-                let mut checks = 0u64;
-                while !done.load(Ordering::SeqCst) {
+                loop {
+                    let last_round = done.load(Ordering::SeqCst);
                     let acknowledged = last.load(Ordering::SeqCst);
                     let t = db.begin().unwrap();
                     let seen = t.get("n").unwrap().map_or(0, |v| number(&v));
                     assert!(seen >= acknowledged, "{acknowledged} was acknowledged, {seen} seen");
                     assert!(db.get("n").unwrap().map_or(0, |v| number(&v)) >= seen);
-                    checks += 1;
+                    if last_round {
+                        return;
+                    }
                 }
-                checks
             })
         })
         .collect();
@@ -63,8 +64,9 @@ fn rule_12_after_commit_every_transaction_begun_later_sees_it_in_every_thread() 
         last.store(n, Ordering::SeqCst);
     }
     done.store(true, Ordering::SeqCst);
-    let checks: u64 = readers.into_iter().map(|r| r.join().unwrap()).sum();
-    assert!(checks > 0);
+    for reader in readers {
+        reader.join().unwrap();
+    }
 }
 
 #[test]

@@ -430,12 +430,16 @@ impl Memtables {
         self.sealed.first().filter(|m| m.is_quiet()).cloned()
     }
 
-    /// Where replay starts once the memtables up to `flushed` are on disk: the least start among the
-    /// others, or else the end of the last one's last frame.
+    /// Where replay starts once the memtables up to `flushed` are on disk: behind their last frame,
+    /// unless another memtable starts earlier.
+    ///
+    /// Not at the start of the first frame behind, which may lie in the next segment: that frame
+    /// is routed before it is written, and need not be durable. What was flushed is, so replay
+    /// finds everything that precedes its head.
     pub(crate) fn replay_head_without(&self, flushed: &[Arc<Memtable>]) -> Option<u64> {
         let others = self.sealed.iter().chain([&self.active]);
         let rest = others.filter(|m| !flushed.iter().any(|f| Arc::ptr_eq(f, m)));
-        rest.filter_map(|m| m.start()).min().or_else(|| flushed.iter().map(|m| m.end()).max())
+        rest.filter_map(|m| m.start()).chain(flushed.iter().map(|m| m.end()).max()).min()
     }
 
     /// Takes flushed memtables off the list.

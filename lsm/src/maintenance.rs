@@ -165,7 +165,7 @@ impl<C: Companion> Tree<C> {
                 Ok(None) => return Ok(false),
                 Ok(Some(job)) => {
                     drop(current);
-                    shared.run_reserved(&job, schedule)?;
+                    shared.run_reserved(job, schedule)?;
                     return Ok(true);
                 }
                 Err(_busy) => {
@@ -253,7 +253,7 @@ impl<C: Companion> Tree<C> {
                     let result = shared.retire_range_deletes();
                     return self.note("compaction", result);
                 };
-                let result = shared.run_reserved(&job, schedule);
+                let result = shared.run_reserved(job, schedule);
                 self.note("compaction", result.map(|_| true))
             }
             Job::Reclaim => Ok(shared.reclaim()),

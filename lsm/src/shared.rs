@@ -172,10 +172,11 @@ impl<C: Companion> Shared<C> {
         })
     }
 
-    /// Runs a job that was just picked: reserves its ranges, runs it, and frees them.
+    /// Runs a job that was just picked: reserves its ranges, runs it, and frees them, after it has let
+    /// go of its inputs.
     pub(crate) fn run_reserved(
         &self,
-        job: &Job,
+        job: Job,
         mut schedule: MutexGuard<'_, Schedule>,
     ) -> Result<bool> {
         struct Ticket<'a>(&'a Scheduler, u64);
@@ -185,9 +186,12 @@ impl<C: Companion> Shared<C> {
                 self.0.changed.notify_all();
             }
         }
-        let _ticket = Ticket(&self.scheduler, schedule.running.add(job));
+        let _ticket = Ticket(&self.scheduler, schedule.running.add(&job));
         drop(schedule);
-        self.run_job(job)
+        let result = self.run_job(&job);
+        // Before the ticket: whoever waits for the tree to settle waits for the files too.
+        drop(job);
+        result
     }
 
     /// Keeps a failure of background work for those who ask and those who wait.

@@ -160,7 +160,7 @@ impl<C: Companion> Shared<C> {
                 self.scheduler.wait(&mut schedule, look_again.filter(|_| role == Role::TopFirst));
                 continue;
             };
-            let result = self.run_reserved(&job, schedule);
+            let result = self.run_reserved(job, schedule);
             schedule = self.after_work(result.as_ref());
         }
     }
@@ -205,6 +205,7 @@ impl<C: Companion> Shared<C> {
     pub(crate) fn is_settled(&self, schedule: &Schedule) -> bool {
         self.admission.lock().sealed.is_empty()
             && schedule.running.len() == 0
+            && self.flushing.try_lock().is_some()
             && self.next_job(schedule, false).is_none()
             && self.tables.graveyard.is_empty()
     }

@@ -61,7 +61,7 @@ macro_rules! moves {
         #[inline]
         #[allow(clippy::should_implement_trait, reason = "a cursor lends; it is no iterator")]
         pub fn next(&mut self) -> bool {
-            self.node = self.node.and_then(|node| self.list.after(node));
+            self.node = self.node.and_then(|node| self.list.step(node));
             self.valid()
         }
 

@@ -117,8 +117,10 @@ impl SkipList {
                 (a, b) => a.is_none().cmp(&b.is_none()),
             })
         });
-        // A run that arrives in order leaves full records behind.
-        let middle = if links[SLOTS] == link { SLOTS } else { SLOTS / 2 };
+        // Entries that arrive in order leave full records behind. Only at the list's end: in front
+        // of another base, entries in falling order would each get a record to themselves.
+        let last = key(link).is_some_and(|(_, node)| self.after(node).is_none());
+        let middle = if last && links[SLOTS] == link { SLOTS } else { SLOTS / 2 };
         let Some((base_key, base)) = key(links[middle]) else { return false };
         let number = (arena.index_bytes() / 64) as u32;
         let height = height(self.seed(), number);

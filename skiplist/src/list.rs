@@ -26,8 +26,8 @@ pub const MAX_CAPACITY: usize = arena::MAX_CAPACITY;
 /// is ever removed. See the [crate's documentation](crate) for how it works.
 pub struct SkipList {
     arena: Arena,
-    /// Levels in use, a hint for where searches start: a search that starts too low is slower,
-    /// not wrong.
+    /// Levels of the index in use, a hint for where searches start: one that starts too low is
+    /// slower, not wrong.
     height: AtomicU32,
     seed: u64,
 }
@@ -71,12 +71,12 @@ impl SkipList {
         self.arena.populate();
     }
 
-    /// The most arena bytes that one insert of a key and a value of these lengths can take.
+    /// The arena bytes that an insert of a key and a value of these lengths takes.
     ///
-    /// The arithmetic to rely on: as long as nobody else inserts, inserts whose bounds sum up to
-    /// at most [`remaining`](SkipList::remaining) all succeed. Several threads may share such a
-    /// budget; each insert takes its bound at most, even where it fails.
-    /// Saturates at `usize::MAX`.
+    /// The arithmetic to rely on: inserts whose bounds add up to at most
+    /// [`remaining`](SkipList::remaining) all succeed, as long as nobody takes bytes beyond that
+    /// sum. Several threads may share such a budget; an insert never takes more than its bound,
+    /// even where it fails. Saturates at `usize::MAX`.
     #[must_use]
     pub const fn node_bound(key_len: usize, value_len: usize) -> usize {
         arena::node_len(key_len, value_len)
@@ -211,7 +211,7 @@ impl SkipList {
         self.arena.index_bytes()
     }
 
-    /// Bytes of the arena.
+    /// Bytes for entries and the fixed overhead, as given, rounded down to a multiple of 8.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.arena.taken().capacity()
@@ -385,6 +385,18 @@ impl SkipList {
     #[inline]
     pub(crate) fn after(&self, node: NodeId) -> Option<NodeId> {
         NodeId::of_link(self.arena.link(node).load(Ordering::Acquire))
+    }
+
+    /// The node after this one, on a walk: where nodes lie in memory in the order of the list,
+    /// has the memory read ahead.
+    #[inline]
+    pub(crate) fn step(&self, node: NodeId) -> Option<NodeId> {
+        const NEAR: u32 = 256;
+        let next = self.after(node)?;
+        if next.word().wrapping_sub(node.word()) < NEAR {
+            self.arena.prefetch(next.word().wrapping_add(2 * NEAR));
+        }
+        Some(next)
     }
 
     /// The node before this one, which is not the head; `None` if that is the head.

@@ -10,13 +10,13 @@
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes of the arena that holds everything: keys, values, links and the list's own fixed
-    /// overhead ([`SkipList::OVERHEAD`](crate::SkipList::OVERHEAD)). Rounded down to a multiple
-    /// of 8; at most [`MAX_CAPACITY`](crate::MAX_CAPACITY). Default: 64 MiB.
+    /// Bytes for entries: keys, values, 30 bytes each besides, and the list's own fixed overhead
+    /// ([`SkipList::OVERHEAD`](crate::SkipList::OVERHEAD)). Rounded down to a multiple of 8; at
+    /// most [`MAX_CAPACITY`](crate::MAX_CAPACITY). The index comes on top: address space of a
+    /// quarter of the capacity, touched as far as it is needed. Default: 64 MiB.
     pub capacity: usize,
-    /// Seed of the tower heights. A height is a function of seed, key and version alone, so a
-    /// seed makes the shape of a list reproducible whatever the threads do. Give lists that hold
-    /// keys chosen by strangers a seed they cannot guess. Default: 0.
+    /// Seed of the shape of the index: with the same seed, the same inserts in the same order by
+    /// one thread give the same list to the last byte. Default: 0.
     pub seed: u64,
     /// Ask the operating system to back the arena with huge pages (Linux: `madvise`). A wish, not
     /// a promise: where it is refused the list works all the same. Default: true.

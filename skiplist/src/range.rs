@@ -98,7 +98,7 @@ impl<'a> Iterator for Iter<'a> {
     #[inline]
     fn next(&mut self) -> Option<EntryRef<'a>> {
         let (first, last) = self.ends?;
-        self.ends = if first == last { None } else { self.list.after(first).map(|n| (n, last)) };
+        self.ends = if first == last { None } else { self.list.step(first).map(|n| (n, last)) };
         Some(EntryRef::new(self.list.arena(), first))
     }
 

@@ -228,6 +228,26 @@ fn one_seed_gives_one_shape() {
 }
 
 #[test]
+fn no_order_of_inserts_swells_the_index() {
+    const N: u32 = if cfg!(miri) { 300 } else { 20_000 };
+    type Order = (&'static str, fn(u32) -> u32);
+    let orders: [Order; 4] = [
+        ("rising", |i| i),
+        ("falling", |i| N - i),
+        ("rising, then falling in front of what is there", |i| if i < 32 { i } else { 2 * N - i }),
+        ("from both ends", |i| if i % 2 == 0 { i } else { 2 * N - i }),
+    ];
+    for (name, key) in orders {
+        let list = list(4 << 20);
+        for i in 0..N {
+            list.insert(&key(i).to_be_bytes(), 1, b"").unwrap();
+        }
+        let per_entry = (list.index_bytes() as f64 - 1024.0) / f64::from(N);
+        assert!(per_entry < 25.0, "{name}: {per_entry}");
+    }
+}
+
+#[test]
 fn a_list_of_the_smallest_entries_outgrows_its_index_and_still_works() {
     let capacity = if cfg!(miri) { 1 << 13 } else { 1 << 20 };
     let list = list(capacity);

@@ -155,5 +155,6 @@ pub use relocate::{
     RelocationWriter, parse_relocation_path, record_file_path, relocation_table_path,
 };
 pub use replay::{Damage, ReplayEnd};
+pub use segment::segment_database;
 pub use verify::Verified;
 pub use view::{LogView, Value};

@@ -115,7 +115,7 @@ pub(crate) fn replay<E>(
         return Ok(empty(head));
     };
     let mut lengths = vec![0; segments.len()];
-    let mut left = Vec::new();
+    let mut left = left_before(recovery, index)?;
     loop {
         state.segment(index, &mut on_frame)?;
         lengths[index] = state.at;
@@ -345,6 +345,25 @@ impl Replay<'_> {
         }
         Ok(totals)
     }
+}
+
+/// Segments before the head that were left and are not sealed in the caller's manifest: the head
+/// may have moved on before anyone reported them. The link of the next segment has the figures.
+fn left_before(recovery: &Recovery, head: usize) -> Result<Vec<(Arc<Segment>, SealedSegment)>> {
+    let mut left = Vec::new();
+    for pair in recovery.segments[..=head].windows(2) {
+        let [(record, segment), (_, next)] = pair else { continue };
+        if record.sealed.is_some() {
+            continue;
+        }
+        if let Some(link) = read_link(next)?
+            && link.segment.get() == segment.id()
+        {
+            let totals = Totals { frames: link.frames.get(), checksum: link.checksum.get() };
+            left.push((segment.clone(), totals.sealed(segment.id(), link.length.get())));
+        }
+    }
+    Ok(left)
 }
 
 fn read_link(segment: &Segment) -> Result<Option<LinkBody>> {

@@ -148,6 +148,22 @@ impl Segment {
     }
 }
 
+/// The id of the database that the segment file at `path` says it belongs to; `None` if it does not
+/// begin with a segment header that verifies, as after a crash while it was being made.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::UnsupportedVersion`].
+pub fn segment_database(fs: &dyn Fs, path: &Path) -> Result<Option<u128>> {
+    let file = fs.open(path, OpenMode::Read)?;
+    match read_header(&*file, path) {
+        Ok(header) => Ok(Some(header.database.get())),
+        Err(Error::NotASegment { .. } | Error::Truncated { .. } | Error::Damaged { .. }) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Reads and checks a segment's header on its own: magic, format, checksum.
 pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<SegmentHeader> {
     let mut bytes = [0; SegmentHeader::LEN];
