@@ -47,7 +47,7 @@ impl Flat {
     }
 
     /// The keys.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
         self.bytes.chunks_exact(self.len)
     }
 

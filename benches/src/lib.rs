@@ -9,7 +9,9 @@
 //! A new part gets rows in [`targets::TARGETS`], a module in [`ratios`] that measures them, and a
 //! line in [`ratios::GROUPS`].
 
+pub mod disk;
 pub mod input;
 pub mod miss;
 pub mod ratios;
 pub mod targets;
+pub mod timing;

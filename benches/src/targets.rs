@@ -9,6 +9,8 @@ pub enum Goal {
     AtLeast(f64),
     /// Ours, by itself, must not exceed this. There is no yardstick.
     AtMostNanos(f64),
+    /// Ours, by itself and in this unit, must not exceed this. There is no yardstick.
+    AtMostOf(f64, &'static str),
     /// For information: there is no target.
     Shown,
 }
@@ -31,11 +33,49 @@ pub struct Target {
 /// Entries, key length, value length of the skiplist's rows.
 pub const SKIPLIST: (usize, usize, usize) = (1_000_000, 24, 16);
 
+/// Entries, key length, value length of a round of small frames: 100 bytes each.
+pub const VLOG_SMALL: (usize, usize, usize) = (1 << 19, 16, 40);
+/// Of a round of large frames into the operating system.
+pub const VLOG_LARGE: (usize, usize, usize) = (4096, 16, 64 << 10);
+/// Of a round of durable frames of exactly 4 KiB.
+pub const VLOG_DURABLE: (usize, usize, usize) = (300, 16, 4096 - 32 - 12 - 16);
+/// Of a round of durable appends by sixteen threads; one thread makes a quarter of them.
+pub const VLOG_THREADS: (usize, usize, usize) = (1600, 16, 1024);
+/// Of the log that is replayed for its number of records.
+pub const VLOG_REPLAY_SMALL: (usize, usize, usize) = (1_000_000, 8, 100);
+/// Of the log that is replayed for its bytes.
+pub const VLOG_REPLAY_LARGE: (usize, usize, usize) = (100_000, 8, 4096);
+/// Of the log that is read by pointer.
+pub const VLOG_READ: (usize, usize, usize) = (300_000, 8, 1024);
+/// Change sets of the manifest that is replayed; each adds one table.
+pub const MANIFEST: (usize, usize, usize) = (100_000, 0, 0);
+/// Of the table in memory.
+pub const SSTABLE: (usize, usize, usize) = (1_000_000, 16, 100);
+/// Of the table in a file, which has at least 64 MiB.
+pub const SSTABLE_FILE: (usize, usize, usize) = (550_000, 16, 100);
+/// Transactions of each thread and round.
+pub const TXN: (usize, usize, usize) = (300_000, 16, 0);
+
 /// Bytes through which the yardstick *D* is chased.
 pub const CHASE_BYTES: usize = 64 << 20;
 
 const fn skiplist(name: &'static str, yardstick: &'static str, goal: Goal) -> Target {
     Target { group: "skiplist", name, sizes: SKIPLIST, yardstick, goal }
+}
+
+const fn row(
+    group: &'static str,
+    sizes: (usize, usize, usize),
+    name: &'static str,
+    yardstick: &'static str,
+    goal: Goal,
+) -> Target {
+    Target { group, name, sizes, yardstick, goal }
+}
+
+/// A gigabyte a second, for pieces of `bytes` bytes.
+const fn gigabyte_a_second(bytes: usize) -> Goal {
+    Goal::AtMostNanos(bytes as f64)
 }
 
 /// All rows.
@@ -54,4 +94,52 @@ pub const TARGETS: &[Target] = &[
     skiplist("insert, 16-digit decimal keys", "D", Goal::Shown),
     skiplist("get, 16-digit decimal keys", "D", Goal::Shown),
     skiplist("overhead, bytes per entry", "", Goal::Shown),
+    // A million a second.
+    row("vlog", VLOG_SMALL, "100-byte frames by 32", "", Goal::AtMostNanos(1000.0)),
+    row("vlog", VLOG_SMALL, "the same beside plain writes", "BufWriter", Goal::Shown),
+    row("vlog", VLOG_LARGE, "64 KiB values", "plain writes", Goal::AtLeast(0.8)),
+    row("vlog", VLOG_LARGE, "64 KiB values, synced by 32 MiB", "plain writes", Goal::Shown),
+    row("vlog", VLOG_DURABLE, "durable 4 KiB, by default", "best raw", Goal::AtLeast(0.9)),
+    row("vlog", VLOG_DURABLE, "durable 4 KiB, fdatasync", "raw", Goal::AtLeast(0.9)),
+    row("vlog", VLOG_DURABLE, "durable 4 KiB, durable write", "raw", Goal::AtLeast(0.9)),
+    row("vlog", VLOG_DURABLE, "raw O_DIRECT|O_DSYNC", "raw fdatasync", Goal::Shown),
+    row("vlog", VLOG_THREADS, "durable 1 KiB, 16 threads", "one thread", Goal::AtLeast(6.0)),
+    // Two million a second.
+    row("vlog", VLOG_REPLAY_SMALL, "replay of 100-byte values", "", Goal::AtMostNanos(500.0)),
+    row(
+        "vlog",
+        VLOG_REPLAY_LARGE,
+        "replay of 4 KiB values",
+        "",
+        gigabyte_a_second(VLOG_REPLAY_LARGE.2),
+    ),
+    row("vlog", VLOG_READ, "read of 1 KiB by pointer", "D", Goal::AtMost(3.0)),
+    row("vlog", VLOG_READ, "the same, pages mapped", "D", Goal::Shown),
+    row("manifest", MANIFEST, "durable append", "raw", Goal::AtLeast(0.9)),
+    row("manifest", MANIFEST, "durable append, two threads", "one thread", Goal::Shown),
+    row("manifest", MANIFEST, "rewrite with 1,000 tables", "raw", Goal::Shown),
+    row("manifest", MANIFEST, "open with 1,000 tables", "", Goal::Shown),
+    row("manifest", MANIFEST, "replay, per change set", "decoding", Goal::Shown),
+    row("sstable", SSTABLE, "get", "D", Goal::AtMost(3.0)),
+    row("sstable", SSTABLE, "get, hot", "", Goal::AtMostNanos(250.0)),
+    row("sstable", SSTABLE, "get vs redb", "redb", Goal::Shown),
+    row("sstable", SSTABLE, "scan", "", Goal::AtMostNanos(30.0)),
+    row("sstable", SSTABLE, "scan, hot", "", Goal::AtMostNanos(20.0)),
+    row("sstable", SSTABLE, "scan backward", "scan", Goal::AtMost(1.15)),
+    row("sstable", SSTABLE, "scan backward, hot", "scan, hot", Goal::Shown),
+    row("sstable", SSTABLE, "scan vs redb", "redb", Goal::Shown),
+    row("sstable", SSTABLE, "scan backward vs redb", "redb", Goal::Shown),
+    row("sstable", SSTABLE, "build", "", gigabyte_a_second(SSTABLE.1 + SSTABLE.2)),
+    row("sstable", SSTABLE, "filter probe, hot", "", Goal::AtMostNanos(25.0)),
+    row("sstable", SSTABLE, "filter, false positives", "", Goal::AtMostOf(1.0, "%")),
+    row("sstable", SSTABLE_FILE, "open of 64 MiB", "", Goal::AtMostNanos(100_000.0)),
+    row("sstable", SSTABLE_FILE, "uncached get", "", Goal::AtMostOf(1.0, "reads")),
+    row("txn", TXN, "read, commit of one key", "", Goal::AtMostNanos(300.0)),
+    row("txn", TXN, "the same beside a miss", "D", Goal::Shown),
+    row("txn", TXN, "two threads", "one thread", Goal::AtLeast(1.5)),
+    row("txn", TXN, "a shared counter, two threads", "one thread", Goal::Shown),
+    row("txn", TXN, "blind commit of one key", "", Goal::Shown),
+    row("txn", TXN, "blind, two threads", "one thread", Goal::Shown),
+    row("txn", TXN, "read-only begin and end", "", Goal::Shown),
+    row("txn", TXN, "read-only, two threads", "one thread", Goal::Shown),
 ];

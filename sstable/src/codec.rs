@@ -1,5 +1,7 @@
 //! Compression of blocks.
 
+use std::fmt;
+
 use crate::{Error, ErrorKind, Part, Result};
 
 /// How blocks are compressed. Recorded per table and per block: a block that does not shrink by an
@@ -15,6 +17,18 @@ pub enum Codec {
     /// Zstandard at this level (1..=22; 3 is usual).
     #[cfg(feature = "zstd")]
     Zstd(i32),
+}
+
+/// The name, without the level.
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Codec::None => "none",
+            Codec::Lz4 => "lz4",
+            #[cfg(feature = "zstd")]
+            Codec::Zstd(_) => "zstd",
+        })
+    }
 }
 
 const NONE: u8 = 0;

@@ -148,6 +148,7 @@ struct Readme;
 
 mod block;
 mod block_builder;
+mod block_info;
 mod builder;
 mod cache;
 mod codec;
@@ -169,6 +170,7 @@ mod table;
 mod table_cursor;
 mod verify;
 
+pub use block_info::BlockInfo;
 pub use builder::{Builder, BuilderOptions};
 pub use cache::BlockCache;
 pub use codec::Codec;

@@ -109,14 +109,8 @@ impl<S: Source> Table<S> {
     /// A block, with all that is stored around it checked, whatever the options say.
     fn read_block_verified(&self, range: Range<u64>) -> Result<Region> {
         let offset = range.start;
-        let copy;
-        let stored = match self.source.bytes() {
-            Some(bytes) => self.in_place(bytes, &range)?,
-            None => {
-                copy = self.read(range)?;
-                &copy
-            }
-        };
+        let stored = self.stored_block(&range)?;
+        let stored = stored.bytes();
         let check = || {
             self.check_block(stored, offset, true)?;
             check_stored_padding(stored)?;

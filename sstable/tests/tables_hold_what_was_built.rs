@@ -177,3 +177,47 @@ fn cuts_by_boundaries_split_a_table_by_offset() {
     }
     assert_eq!(table.approximate_offset(b"").unwrap(), 0);
 }
+
+#[test]
+fn blocks_cover_the_data_and_begin_with_the_entries_they_say() {
+    let entries = random_entries(&mut fastrand::Rng::with_seed(5), 2000, 1, 40);
+    for codec in codecs() {
+        let table =
+            Table::open(build(&entries, options(512, 4, codec)), ReaderOptions::default()).unwrap();
+        let blocks: Vec<_> = table.blocks().unwrap().map(Result::unwrap).collect();
+        let properties = table.properties();
+        assert!(blocks.len() > 10 && blocks.len() as u64 == properties.blocks);
+        let mut first = 0;
+        let mut end = 0;
+        for block in &blocks {
+            assert_eq!(block.range.start, end);
+            end = block.range.end;
+            let entry = &entries[first];
+            assert_eq!((&block.first_key, block.first_version), (&entry.0, entry.1));
+            first += block.entries;
+        }
+        assert_eq!((end, first), (properties.stored_bytes, entries.len()));
+        let decoded: u64 = blocks.iter().map(|block| block.decoded_len).sum();
+        assert_eq!(decoded, properties.block_bytes);
+    }
+}
+
+#[test]
+fn a_damaged_block_is_an_error_in_its_place_and_hides_no_other() {
+    let entries = random_entries(&mut fastrand::Rng::with_seed(6), 500, 1, 40);
+    let mut bytes = build(&entries, options(512, 4, Codec::None));
+    let intact = Table::open(bytes.clone(), ReaderOptions::default()).unwrap();
+    let blocks: Vec<_> = intact.blocks().unwrap().map(Result::unwrap).collect();
+    let damaged = blocks.len() / 2;
+    bytes[blocks[damaged].range.start as usize + 60] ^= 1;
+    let table = Table::open(bytes, ReaderOptions::default()).unwrap();
+    for (number, block) in table.blocks().unwrap().enumerate() {
+        if number == damaged {
+            let error = block.unwrap_err();
+            assert!(error.is_corruption());
+            assert_eq!(error.offset(), Some(blocks[damaged].range.start));
+        } else {
+            assert_eq!(block.unwrap(), blocks[number]);
+        }
+    }
+}

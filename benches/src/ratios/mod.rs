@@ -4,8 +4,12 @@
 //! each of its rows in [`TARGETS`], what both took. The figure of a row is the median over
 //! the rounds of the ratio *within* a round.
 
+mod manifest;
 mod report;
 mod skiplist;
+mod sstable;
+mod txn;
+mod vlog;
 
 pub use report::{HEADING, Outcome, Recorder};
 
@@ -15,7 +19,13 @@ use crate::targets::TARGETS;
 pub type Run = fn(&mut Recorder);
 
 /// The parts that can be measured, and by what.
-pub const GROUPS: &[(&str, Run)] = &[("skiplist", skiplist::run)];
+pub const GROUPS: &[(&str, Run)] = &[
+    ("skiplist", skiplist::run),
+    ("sstable", sstable::run),
+    ("vlog", vlog::run),
+    ("manifest", manifest::run),
+    ("txn", txn::run),
+];
 
 /// Measures a part; `None` if there is no such part.
 #[must_use]

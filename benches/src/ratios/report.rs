@@ -31,7 +31,9 @@ impl Recorder {
         let figures = sorted(rounds.iter().map(figure));
         let median = median(&figures);
         let reached = match target.goal {
-            Goal::AtMost(limit) | Goal::AtMostNanos(limit) => median <= limit,
+            Goal::AtMost(limit) | Goal::AtMostNanos(limit) | Goal::AtMostOf(limit, _) => {
+                median <= limit
+            }
             Goal::AtLeast(limit) => median >= limit,
             Goal::Shown => !median.is_nan(),
         };
@@ -98,6 +100,7 @@ impl fmt::Display for Outcome {
             Goal::AtMost(limit) => format!("<= {limit}x"),
             Goal::AtLeast(limit) => format!(">= {limit}x"),
             Goal::AtMostNanos(limit) => format!("<= {limit} ns"),
+            Goal::AtMostOf(limit, unit) => format!("<= {limit} {unit}"),
             Goal::Shown => "shown".into(),
         };
         let verdict = if self.reached { "ok" } else { "short" };
@@ -131,6 +134,8 @@ mod tests {
         assert!(!recorder.outcome(&target("D", Goal::AtLeast(0.6))).reached);
         assert!(recorder.outcome(&target("", Goal::AtMostNanos(30.0))).reached);
         assert!(!recorder.outcome(&target("", Goal::AtMostNanos(29.0))).reached);
+        assert!(recorder.outcome(&target("", Goal::AtMostOf(30.0, "%"))).reached);
+        assert!(!recorder.outcome(&target("", Goal::AtMostOf(29.0, "%"))).reached);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Scan(ScanArgs),
     /// Show what the database consists of
     Info(InfoArgs),
+    /// Show what a table file holds, without its database
+    Sst(SstArgs),
 }
 
 /// Which database a command works on.
@@ -200,6 +202,32 @@ pub(crate) struct InfoArgs {
     /// Print everything the database knows about itself as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Show what a table file holds, without its database.
+///
+/// First what the table says about itself; with --blocks, then, its blocks, and with
+/// --entries its entries, one to a line, with tabs between the columns. Bytes are escaped
+/// as scan does it. Every byte that is shown has been checked; a damaged block is named
+/// with its offset, and the exit code is 2. --blocks goes on behind it, --entries stops.
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct SstArgs {
+    /// The table: a file NNNNNN.sst of a database, or any other table
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+
+    /// List the blocks: number, offset, stored and decoded length, entries, codec, first entry
+    #[arg(long)]
+    pub(crate) blocks: bool,
+
+    /// List the entries: key, version, kind, user meta, expiry, value or pointer into the log
+    #[arg(long)]
+    pub(crate) entries: bool,
+
+    /// Show values as they are stored, for tables that are not a database's
+    #[arg(long, requires = "entries")]
+    pub(crate) raw: bool,
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ fn describe(path: &str, stats: &Stats) -> String {
     [overview, levels, segments].map(|table| trimmed(&table)).join("\n\n")
 }
 
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING);
     if !header.is_empty() {
@@ -89,7 +89,7 @@ fn align(table: &mut Table, columns: &[usize]) {
 }
 
 /// The table as text, without the padding at its sides.
-fn trimmed(table: &Table) -> String {
+pub(crate) fn trimmed(table: &Table) -> String {
     table
         .to_string()
         .lines()
@@ -99,7 +99,7 @@ fn trimmed(table: &Table) -> String {
 }
 
 /// A size for people: three digits and a binary unit.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

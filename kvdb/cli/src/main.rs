@@ -15,6 +15,7 @@ mod info;
 mod kv;
 mod output;
 mod scan;
+mod sst;
 mod store;
 mod summary;
 mod walk;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Del(args) => kv::del(&args),
         Command::Scan(args) => scan::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Sst(args) => sst::run(&args),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

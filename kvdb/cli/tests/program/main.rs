@@ -5,5 +5,6 @@ mod commands;
 mod import;
 #[cfg(unix)]
 mod import_kill;
+mod sst;
 mod support;
 mod tree;

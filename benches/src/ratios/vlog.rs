@@ -1,0 +1,330 @@
+//! The log beside plain writes of the same bytes, raw durable writes, and one dependent miss.
+
+use std::fs::File;
+use std::hint::black_box;
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
+
+use kvdb_vfs::{Fs, OsFs};
+use kvdb_vlog::{
+    Directory, Discard, Durability, FrameBuilder, Log, LogView, Options, Pointer, SyncMethod,
+};
+
+use super::Recorder;
+use crate::disk::{Method, PAGE, Place, Raw};
+use crate::miss::Chase;
+use crate::targets::{
+    CHASE_BYTES, VLOG_DURABLE, VLOG_LARGE, VLOG_READ, VLOG_REPLAY_LARGE, VLOG_REPLAY_SMALL,
+    VLOG_SMALL, VLOG_THREADS,
+};
+use crate::timing::{fold, nanos};
+
+const ROUNDS: usize = 5;
+/// Frames of a group, where they are grouped.
+const GROUP: usize = 32;
+const FRAME_HEADER: usize = 32;
+const RECORD_HEADER: usize = 12;
+
+/// A log in a directory of its own.
+struct Store {
+    place: Place,
+    directory: Directory,
+}
+
+impl Store {
+    fn new() -> Store {
+        let place = Place::new();
+        let fs: Arc<dyn Fs> = Arc::new(OsFs::new());
+        let directory = Directory::new(fs, &place.path("log"), 1).expect("a directory");
+        Store { place, directory }
+    }
+
+    fn open(&self, options: &Options) -> Log {
+        let opened = self.directory.open(options.clone(), |_| Ok::<_, ()>(()));
+        let log = opened.expect("a log").0;
+        prepare(&log);
+        log
+    }
+}
+
+fn prepare(log: &Log) {
+    while log.prepare().expect("housekeeping") {}
+}
+
+/// For what is only handed to the operating system: nothing is written ahead of time or synced.
+fn buffered() -> Options {
+    Options {
+        initial_segment_size: 64 << 20,
+        segment_size: 64 << 20,
+        prefill: false,
+        sync_interval_bytes: 1 << 40,
+        ..Options::default()
+    }
+}
+
+/// Appends one frame of one record with a version of the caller's, reusing a buffer.
+fn append(
+    log: &Log,
+    key: &[u8],
+    value: &[u8],
+    version: u64,
+    how: Durability,
+    buffer: Vec<u8>,
+) -> Vec<u8> {
+    let mut builder = FrameBuilder::reusing(buffer);
+    builder.push(key, b"", value, None).expect("a small record");
+    let frame = builder.finish();
+    let room = log.reserve(frame.len()).expect("room");
+    let ticket = log.enqueue(frame, version, how, room, ());
+    log.drive(ticket, &Discard).expect("an append").into_buffer()
+}
+
+/// Frames of 100 bytes, 32 to a group, beside a `BufWriter` that is flushed as often. What a
+/// background thread would do for the log is done, and counted, between groups.
+fn small(recorder: &mut Recorder) {
+    let (n, key_len, value_len) = VLOG_SMALL;
+    let frame = FRAME_HEADER + RECORD_HEADER + key_len + value_len;
+    let (key, value) = (vec![3; key_len], vec![7; value_len]);
+    let store = Store::new();
+    let log = store.open(&buffered());
+    let mut spare_buffers = vec![Vec::new(); GROUP];
+    let mut tickets = Vec::with_capacity(GROUP);
+    let mut version = 0;
+    let ours = nanos(n, || {
+        for group in 0..n / GROUP {
+            for _ in 0..GROUP {
+                version += 1;
+                let mut builder = FrameBuilder::reusing(spare_buffers.pop().unwrap_or_default());
+                builder.push(&key, b"", &value, None).expect("a small record");
+                let frame = builder.finish();
+                let room = log.reserve(frame.len()).expect("room");
+                tickets.push(log.enqueue(frame, version, Durability::Buffered, room, ()));
+            }
+            for ticket in tickets.drain(..) {
+                let done = log.drive(ticket, &Discard).expect("an append");
+                spare_buffers.push(done.into_buffer());
+            }
+            if group % 1024 == 1023 {
+                prepare(&log);
+            }
+        }
+    });
+    let mut file =
+        BufWriter::with_capacity(1 << 16, File::create(store.place.path("plain")).expect("a file"));
+    let bytes = vec![7; frame];
+    let plain = nanos(n, || {
+        for _ in 0..n / GROUP {
+            for _ in 0..GROUP {
+                file.write_all(black_box(&bytes)).expect("a write");
+            }
+            file.flush().expect("a write");
+        }
+    });
+    recorder.record("100-byte frames by 32", ours, 1.0);
+    recorder.record("the same beside plain writes", ours, plain);
+}
+
+/// Frames of 64 KiB beside plain writes of as many bytes to a new file: with no sync on either side,
+/// for which the log must not leave a segment, and with a sync every 32 MiB on both.
+fn large(recorder: &mut Recorder) {
+    const SYNC_EVERY: usize = 32 << 20;
+    let (n, key_len, value_len) = VLOG_LARGE;
+    let (key, value) = (vec![3; key_len], vec![7; value_len]);
+    let frame = FRAME_HEADER + RECORD_HEADER + key_len + value_len;
+    for synced in [false, true] {
+        let store = Store::new();
+        let mut options = Options { segment_size: 1 << 30, ..buffered() };
+        if synced {
+            options.sync_interval_bytes = SYNC_EVERY as u64;
+        } else {
+            options.initial_segment_size = 1 << 30;
+        }
+        let log = store.open(&options);
+        let mut buffer = Vec::new();
+        let ours = nanos(n, || {
+            for version in 1..=n as u64 {
+                let spare = std::mem::take(&mut buffer);
+                buffer = append(&log, &key, &value, version, Durability::Buffered, spare);
+                if version % 64 == 0 {
+                    prepare(&log);
+                }
+            }
+        });
+        let mut file = File::create(store.place.path("plain")).expect("a file");
+        let bytes = vec![7; frame];
+        let plain = nanos(n, || {
+            let mut unsynced = 0;
+            for _ in 0..n {
+                file.write_all(black_box(&bytes)).expect("a write");
+                unsynced += frame;
+                if synced && unsynced >= SYNC_EVERY {
+                    file.sync_data().expect("a sync");
+                    unsynced = 0;
+                }
+            }
+        });
+        let name = if synced { "64 KiB values, synced by 32 MiB" } else { "64 KiB values" };
+        recorder.record(name, ours, plain);
+    }
+}
+
+/// The mean time of a durable append of one page.
+fn durable_appends(sync_method: SyncMethod) -> f64 {
+    let (n, key_len, value_len) = VLOG_DURABLE;
+    assert_eq!(FRAME_HEADER + RECORD_HEADER + key_len + value_len, PAGE);
+    let (key, value) = (vec![3; key_len], vec![7; value_len]);
+    let store = Store::new();
+    let options = Options { initial_segment_size: 8 << 20, sync_method, ..Options::default() };
+    let log = store.open(&options);
+    let mut buffer = Vec::new();
+    nanos(n, || {
+        for version in 1..=n as u64 {
+            buffer = append(&log, &key, &value, version, Durability::Sync, {
+                std::mem::take(&mut buffer)
+            });
+        }
+    })
+}
+
+/// Durable appends of a page by both methods, beside raw durable writes of a page by all three.
+fn durable(recorder: &mut Recorder) {
+    let n = VLOG_DURABLE.0;
+    let place = Place::new();
+    let raw = |method| {
+        let mut raw = Raw::new(&place.path("raw"), n, method);
+        nanos(n, || (0..n).for_each(|_| raw.write()))
+    };
+    let raw_sync = raw(Method::Fdatasync);
+    let sync = durable_appends(SyncMethod::Fdatasync);
+    let raw_write = raw(Method::DurableWrite);
+    let write = durable_appends(SyncMethod::DurableWrite);
+    let direct = raw(Method::Direct);
+    let default = match SyncMethod::default() {
+        SyncMethod::Fdatasync => sync,
+        SyncMethod::DurableWrite => write,
+    };
+    recorder.record("durable 4 KiB, by default", default, raw_sync.min(raw_write).min(direct));
+    recorder.record("durable 4 KiB, fdatasync", sync, raw_sync);
+    recorder.record("durable 4 KiB, durable write", write, raw_write);
+    recorder.record("raw O_DIRECT|O_DSYNC", direct, raw_sync);
+}
+
+/// Durable appends by sixteen threads beside one.
+fn threads(recorder: &mut Recorder) {
+    let (n, key_len, value_len) = VLOG_THREADS;
+    let run = |threads: usize, n: usize| {
+        let store = Store::new();
+        let options = Options { initial_segment_size: 16 << 20, ..Options::default() };
+        let log = store.open(&options);
+        nanos(n, || {
+            std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| {
+                        let (key, value) = (vec![3; key_len], vec![7; value_len]);
+                        for _ in 0..n / threads {
+                            let mut builder = FrameBuilder::new();
+                            builder.push(&key, b"", &value, None).expect("a small record");
+                            log.append(builder.finish(), Durability::Sync).expect("an append");
+                        }
+                    });
+                }
+            });
+        })
+    };
+    let one = run(1, n / 4);
+    recorder.record("durable 1 KiB, 16 threads", run(16, n), one);
+}
+
+/// A log that is written once and then replayed and read.
+struct Filled {
+    store: Store,
+    entries: usize,
+    /// Key, name and version of each record, in random order.
+    records: Vec<(u64, Pointer, u64)>,
+}
+
+impl Filled {
+    fn new((n, key_len, value_len): (usize, usize, usize)) -> Filled {
+        assert_eq!(key_len, 8);
+        let store = Store::new();
+        let log = store.open(&buffered());
+        let mut value = vec![0; value_len];
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut records = Vec::with_capacity(n);
+        for i in 0..n as u64 {
+            rng.fill(&mut value);
+            let mut builder = FrameBuilder::new();
+            builder.push(&i.to_le_bytes(), b"", &value, None).expect("a small record");
+            let done = log.append(builder.finish(), Durability::Buffered).expect("an append");
+            records.push((i, done.pointers[0], done.version));
+            if i % 4096 == 0 {
+                prepare(&log);
+            }
+        }
+        log.close().expect("a clean end");
+        rng.shuffle(&mut records);
+        Filled { store, entries: n, records }
+    }
+
+    /// Opens the log and reads every record of it to the last byte.
+    fn replay(&self) -> f64 {
+        let options = buffered();
+        let mut records = 0;
+        let mut log = None;
+        let time = nanos(self.entries, || {
+            let mut sum = 0u64;
+            let opened = self.store.directory.open(options, |frame| {
+                for record in frame.records() {
+                    records += 1;
+                    sum = sum.wrapping_add(fold(record.key)).wrapping_add(fold(record.value));
+                }
+                Ok::<_, ()>(())
+            });
+            log = Some(opened.expect("an intact log").0);
+            black_box(sum);
+        });
+        assert_eq!(records, self.entries);
+        log.map(|log| log.close()).transpose().expect("a clean end");
+        time
+    }
+
+    /// Reads `records` by pointer, to the last byte, checksums compared.
+    fn read(view: &LogView, records: &[(u64, Pointer, u64)]) -> f64 {
+        nanos(records.len(), || {
+            let mut sum = 0u64;
+            for (key, pointer, version) in records {
+                let value = view.read_ref(*pointer, &key.to_le_bytes(), *version);
+                sum = sum.wrapping_add(fold(value.expect("an intact record").expect("a map")));
+            }
+            black_box(sum);
+        })
+    }
+}
+
+pub(super) fn run(recorder: &mut Recorder) {
+    let mut chase = Chase::new(CHASE_BYTES, 6);
+    let replay_small = Filled::new(VLOG_REPLAY_SMALL);
+    let replay_large = Filled::new(VLOG_REPLAY_LARGE);
+    let read = Filled::new(VLOG_READ);
+    let part = VLOG_READ.0 / ROUNDS;
+    for round in 0..ROUNDS {
+        small(recorder);
+        large(recorder);
+        durable(recorder);
+        threads(recorder);
+        recorder.record("replay of 100-byte values", replay_small.replay(), 1.0);
+        recorder.record("replay of 4 KiB values", replay_large.replay(), 1.0);
+
+        // A new map, and records that were not read since it was made.
+        let log = read.store.open(&buffered());
+        let view = log.view();
+        let records = &read.records[round * part..(round + 1) * part];
+        let d = chase.nanos(300_000);
+        let first = Filled::read(&view, records);
+        let d = (d + chase.nanos(300_000)) / 2.0;
+        recorder.record("read of 1 KiB by pointer", first, d);
+        recorder.record("the same, pages mapped", Filled::read(&view, records), d);
+        drop(view);
+        log.close().expect("a clean end");
+    }
+}
