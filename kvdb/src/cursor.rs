@@ -80,6 +80,10 @@ macro_rules! impl_cursor {
             fn value(&self) -> &[u8] {
                 delegate!(self, $kind { $a, $b }, value())
             }
+            #[inline]
+            fn head(&self) -> u64 {
+                delegate!(self, $kind { $a, $b }, head())
+            }
         }
     };
 }
