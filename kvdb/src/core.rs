@@ -5,22 +5,23 @@ use std::sync::Arc;
 
 use kvdb_lsm::{PENDING, Superversion, Tree};
 use kvdb_manifest::Manifest;
-use kvdb_manifest::store::StoreState;
-use kvdb_txn::{Oracle, ReadSet};
+use kvdb_manifest::store::{StoreChange, StoreState};
+use kvdb_txn::{Mode, Oracle, ReadMark};
 use kvdb_vfs::{Fs, LockGuard};
 use kvdb_vlog::{Log, LogView};
 use parking_lot::Mutex;
 
 use crate::clock::EngineClock;
+use crate::commit::Request;
+use crate::committer::Committer;
 use crate::companion::ValueLog;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
 use crate::housekeeper::Housekeeper;
 use crate::item::{Found, resolve};
 use crate::limits::Limits;
-use crate::options::{Durability, Options};
-use crate::pipeline::{Route, memtable_bound};
-use crate::write_set::WriteSet;
+use crate::options::Options;
+use crate::pipeline::Route;
 
 /// The engine behind every handle, snapshot, transaction and iterator of a database.
 #[derive(Debug)]
@@ -39,7 +40,9 @@ pub(crate) struct Core {
     pub(crate) recovered_end: kvdb_vlog::Position,
     pub(crate) housekeeper: Arc<Housekeeper>,
     /// Commits in flight: close lets them end.
-    pub(crate) commits: Gate,
+    pub(crate) commits: Arc<Gate>,
+    /// Leads the commits that nobody waits for.
+    pub(crate) committer: Committer,
     /// Flushes, compactions and syncs on callers' threads: close cuts them short.
     pub(crate) work: Gate,
     /// Let go when the database is closed.
@@ -53,6 +56,11 @@ impl Core {
 
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.commits.is_closed() { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// In managed mode the caller says at which version anything is written.
+    pub(crate) fn check_unmanaged(&self) -> Result<()> {
+        if self.options.managed { Err(Error::Managed) } else { Ok(()) }
     }
 
     /// Looks a key up as of a version that is held by a read mark, or as of now.
@@ -85,27 +93,49 @@ impl Core {
     }
 
     /// Commits a set of writes. The version it was given is returned.
-    pub(crate) fn commit(
-        &self,
-        writes: &WriteSet,
-        reads: Option<(&kvdb_txn::ReadMark, &ReadSet)>,
-        durability: Durability,
-    ) -> Result<u64> {
+    pub(crate) fn commit(&self, request: Request<'_>) -> Result<u64> {
         let _inside = self.commits.enter()?;
         let log = self.log()?;
-        let threshold = self.options.value_threshold;
-        let memtable_bytes = writes
-            .iter()
-            .map(|(key, pending)| memtable_bound(threshold, key.len(), &pending.entry()))
-            .sum();
-        let admitted = self.admit(writes.to_frame()?, memtable_bytes, writes.only_deletes())?;
+        let admitted = self.admit_request(&request)?;
+        let durability = request.durability;
         let enqueue = |version| (version, admitted.enqueue(log, version, durability));
-        let keys = writes.keys();
-        let queued = match reads {
-            Some((mark, reads)) => self.oracle.commit(mark, reads, keys, enqueue)?,
-            None => self.oracle.commit_blind(keys, enqueue)?,
-        };
+        let queued = self.order(&request, enqueue)?;
         self.finish(queued)
+    }
+
+    /// A read mark at a chosen version, if what it needs is still there.
+    pub(crate) fn begin_mark(&self, version: u64, mode: Mode) -> Result<ReadMark> {
+        let mark = self.oracle.begin_at(version, mode)?;
+        let watermark = self.superversion().watermark();
+        if version < watermark {
+            return Err(Error::BelowWatermark { version, watermark });
+        }
+        Ok(mark)
+    }
+
+    /// Managed mode: what was visible below `version` is given up.
+    pub(crate) fn set_discard_watermark(&self, version: u64) -> Result<()> {
+        let _inside = self.work.enter()?;
+        if !self.options.managed {
+            return Err(Error::NotManaged);
+        }
+        self.log()?;
+        let newest = self.oracle.read_version();
+        if version > newest {
+            return Err(Error::FutureVersion { version, newest });
+        }
+        self.oracle.set_discard_watermark(version).map_err(|_| Error::NotManaged)?;
+        // The tree's own watermark goes no further than what open snapshots need.
+        self.keep_watermark(self.oracle.raise_floor())
+    }
+
+    /// Writes into the manifest that nothing is read below a version any more.
+    fn keep_watermark(&self, watermark: u64) -> Result<()> {
+        if self.manifest.read(StoreState::watermark) < watermark {
+            let change = StoreChange { watermark: Some(watermark), ..StoreChange::default() };
+            self.tree.install(change)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn superversion(&self) -> Arc<Superversion<LogView>> {
@@ -122,6 +152,12 @@ impl Core {
         if self.log.is_some() && self.options.flush_on_close {
             outcome = self.tree.flush().map_err(Error::from);
         }
+        if self.log.is_some() && self.options.managed && !self.manifest.is_poisoned() {
+            // Whatever snapshots are still open, nobody reads through them any more.
+            outcome = outcome.and(self.keep_watermark(self.oracle.discard_watermark()));
+        }
+        // Every commit has its outcome; what is left are callbacks that have to be told.
+        self.committer.stop();
         // Ends background work, and what callers are waiting for, within a second; then nobody is
         // left who writes to the directory.
         self.tree.close();

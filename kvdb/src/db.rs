@@ -174,9 +174,63 @@ impl Db {
     pub fn begin(&self) -> Result<Transaction> {
         let core = self.core();
         core.check_open()?;
+        core.check_unmanaged()?;
         // The clock first: what compaction may drop at this clock it may drop for good.
         let clock = core.clock.begin();
         Ok(Transaction::new(core.clone(), core.oracle.begin(Mode::ReadWrite), clock))
+    }
+
+    /// Managed mode: begins a read-write transaction that reads at `version`, to be committed with
+    /// [`Transaction::commit_at`]. A version above the newest one reads the newest; what is
+    /// committed between the two later is a conflict for whoever read it. Snapshots at a version
+    /// are taken with [`Db::snapshot_at`], in either mode.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let memory = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+    /// let db = kvdb::Options::default().managed(true).open_in(memory, "/db")?;
+    /// let mut t = db.begin_at(0)?;
+    /// t.put("k", "at ten")?;
+    /// t.commit_at(10)?;
+    /// let mut batch = db.batch();
+    /// batch.put("k", "at twenty")?;
+    /// batch.commit_at(20)?;
+    /// assert_eq!(db.snapshot_at(19)?.get("k")?.expect("from 10"), "at ten");
+    /// db.set_discard_watermark(20)?;
+    /// assert!(db.snapshot_at(19).is_err(), "may be gone");
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotManaged`] unless [`Options::managed`](crate::Options#structfield.managed) is
+    /// set, [`Error::BelowWatermark`] below what was passed to [`Db::set_discard_watermark`], by
+    /// this process or an earlier one, [`Error::Closed`].
+    pub fn begin_at(&self, version: u64) -> Result<Transaction> {
+        let core = self.core();
+        core.check_open()?;
+        if !core.options.managed {
+            return Err(Error::NotManaged);
+        }
+        let clock = core.clock.begin();
+        // Above the newest version commits may be half applied.
+        let version = version.min(core.oracle.read_version());
+        let mark = core.begin_mark(version, Mode::ReadWrite)?;
+        Ok(Transaction::new(core.clone(), mark, clock))
+    }
+
+    /// Managed mode: versions that are older than the newest one at or below `version` may be
+    /// dropped from now on, and nothing below `version` can be read any more. Until this is called
+    /// every version is kept. The watermark never falls: a lower one than before changes nothing.
+    /// It is durable when the call returns, as far as no open snapshot or transaction is below it,
+    /// and whole after [`Db::close`]; one sync of the manifest if it has risen.
+    ///
+    /// # Errors
+    /// [`Error::NotManaged`] unless [`Options::managed`](crate::Options#structfield.managed) is
+    /// set; [`Error::FutureVersion`] above the newest version; [`Error::ReadOnly`],
+    /// [`Error::Closed`], or that of writing the manifest.
+    pub fn set_discard_watermark(&self, version: u64) -> Result<()> {
+        self.core().set_discard_watermark(version)
     }
 
     /// Begins a read-only transaction: a snapshot of now.
@@ -211,11 +265,7 @@ impl Db {
             return Err(Error::FutureVersion { version, newest });
         }
         let clock = core.clock.begin();
-        let mark = core.oracle.begin_at(version, Mode::ReadOnly)?;
-        let watermark = core.superversion().watermark();
-        if version < watermark {
-            return Err(Error::BelowWatermark { version, watermark });
-        }
+        let mark = core.begin_mark(version, Mode::ReadOnly)?;
         Ok(Snapshot::new(core.clone(), mark, clock))
     }
 

@@ -103,6 +103,23 @@ pub enum Error {
         /// The newest version.
         newest: u64,
     },
+    /// The database is in managed mode: the caller says at which versions it reads and commits.
+    #[error("the database is in managed mode: begin_at and commit_at take the place of this call")]
+    Managed,
+    /// A version to begin or commit at was given, but the database chooses its versions itself.
+    #[error("the database is not in managed mode: it chooses its versions itself")]
+    NotManaged,
+    /// Managed mode: the version of a commit must be above every earlier one.
+    #[error("version {version} is not above {last}, the largest version so far")]
+    VersionNotAbove {
+        /// The version asked for.
+        version: u64,
+        /// The largest version of the store.
+        last: u64,
+    },
+    /// There is no larger version left: the largest is `u64::MAX - 1`.
+    #[error("versions are exhausted")]
+    VersionsExhausted,
     /// An earlier write or sync of the log failed. Nothing can be written until the database is
     /// opened again; reading goes on.
     #[error("the log is poisoned by an earlier failure; close and open the database: {0}")]
@@ -179,6 +196,10 @@ impl Error {
             | Error::InvalidOption { .. }
             | Error::BelowWatermark { .. }
             | Error::FutureVersion { .. }
+            | Error::Managed
+            | Error::NotManaged
+            | Error::VersionNotAbove { .. }
+            | Error::VersionsExhausted
             | Error::WrongValueDir { .. }
             | Error::NotADatabase { .. } => ErrorKind::Usage,
             Error::InUse { .. } => ErrorKind::InUse,
@@ -315,6 +336,10 @@ impl From<kvdb_txn::CommitError> for Error {
             E::Conflict => Error::Conflict,
             E::TooOld { .. } => Error::TooOld,
             E::ReadOnly => Error::ReadOnly,
+            E::Managed => Error::Managed,
+            E::NotManaged => Error::NotManaged,
+            E::VersionNotAbove { version, last } => Error::VersionNotAbove { version, last },
+            E::Exhausted => Error::VersionsExhausted,
             error => Error::Poisoned(error.to_string()),
         }
     }

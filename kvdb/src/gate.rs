@@ -1,5 +1,6 @@
 //! Who is inside, and whether anyone may still come in.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
@@ -21,12 +22,23 @@ impl Gate {
     /// # Errors
     /// [`Error::Closed`] once [`Gate::close`] was called.
     pub(crate) fn enter(&self) -> Result<Inside<'_>> {
+        self.count_in()?;
+        Ok(Inside(self))
+    }
+
+    /// As [`Gate::enter`], for who leaves on another thread.
+    pub(crate) fn enter_owned(self: &Arc<Self>) -> Result<OwnedInside> {
+        self.count_in()?;
+        Ok(OwnedInside(self.clone()))
+    }
+
+    fn count_in(&self) -> Result<()> {
         // SeqCst: a closer that sees a zero count must also stop everyone who comes later.
         if self.state.fetch_add(1, Ordering::SeqCst) & CLOSED != 0 {
             self.leave();
             return Err(Error::Closed);
         }
-        Ok(Inside(self))
+        Ok(())
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -62,10 +74,19 @@ impl Drop for Inside<'_> {
     }
 }
 
+/// One of those inside, bound to no scope.
+#[derive(Debug)]
+pub(crate) struct OwnedInside(Arc<Gate>);
+
+impl Drop for OwnedInside {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
     #[test]

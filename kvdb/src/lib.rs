@@ -2,6 +2,8 @@
 
 mod bounds;
 mod clock;
+mod commit;
+mod committer;
 mod companion;
 mod core;
 mod cursor;
@@ -15,6 +17,7 @@ mod limits;
 mod open;
 mod options;
 mod orphans;
+mod pending;
 mod pipeline;
 mod random;
 mod read;
@@ -36,6 +39,7 @@ pub use item::Item;
 pub use iter::{Iter, Keys};
 pub use limits::MAX_KEY_LEN;
 pub use options::{Background, Codec, Durability, Options};
+pub use pending::PendingCommit;
 pub use snapshot::Snapshot;
 pub use stats::{Health, LevelStats, SegmentStats, Stats, Step};
 pub use transaction::{Batch, Transaction};

@@ -25,6 +25,7 @@ use kvdb_vlog::{Log, Position, Recovery, ReplayEnd, Start};
 use parking_lot::Mutex;
 
 use crate::clock::EngineClock;
+use crate::committer::Committer;
 use crate::companion::{Namer, SegmentIds, ValueLog, named, seal_record, segment_name};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -36,7 +37,8 @@ use crate::pipeline::{Route, pack};
 use crate::replay::replay;
 
 /// After an unclean end, versions go on this far above the largest one seen: what was handed out
-/// before a power cut and lost with it is never handed out again.
+/// before a power cut and lost with it is never handed out again. In managed mode that is the
+/// caller's affair.
 const VERSION_GAP: u64 = 1 << 32;
 
 pub(crate) fn open(
@@ -97,7 +99,9 @@ pub(crate) fn open(
     let end = replay(&tree, &mut recovery, options.value_threshold)?;
     let (seen, watermark) = manifest.read(|s| (s.largest_version(), s.watermark()));
     let seen = seen.max(end.largest_version);
-    let resume_at = if end.clean || fresh || options.read_only { seen } else { seen + VERSION_GAP };
+    let chosen = options.read_only || options.managed;
+    let resume_at =
+        if end.clean || fresh || chosen { seen } else { seen.saturating_add(VERSION_GAP) };
     tracing::info!(
         path = %path.display(),
         clean = end.clean,
@@ -134,7 +138,8 @@ pub(crate) fn open(
         manifest,
         recovered_end: end.end,
         housekeeper,
-        commits: Gate::default(),
+        commits: Arc::default(),
+        committer: Committer::default(),
         work: Gate::default(),
         locks: Mutex::new(place.locks),
         options,

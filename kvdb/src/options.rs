@@ -125,6 +125,10 @@ pub struct Options {
     /// Bytes the conflict detection may use while read-write transactions are open. Past it the
     /// oldest such transaction fails with *too old*. Default 64 MiB.
     pub max_conflict_memory: usize,
+    /// Managed mode: the caller chooses the versions, with [`Db::begin_at`],
+    /// [`Transaction::commit_at`](crate::Transaction::commit_at) and
+    /// [`Db::set_discard_watermark`]; calls that would choose one are errors. Default: false.
+    pub managed: bool,
     /// Read tables and sealed segments through memory maps. Default: true. Without, by positioned
     /// reads through a cache: slower, but an I/O error is an error and not a `SIGBUS`.
     pub memory_map: bool,
@@ -164,6 +168,7 @@ impl Default for Options {
             max_replay_bytes: 1 << 30,
             detect_conflicts: true,
             max_conflict_memory: 64 * MIB,
+            managed: false,
             memory_map: true,
             block_cache_size: 64 * MIB,
             background: Background::Threads,
@@ -240,6 +245,7 @@ impl Options {
         max_replay_bytes: u64,
         detect_conflicts: bool,
         max_conflict_memory: usize,
+        managed: bool,
         memory_map: bool,
         block_cache_size: usize,
         background: Background,
@@ -336,7 +342,7 @@ impl Options {
         kvdb_txn::Options {
             detect_conflicts: self.detect_conflicts,
             max_tracked_bytes: self.max_conflict_memory,
-            ..kvdb_txn::Options::default()
+            managed: self.managed,
         }
     }
 

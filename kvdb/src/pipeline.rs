@@ -15,6 +15,7 @@ use kvdb_lsm::{Reservation, Tree};
 use kvdb_vlog::{FrameView, Log, Pointer, RecordView, Routed, Sink};
 use zerocopy::IntoBytes;
 
+use crate::commit::Request;
 use crate::companion::ValueLog;
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -51,6 +52,32 @@ impl Core {
             false => log.reserve(frame.len())?,
         };
         Ok(Admitted { frame, room, route: Route { reservation: Some(reservation) } })
+    }
+
+    /// Step 1 for the writes of a transaction or batch.
+    pub(crate) fn admit_request(&self, request: &Request<'_>) -> Result<Admitted> {
+        let threshold = self.options.value_threshold;
+        let writes = request.writes;
+        let memtable_bytes = writes
+            .iter()
+            .map(|(key, pending)| memtable_bound(threshold, key.len(), &pending.entry()))
+            .sum();
+        self.admit(writes.to_frame()?, memtable_bytes, writes.only_deletes())
+    }
+
+    /// Step 2: `enqueue` is called with the version, under the oracle's lock. Not called if there
+    /// is nothing to write.
+    pub(crate) fn order<T>(
+        &self,
+        request: &Request<'_>,
+        enqueue: impl FnOnce(u64) -> T,
+    ) -> Result<Option<T>> {
+        let keys = request.writes.keys();
+        Ok(match (request.at, request.reads) {
+            (Some(version), reads) => self.oracle.commit_at(version, reads, keys, enqueue)?,
+            (None, Some((mark, reads))) => self.oracle.commit(mark, reads, keys, enqueue)?,
+            (None, None) => self.oracle.commit_blind(keys, enqueue)?,
+        })
     }
 
     /// Steps 3 to 5 for a frame that step 2 has given a version and put into the queue. Without a

@@ -66,6 +66,7 @@ impl Core {
     fn write_one(&self, key: &[u8], entry: Entry<'_>) -> Result<u64> {
         let _inside = self.commits.enter()?;
         let log = self.log()?;
+        self.check_unmanaged()?;
         let mut head = [0; entry::MAX_HEAD];
         let head_len = entry.encode_head(&mut head);
         let value = entry.payload;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::bounds::{KeyRange, prefix_bounds};
 use crate::clock::ClockMark;
+use crate::commit::Commit;
 use crate::core::{At, Core};
 use crate::cursor::{Cursor, Picture};
 use crate::error::Result;
@@ -187,15 +188,16 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::commit`].
     pub fn commit_with(self, durability: Durability) -> Result<u64> {
-        if self.writes.is_empty() {
-            self.core.check_open()?;
-            return Ok(self.mark.version());
-        }
+        self.into_commit().now(durability)
+    }
+
+    /// What it commits.
+    pub(crate) fn into_commit(self) -> Commit {
         let mut reads = self.reads.into_inner();
         for track in self.tracks.into_inner() {
             track.lock().collect(&mut reads);
         }
-        self.core.commit(&self.writes, Some((&self.mark, &reads)), durability)
+        Commit { core: self.core, writes: self.writes, reads: Some((self.mark, reads)) }
     }
 
     /// Discards it. The same as dropping it.
@@ -324,12 +326,12 @@ impl Batch {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn commit_with(self, durability: Durability) -> Result<u64> {
-        self.core.log()?;
-        if self.writes.is_empty() {
-            self.core.check_open()?;
-            return Ok(self.core.oracle.read_version());
-        }
-        self.core.commit(&self.writes, None, durability)
+        self.into_commit().now(durability)
+    }
+
+    /// What it commits.
+    pub(crate) fn into_commit(self) -> Commit {
+        Commit { core: self.core, writes: self.writes, reads: None }
     }
 }
 

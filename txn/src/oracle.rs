@@ -346,6 +346,12 @@ impl Oracle {
         Ok(())
     }
 
+    /// What was passed to [`Oracle::set_discard_watermark`], or was discarded before the store was
+    /// opened.
+    pub fn discard_watermark(&self) -> u64 {
+        self.core.watermark.load(SeqCst)
+    }
+
     /// Bytes of memory that the remembered writes take which an open read-write transaction, or
     /// one that begins now, may have to be checked against. Zero when no read-write transaction
     /// is open and every commit is published (and, in managed mode, the watermark has reached them).
