@@ -11,7 +11,11 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::EngineClock;
 use crate::housekeeper::Housekeeper;
+use crate::merge::MergeOperator;
 use crate::pipeline::{Route, unpack};
+
+/// Bytes that a value may come to by folding in the background; beyond, operands stay apart.
+const MOST_FOLDED: usize = 16 << 20;
 
 /// The value log as the tree sees it.
 #[derive(Debug)]
@@ -26,6 +30,7 @@ pub(crate) struct ValueLog {
     recovered_floor: u64,
     /// No version is ever dropped, so the floor stays where it was.
     keep_all: bool,
+    operator: Option<MergeOperator>,
     /// Files of freed segments, to be removed.
     doomed: Mutex<Vec<PathBuf>>,
 }
@@ -37,6 +42,7 @@ impl ValueLog {
         recovered: Arc<LogView>,
         recovered_floor: u64,
         keep_all: bool,
+        operator: Option<MergeOperator>,
     ) -> Self {
         ValueLog {
             dir,
@@ -45,6 +51,7 @@ impl ValueLog {
             running: OnceLock::new(),
             recovered_floor,
             keep_all,
+            operator,
             doomed: Mutex::default(),
         }
     }
@@ -103,6 +110,15 @@ impl Companion for ValueLog {
         if let Err(error) = log.forget(&change.segments_freed) {
             tracing::error!(%error, "forgetting freed segments");
         }
+    }
+
+    fn folds(&self) -> bool {
+        self.operator.is_some()
+    }
+
+    fn fold(&self, key: &[u8], older: &[u8], newer: &[u8]) -> Option<Vec<u8>> {
+        let folded = self.operator.as_ref()?.fold(key, older, newer);
+        (folded.len() <= MOST_FOLDED).then_some(folded)
     }
 
     fn view(&self) -> Arc<LogView> {

@@ -18,7 +18,7 @@ use crate::companion::ValueLog;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
 use crate::housekeeper::Housekeeper;
-use crate::item::{Found, resolve};
+use crate::item::{Found, Looked, resolve};
 use crate::limits::Limits;
 use crate::options::Options;
 use crate::pipeline::Route;
@@ -84,7 +84,8 @@ impl Core {
                 continue;
             }
             let Some(hit) = pinned.get(key, version, hash)? else { return Ok(None) };
-            let visible = resolve(&hit, key, || at.clock(self))?;
+            let place = Looked { core: self, superversion: &pinned, at, version };
+            let visible = resolve(&hit, key, place)?;
             return match visible {
                 Some(entry) => found(entry, pinned.view()).map(Some),
                 None => Ok(None),
@@ -185,14 +186,14 @@ pub(crate) enum At<'a> {
 }
 
 impl At<'_> {
-    fn version(&self, core: &Core) -> u64 {
+    pub(crate) fn version(&self, core: &Core) -> u64 {
         match self {
             At::Now => core.oracle.read_version(),
             At::Version { version, .. } => *version,
         }
     }
 
-    fn clock(&self, core: &Core) -> u64 {
+    pub(crate) fn clock(&self, core: &Core) -> u64 {
         match self {
             At::Now => core.clock.now(),
             At::Version { clock, .. } => clock.now(),

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kvdb_lsm::entry::{Entry, Kind};
 use kvdb_lsm::{CursorOptions, Superversion, TreeCursor, Visible, VisibleOptions};
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::bounds::Bounds;
 use crate::error::Result;
 use crate::item::{Item, Payload, pointed_len, read_pointer};
+use crate::merge::{Folded, Folder, MergeOperator};
 use crate::track::{SharedTrack, Track};
 use crate::transaction::Transaction;
 use crate::value::Value;
@@ -98,8 +99,73 @@ pub(crate) struct Picture<'t> {
     pub(crate) pending: Option<PendingWrites>,
     pub(crate) version: u64,
     pub(crate) clock: u64,
+    /// Entries that are not newer than this are left out, with the tables that have nothing else.
+    pub(crate) since: u64,
+    pub(crate) operator: Option<MergeOperator>,
     /// Where a read-write transaction collects what its cursors read.
     pub(crate) tracks: Option<&'t Mutex<Vec<SharedTrack>>>,
+}
+
+impl<'t> Picture<'t> {
+    /// Every version of every key, with the transaction's own writes.
+    pub(crate) fn stream(&self, lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> Stream {
+        let tree = self.superversion.cursor_with(&CursorOptions {
+            since: self.since,
+            lower: lower.clone(),
+            upper: upper.clone(),
+        });
+        match &self.pending {
+            None => Stream::Tree(tree),
+            Some(writes) => {
+                let parts =
+                    vec![Part::Pending(PendingCursor::new(writes.clone())), Part::Tree(tree)];
+                Stream::Mixed(Box::new(Merge::new(parts)))
+            }
+        }
+    }
+
+    /// What one more cursor of a read-write transaction notes its reads in.
+    pub(crate) fn track(&self) -> Option<SharedTrack> {
+        let tracks = self.tracks?;
+        let track = SharedTrack::default();
+        tracks.lock().push(track.clone());
+        Some(track)
+    }
+
+    pub(crate) fn folds(&self) -> Folds {
+        Folds {
+            superversion: self.superversion.clone(),
+            operator: self.operator.clone(),
+            at_most: self.version,
+            clock: self.clock,
+        }
+    }
+}
+
+/// What it takes to fold operands under a cursor.
+#[derive(Debug)]
+pub(crate) struct Folds {
+    superversion: Arc<Superversion<LogView>>,
+    operator: Option<MergeOperator>,
+    at_most: u64,
+    clock: u64,
+}
+
+impl Folds {
+    pub(crate) fn view(&self) -> &Arc<LogView> {
+        self.superversion.view()
+    }
+
+    #[cold]
+    pub(crate) fn fold(&self, key: &[u8], version: u64, operand: &Entry<'_>) -> Result<Folded> {
+        let folder = Folder {
+            superversion: &self.superversion,
+            operator: self.operator.as_ref(),
+            at_most: self.at_most,
+            clock: self.clock,
+        };
+        folder.fold(key, version, operand)
+    }
 }
 
 /// A cursor over the entries that are visible to a snapshot or a transaction, within bounds.
@@ -127,7 +193,9 @@ pub(crate) struct Picture<'t> {
 #[derive(Debug)]
 pub struct Cursor<'t> {
     visible: Visible<Stream>,
-    view: Arc<LogView>,
+    folds: Folds,
+    /// What the operands under the cursor come to, once someone has asked.
+    folded: OnceLock<Folded>,
     track: Option<SharedTrack>,
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
@@ -136,39 +204,22 @@ pub struct Cursor<'t> {
 
 impl<'t> Cursor<'t> {
     pub(crate) fn new(picture: &Picture<'t>, (lower, upper): Bounds) -> Cursor<'t> {
-        let tree = picture.superversion.cursor_with(&CursorOptions {
-            lower: lower.clone(),
-            upper: upper.clone(),
-            ..CursorOptions::default()
-        });
-        let stream = match &picture.pending {
-            None => Stream::Tree(tree),
-            Some(writes) => {
-                let parts =
-                    vec![Part::Pending(PendingCursor::new(writes.clone())), Part::Tree(tree)];
-                Stream::Mixed(Box::new(Merge::new(parts)))
-            }
-        };
         let visible = Visible::new(
-            stream,
+            picture.stream(&lower, &upper),
             VisibleOptions {
                 at_most: picture.version,
+                since: picture.since,
                 clock: picture.clock,
                 lower: lower.clone(),
                 upper: upper.clone(),
                 range_deletes: picture.superversion.range_deletes().clone(),
-                ..VisibleOptions::default()
             },
         );
-        let track = picture.tracks.map(|tracks| {
-            let track = SharedTrack::default();
-            tracks.lock().push(track.clone());
-            track
-        });
         Cursor {
             visible,
-            view: picture.superversion.view().clone(),
-            track,
+            folds: picture.folds(),
+            folded: OnceLock::new(),
+            track: picture.track(),
             lower,
             upper,
             _transaction: PhantomData,
@@ -236,9 +287,13 @@ impl<'t> Cursor<'t> {
         self.visible.version()
     }
 
-    /// The user's byte.
+    /// The user's byte; of merge operands that of the value below them.
     pub fn user_meta(&self) -> u8 {
-        self.entry().user_meta
+        let entry = self.entry();
+        match entry.kind.is_merge() {
+            true => self.fold(&entry).map_or(0, |folded| folded.user_meta),
+            false => entry.user_meta,
+        }
     }
 
     /// Seconds since 1970 from which on the entry is absent; `None`: never.
@@ -252,32 +307,41 @@ impl<'t> Cursor<'t> {
         self.entry().kind == Kind::Pointer
     }
 
-    /// Bytes of the value, known without reading it.
+    /// Bytes of the value, known without reading it. (Merge operands are folded for it.)
     ///
     /// # Errors
-    /// A pointer that makes no sense.
+    /// A pointer that makes no sense; [`Error::NoMergeOperator`](crate::Error::NoMergeOperator).
     pub fn value_len(&self) -> Result<usize> {
         let entry = self.entry();
         match entry.kind {
             Kind::Pointer => pointed_len(self.key(), &entry),
+            kind if kind.is_merge() => Ok(self.fold(&entry)?.value.len()),
             _ => Ok(entry.payload.len()),
         }
     }
 
-    /// The value in place, if it lives in the tree; `None` if it lives in the log.
+    /// The value in place, if it lives in the tree; `None` if it lives in the log, or if it has to
+    /// be folded and cannot: [`value`](Cursor::value) says why.
     pub fn inline_value(&self) -> Option<&[u8]> {
         let entry = self.entry();
-        (entry.kind == Kind::Value).then_some(entry.payload)
+        match entry.kind {
+            Kind::Value => Some(entry.payload),
+            kind if kind.is_merge() => self.fold(&entry).ok().map(|folded| &*folded.value),
+            _ => None,
+        }
     }
 
     /// The value: a copy if it lives in the tree, a handle into the log if it lives there.
     ///
     /// # Errors
-    /// Damage or an I/O error of the log.
+    /// Damage or an I/O error of the log; [`Error::NoMergeOperator`](crate::Error::NoMergeOperator).
     pub fn value(&self) -> Result<Value> {
         let entry = self.entry();
         match entry.kind {
-            Kind::Pointer => read_pointer(&self.view, entry.payload, self.key(), self.version()),
+            Kind::Pointer => {
+                read_pointer(self.folds.view(), entry.payload, self.key(), self.version())
+            }
+            kind if kind.is_merge() => Ok(Value::copied(&self.fold(&entry)?.value)),
             _ => Ok(Value::copied(entry.payload)),
         }
     }
@@ -296,10 +360,13 @@ impl<'t> Cursor<'t> {
     /// The entry, owned.
     ///
     /// # Errors
-    /// An entry of an unknown kind.
+    /// An entry of an unknown kind; [`Error::NoMergeOperator`](crate::Error::NoMergeOperator).
     pub fn item(&self) -> Result<Item> {
         let entry = self.entry();
-        let payload = Payload::of(self.key(), &entry, &self.view)?;
+        if entry.kind.is_merge() {
+            return Ok(Item::folded(self.key(), self.version(), self.fold(&entry)?.clone()));
+        }
+        let payload = Payload::of(self.key(), &entry, self.folds.view())?;
         Ok(Item::new(self.key(), self.version(), &entry, payload))
     }
 
@@ -308,7 +375,18 @@ impl<'t> Cursor<'t> {
         self.visible.entry().unwrap_or(Entry::tombstone())
     }
 
-    fn arrive_forward(&self, on: kvdb_lsm::Result<bool>) -> Result<bool> {
+    /// What the operands under the cursor come to.
+    #[cold]
+    fn fold(&self, operand: &Entry<'_>) -> Result<&Folded> {
+        if let Some(folded) = self.folded.get() {
+            return Ok(folded);
+        }
+        let folded = self.folds.fold(self.key(), self.version(), operand)?;
+        Ok(self.folded.get_or_init(|| folded))
+    }
+
+    fn arrive_forward(&mut self, on: kvdb_lsm::Result<bool>) -> Result<bool> {
+        self.folded.take();
         let on = on?;
         self.tracked(|track| match on {
             true => track.forward(self.visible.key()),
@@ -317,7 +395,8 @@ impl<'t> Cursor<'t> {
         Ok(on)
     }
 
-    fn arrive_backward(&self, on: kvdb_lsm::Result<bool>) -> Result<bool> {
+    fn arrive_backward(&mut self, on: kvdb_lsm::Result<bool>) -> Result<bool> {
+        self.folded.take();
         let on = on?;
         self.tracked(|track| match on {
             true => track.backward(self.visible.key()),

@@ -159,6 +159,41 @@ impl Db {
         self.core().get_with(key.as_ref(), At::Now, f)
     }
 
+    /// The newest values of many keys, in the order asked, all of one moment: one look at the store
+    /// for all of them, in key order, the tables' filters fetched ahead.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// db.put("a", "1")?;
+    /// db.put("c", "3")?;
+    /// let values = db.multi_get(["c", "b", "a"])?;
+    /// assert_eq!(values[0].as_deref(), Some(&b"3"[..]));
+    /// assert!(values[1].is_none());
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Db::get`], for the first key that fails.
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        let keys: Vec<K> = keys.into_iter().collect();
+        self.core().multi_get(&keys, At::Now)
+    }
+
+    /// Writes an operand that the store's [`MergeOperator`](crate::MergeOperator) folds onto the
+    /// value of the key. Reads nothing, so merges never conflict with each other. Operands live in
+    /// the tree, whatever their size. Returns the commit timestamp.
+    ///
+    /// # Errors
+    /// [`Error::NoMergeOperator`], and as [`Batch::put`] and [`Batch::commit`].
+    pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<u64> {
+        self.core().merge(key.as_ref(), operand.as_ref())
+    }
+
     /// Whether a key is there. Never touches the value log.
     ///
     /// # Errors

@@ -131,6 +131,16 @@ pub enum Error {
     /// A background job (flush, compaction) failed and writing has stopped. Reading goes on.
     #[error("background work failed; close and open the database: {0}")]
     Background(String),
+    /// The key holds merge operands, and the store was opened without a merge operator: see
+    /// [`Options::merge_operator`](crate::Options::merge_operator).
+    #[error(
+        "key {} holds merge operands; open the store with its merge operator",
+        key.escape_ascii()
+    )]
+    NoMergeOperator {
+        /// The key.
+        key: Vec<u8>,
+    },
     /// An entry of a kind this version does not know, or bytes that make no entry.
     #[error("damaged entry under key {}: {what}", key.escape_ascii())]
     DamagedEntry {
@@ -193,6 +203,7 @@ impl Error {
             | Error::ValueTooLarge { .. }
             | Error::TransactionTooBig { .. }
             | Error::ReadOnly
+            | Error::NoMergeOperator { .. }
             | Error::InvalidOption { .. }
             | Error::BelowWatermark { .. }
             | Error::FutureVersion { .. }

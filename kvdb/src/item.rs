@@ -6,7 +6,9 @@ use std::sync::Arc;
 use kvdb_lsm::entry::{Entry, Kind};
 use kvdb_vlog::{LogView, Pointer};
 
+use crate::core::{At, Core};
 use crate::error::{Error, Result};
+use crate::merge::{Folded, Folder};
 use crate::value::Value;
 
 /// A visible entry that a point read came upon, still in place.
@@ -14,22 +16,44 @@ use crate::value::Value;
 pub(crate) struct Found<'a> {
     pub(crate) hit: &'a kvdb_lsm::Found<'a>,
     pub(crate) key: &'a [u8],
+    pub(crate) place: Looked<'a>,
+}
+
+/// Where an entry was found and for whom, in case it has to be folded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Looked<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) superversion: &'a kvdb_lsm::Superversion<LogView>,
+    pub(crate) at: At<'a>,
+    pub(crate) version: u64,
+}
+
+impl Looked<'_> {
+    pub(crate) fn fold(&self, key: &[u8], version: u64, operand: &Entry<'_>) -> Result<Folded> {
+        let folder = Folder {
+            superversion: self.superversion,
+            operator: self.core.options.merge_operator.as_ref(),
+            at_most: self.version,
+            clock: self.at.clock(self.core),
+        };
+        folder.fold(key, version, operand)
+    }
 }
 
 /// The entry, unless it is a tombstone or has expired.
 pub(crate) fn resolve<'a>(
     hit: &'a kvdb_lsm::Found<'a>,
     key: &'a [u8],
-    clock: impl FnOnce() -> u64,
+    place: Looked<'a>,
 ) -> Result<Option<Found<'a>>> {
     let entry = hit.entry();
     if entry.kind == Kind::Tombstone {
         return Ok(None);
     }
-    if entry.expires_at != 0 && entry.expires_at <= clock() {
+    if entry.expires_at != 0 && entry.expires_at <= place.at.clock(place.core) {
         return Ok(None);
     }
-    Ok(Some(Found { hit, key }))
+    Ok(Some(Found { hit, key, place }))
 }
 
 impl Found<'_> {
@@ -39,8 +63,14 @@ impl Found<'_> {
         match entry.kind {
             Kind::Pointer => read_pointer(view, entry.payload, self.key, self.hit.version()),
             Kind::Value => Ok(Value::new(self.hit.to_region())),
+            kind if kind.is_merge() => Ok(Value::from_vec(self.fold()?.value)),
             kind => Err(unknown_kind(self.key, kind)),
         }
+    }
+
+    #[cold]
+    fn fold(&self) -> Result<Folded> {
+        self.place.fold(self.key, self.hit.version(), &self.hit.entry())
     }
 
     /// Calls `f` with the value where it lies.
@@ -55,12 +85,16 @@ impl Found<'_> {
                 }
             }
             Kind::Value => Ok(f(entry.payload)),
+            kind if kind.is_merge() => Ok(f(&self.fold()?.value)),
             kind => Err(unknown_kind(self.key, kind)),
         }
     }
 
     pub(crate) fn item(&self, view: &Arc<LogView>) -> Result<Item> {
         let entry = self.hit.entry();
+        if entry.kind.is_merge() {
+            return Ok(Item::folded(self.key, self.hit.version(), self.fold()?));
+        }
         let payload = match entry.kind {
             Kind::Value => Payload::Inline(Value::new(self.hit.to_region())),
             _ => Payload::of(self.key, &entry, view)?,
@@ -69,7 +103,7 @@ impl Found<'_> {
     }
 }
 
-fn unknown_kind(key: &[u8], kind: Kind) -> Error {
+pub(crate) fn unknown_kind(key: &[u8], kind: Kind) -> Error {
     Error::DamagedEntry { key: key.to_vec(), what: format!("entry of kind {kind:?}") }
 }
 
@@ -107,6 +141,7 @@ pub struct Item {
     version: u64,
     user_meta: u8,
     expires_at: u64,
+    expired: bool,
     payload: Payload,
 }
 
@@ -142,7 +177,25 @@ impl Payload {
 impl Item {
     pub(crate) fn new(key: &[u8], version: u64, entry: &Entry<'_>, payload: Payload) -> Self {
         let (user_meta, expires_at) = (entry.user_meta, entry.expires_at);
-        Item { key: key.into(), version, user_meta, expires_at, payload }
+        Item { key: key.into(), version, user_meta, expires_at, expired: false, payload }
+    }
+
+    /// What the operands of a key come to, at the version of the newest.
+    pub(crate) fn folded(key: &[u8], version: u64, folded: Folded) -> Self {
+        Item {
+            key: key.into(),
+            version,
+            user_meta: folded.user_meta,
+            expires_at: 0,
+            expired: false,
+            payload: Payload::Inline(Value::from_vec(folded.value)),
+        }
+    }
+
+    /// Marks it as expired for its reader.
+    pub(crate) fn with_expired(mut self, expired: bool) -> Self {
+        self.expired = expired;
+        self
     }
 
     /// The key.
@@ -186,6 +239,12 @@ impl Item {
     /// Whether this is the mark of a delete. Only iteration over all versions shows them.
     pub fn is_deleted(&self) -> bool {
         matches!(self.payload, Payload::Deleted)
+    }
+
+    /// Whether its expiry time was reached by the clock of its reader. Only iteration over all
+    /// versions shows such entries.
+    pub fn is_expired(&self) -> bool {
+        self.expired
     }
 
     /// The commit timestamp. A transaction's own uncommitted write has [`u64::MAX`].

@@ -7,6 +7,7 @@ use crate::bounds::Bounds;
 use crate::cursor::{Cursor, Picture};
 use crate::error::Result;
 use crate::item::Item;
+use crate::versions::Versions;
 
 /// Visible entries in key order, from both ends: `iter.rev()` is the exact mirror, and front and
 /// back meet once.
@@ -86,6 +87,23 @@ impl<'t> Iter<'t> {
     /// The keys alone. Never touches the value log.
     pub fn keys(self) -> Keys<'t> {
         Keys(self)
+    }
+
+    /// Only entries newer than a version: what has changed since. Tables that hold nothing newer are
+    /// not opened. Deleted keys are absent here; with [`versions`](Iter::versions) they are shown.
+    ///
+    /// Starts over: call it before anything was taken.
+    #[must_use]
+    pub fn since(mut self, version: u64) -> Iter<'t> {
+        self.picture.since = version;
+        Iter::new(self.picture, (self.lower, self.upper))
+    }
+
+    /// Every version of every key within the bounds, deleted and expired ones marked.
+    ///
+    /// Starts over: call it before anything was taken.
+    pub fn versions(self) -> Versions<'t> {
+        Versions::new(self.picture, (self.lower, self.upper))
     }
 
     fn cursor(&self) -> Cursor<'t> {

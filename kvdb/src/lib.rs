@@ -14,6 +14,7 @@ mod housekeeper;
 mod item;
 mod iter;
 mod limits;
+mod merge;
 mod open;
 mod options;
 mod orphans;
@@ -29,6 +30,7 @@ mod track;
 mod transaction;
 mod value;
 mod verify;
+mod versions;
 mod write_set;
 
 pub use bounds::KeyRange;
@@ -38,6 +40,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use item::Item;
 pub use iter::{Iter, Keys};
 pub use limits::MAX_KEY_LEN;
+pub use merge::MergeOperator;
 pub use options::{Background, Codec, Durability, Options};
 pub use pending::PendingCommit;
 pub use snapshot::Snapshot;
@@ -45,6 +48,7 @@ pub use stats::{Health, LevelStats, SegmentStats, Stats, Step};
 pub use transaction::{Batch, Transaction};
 pub use value::Value;
 pub use verify::VerifyReport;
+pub use versions::Versions;
 pub use write_set::WriteOptions;
 
 #[cfg(doctest)]

@@ -80,6 +80,7 @@ pub(crate) fn open(
         recovery.view(),
         manifest.read(StoreState::watermark),
         options.versions_to_keep == usize::MAX,
+        options.merge_operator.clone(),
     ));
     let tree = Tree::open(
         fs.clone(),

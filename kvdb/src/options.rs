@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::db::Db;
 use crate::error::{Error, Result};
+use crate::merge::MergeOperator;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -139,6 +140,10 @@ pub struct Options {
     /// Write the memtable to a table when the database is closed, so that opening replays nothing.
     /// Default: false, the log is enough.
     pub flush_on_close: bool,
+    /// How operands written by [`Db::merge`] are folded. Not part of the serialized form: to be set
+    /// at every opening of a store that has operands. Default: none.
+    #[serde(skip)]
+    pub merge_operator: Option<MergeOperator>,
 }
 
 impl Default for Options {
@@ -173,6 +178,7 @@ impl Default for Options {
             block_cache_size: 64 * MIB,
             background: Background::Threads,
             flush_on_close: false,
+            merge_operator: None,
         }
     }
 }
@@ -250,6 +256,13 @@ impl Options {
         block_cache_size: usize,
         background: Background,
         flush_on_close: bool,
+    }
+
+    /// Sets [`Options::merge_operator`](#structfield.merge_operator).
+    #[must_use]
+    pub fn merge_operator(mut self, operator: MergeOperator) -> Self {
+        self.merge_operator = Some(operator);
+        self
     }
 
     /// Sets [`Options::value_dir`](#structfield.value_dir).

@@ -4,9 +4,10 @@ use kvdb_lsm::entry::{self, Entry, Kind};
 use kvdb_vlog::FrameBuilder;
 
 use crate::core::{At, Core};
-use crate::error::Result;
-use crate::item::Item;
+use crate::error::{Error, Result};
+use crate::item::{Item, Looked, resolve};
 use crate::limits::check_key;
+use crate::merge::MergeOperator;
 use crate::pipeline::memtable_bound;
 use crate::value::Value;
 use crate::write_set::WriteOptions;
@@ -32,6 +33,49 @@ impl Core {
         self.lookup(key, at, |found, view| found.with(view, f))
     }
 
+    /// Many keys of one moment, in key order, so that keys of one table follow each other.
+    pub(crate) fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        at: At<'_>,
+    ) -> Result<Vec<Option<Value>>> {
+        /// So many filters are asked for before the first is looked at.
+        const AHEAD: usize = 16;
+        self.check_open()?;
+        let mut wanted: Vec<(&[u8], u64, usize)> = Vec::with_capacity(keys.len());
+        for (place, key) in keys.iter().enumerate() {
+            let key = key.as_ref();
+            check_key(key)?;
+            wanted.push((key, kvdb_sstable::key_hash(key), place));
+        }
+        wanted.sort_unstable();
+        let mut values = vec![None; keys.len()];
+        let (version, superversion) = loop {
+            let version = at.version(self);
+            // Owned: there may be many keys, and a pin should be short.
+            let superversion = self.superversion();
+            let watermark = superversion.watermark();
+            match at {
+                _ if watermark <= version => break (version, superversion),
+                At::Now => {}
+                At::Version { .. } => return Err(Error::BelowWatermark { version, watermark }),
+            }
+        };
+        let place = Looked { core: self, superversion: &superversion, at, version };
+        for chunk in wanted.chunks(AHEAD) {
+            for (key, hash, _) in chunk {
+                superversion.prefetch(key, *hash);
+            }
+            for &(key, hash, index) in chunk {
+                let Some(hit) = superversion.get(key, version, hash)? else { continue };
+                if let Some(found) = resolve(&hit, key, place)? {
+                    values[index] = Some(found.value(superversion.view())?);
+                }
+            }
+        }
+        Ok(values)
+    }
+
     pub(crate) fn contains(&self, key: &[u8], at: At<'_>) -> Result<bool> {
         self.check_read(key)?;
         Ok(self.lookup(key, at, |_, _| Ok(()))?.is_some())
@@ -55,6 +99,19 @@ impl Core {
                 payload: value,
             },
         )
+    }
+
+    pub(crate) fn merge(&self, key: &[u8], operand: &[u8]) -> Result<u64> {
+        check_key(key)?;
+        self.merge_operator(key)?;
+        self.limits.check_value(key.len(), operand.len())?;
+        self.write_one(key, Entry::merge(operand))
+    }
+
+    /// The operator, for a write to a key.
+    pub(crate) fn merge_operator(&self, key: &[u8]) -> Result<&MergeOperator> {
+        let operator = self.options.merge_operator.as_ref();
+        operator.ok_or_else(|| Error::NoMergeOperator { key: key.to_vec() })
     }
 
     pub(crate) fn delete(&self, key: &[u8]) -> Result<u64> {

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::item::Item;
 use crate::iter::Iter;
 use crate::value::Value;
+use crate::versions::Versions;
 
 /// The store as it was at one commit timestamp, for reading. Owned and cheap to clone; nothing
 /// that is flushed, compacted or collected meanwhile changes what it shows.
@@ -76,6 +77,18 @@ impl Snapshot {
         self.core.contains(key.as_ref(), self.at())
     }
 
+    /// The values of many keys, in the order asked: one look at the store for all of them.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`], for the first key that fails.
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        let keys: Vec<K> = keys.into_iter().collect();
+        self.core.multi_get(&keys, self.at())
+    }
+
     /// All entries in key order.
     pub fn iter(&self) -> Iter<'static> {
         self.range(..)
@@ -91,6 +104,11 @@ impl Snapshot {
         Iter::new(self.picture(), prefix_bounds(prefix.as_ref()))
     }
 
+    /// All versions of all keys that this snapshot sees or could have seen: see [`Versions`].
+    pub fn versions(&self) -> Versions<'static> {
+        self.iter().versions()
+    }
+
     /// A cursor within bounds: lends instead of owning, for long scans.
     pub fn cursor(&self, range: impl KeyRange) -> Cursor<'static> {
         Cursor::new(&self.picture(), range.into_bounds())
@@ -102,6 +120,8 @@ impl Snapshot {
             pending: None,
             version: self.version(),
             clock: self.marks.1.now(),
+            since: 0,
+            operator: self.core.options.merge_operator.clone(),
             tracks: None,
         }
     }

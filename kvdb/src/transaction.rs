@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use kvdb_lsm::entry::{Entry, Kind};
+use kvdb_lsm::entry::Entry;
 use kvdb_txn::{ReadMark, ReadSet};
 use parking_lot::Mutex;
 
@@ -13,8 +13,9 @@ use crate::commit::Commit;
 use crate::core::{At, Core};
 use crate::cursor::{Cursor, Picture};
 use crate::error::Result;
-use crate::item::{Item, Payload};
+use crate::item::{Item, Looked, Payload};
 use crate::iter::Iter;
+use crate::merge::Folded;
 use crate::options::Durability;
 use crate::track::SharedTrack;
 use crate::value::Value;
@@ -104,6 +105,19 @@ impl Transaction {
         self.writes.put(&self.core.limits, key.as_ref(), value.as_ref(), options)
     }
 
+    /// Adds an operand for the store's [`MergeOperator`](crate::MergeOperator). Not a read: it
+    /// conflicts with nothing. What is added to a value of this transaction that expires expires
+    /// with it.
+    ///
+    /// # Errors
+    /// [`Error::NoMergeOperator`](crate::Error::NoMergeOperator), and as [`Transaction::put`].
+    pub fn merge(&mut self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<()> {
+        self.core.log()?;
+        let (key, core) = (key.as_ref(), &self.core);
+        let operator = core.merge_operator(key)?;
+        self.writes.merge(&core.limits, key, operand.as_ref(), operator, self.clock.now())
+    }
+
     /// Deletes a key. Deleting what is not there is no error.
     ///
     /// # Errors
@@ -120,8 +134,10 @@ impl Transaction {
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let key = key.as_ref();
         match self.own(key) {
-            Some(own) => Ok(own.map(|(_, pending)| Value::copied(pending.value()))),
-            None => self.core.get(self.read(key), self.at()),
+            Own::Nothing => self.core.get(self.read(key), self.at()),
+            Own::Absent => Ok(None),
+            Own::Value(_, pending) => Ok(Some(Value::copied(pending.value()))),
+            Own::Operand(operand) => Ok(Some(Value::from_vec(self.fold(key, &operand)?.value))),
         }
     }
 
@@ -132,11 +148,16 @@ impl Transaction {
     pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
         let key = key.as_ref();
         match self.own(key) {
-            Some(own) => Ok(own.map(|(entry, pending)| {
+            Own::Nothing => self.core.get_entry(self.read(key), self.at()),
+            Own::Absent => Ok(None),
+            Own::Value(entry, pending) => {
                 let payload = Payload::Inline(Value::copied(pending.value()));
-                Item::new(key, kvdb_lsm::PENDING, &entry, payload)
-            })),
-            None => self.core.get_entry(self.read(key), self.at()),
+                Ok(Some(Item::new(key, kvdb_lsm::PENDING, &entry, payload)))
+            }
+            Own::Operand(operand) => {
+                let folded = self.fold(key, &operand)?;
+                Ok(Some(Item::folded(key, kvdb_lsm::PENDING, folded)))
+            }
         }
     }
 
@@ -147,9 +168,30 @@ impl Transaction {
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
         match self.own(key) {
-            Some(own) => Ok(own.is_some()),
-            None => self.core.contains(self.read(key), self.at()),
+            Own::Nothing => self.core.contains(self.read(key), self.at()),
+            Own::Absent => Ok(false),
+            Own::Value(..) | Own::Operand(_) => Ok(true),
         }
+    }
+
+    /// The values of many keys, in the order asked.
+    ///
+    /// # Errors
+    /// As [`Transaction::get`], for the first key that fails.
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        let keys: Vec<K> = keys.into_iter().collect();
+        let stored = |key: &&K| matches!(self.own(key.as_ref()), Own::Nothing);
+        let others: Vec<&[u8]> =
+            keys.iter().filter(stored).map(|key| self.read(key.as_ref())).collect();
+        let mut others = self.core.multi_get(&others, self.at())?.into_iter();
+        let get = |key: &K| match self.own(key.as_ref()) {
+            Own::Nothing => Ok(others.next().flatten()),
+            _ => self.get(key),
+        };
+        keys.iter().map(get).collect()
     }
 
     /// All entries in key order, the transaction's own writes of before this call among them.
@@ -215,14 +257,25 @@ impl Transaction {
         key
     }
 
-    /// The transaction's own write of a key: `Some(None)` if it deletes it, or wrote it expired.
-    /// An answer from here is not a read.
-    fn own(&self, key: &[u8]) -> Option<Option<(Entry<'_>, &Pending)>> {
-        let pending = self.writes.get(key)?;
+    /// The transaction's own write of a key. An answer from here is not a read.
+    fn own(&self, key: &[u8]) -> Own<'_> {
+        let Some(pending) = self.writes.get(key) else { return Own::Nothing };
         let entry = pending.entry();
-        let expired = entry.expires_at != 0 && entry.expires_at <= self.clock.now();
-        let there = entry.kind != Kind::Tombstone && !expired;
-        Some(there.then_some((entry, pending)))
+        match entry.kind {
+            _ if entry.is_absent(self.clock.now()) => Own::Absent,
+            kind if kind.is_merge() => Own::Operand(entry),
+            _ => Own::Value(entry, pending),
+        }
+    }
+
+    /// An operand of its own, folded onto what the snapshot holds.
+    fn fold(&self, key: &[u8], operand: &Entry<'_>) -> Result<Folded> {
+        self.read(key);
+        let superversion = self.core.superversion();
+        let version = self.mark.version();
+        let place =
+            Looked { core: &self.core, superversion: &superversion, at: self.at(), version };
+        place.fold(key, kvdb_lsm::PENDING, operand)
     }
 
     fn picture(&self) -> Picture<'_> {
@@ -231,6 +284,8 @@ impl Transaction {
             pending: (!self.writes.is_empty()).then(|| self.writes.snapshot()),
             version: self.mark.version(),
             clock: self.clock.now(),
+            since: 0,
+            operator: self.core.options.merge_operator.clone(),
             tracks: self.core.options.detect_conflicts.then_some(&self.tracks),
         }
     }
@@ -243,6 +298,16 @@ impl fmt::Debug for Transaction {
             .field("writes", &self.len())
             .finish_non_exhaustive()
     }
+}
+
+/// What a transaction itself has written to a key.
+enum Own<'t> {
+    Nothing,
+    /// A delete, or a value that has expired.
+    Absent,
+    Value(Entry<'t>, &'t Pending),
+    /// An operand, to be folded onto what the snapshot holds.
+    Operand(Entry<'t>),
 }
 
 /// Writes that take effect together, without reads and so without conflicts.
@@ -301,6 +366,16 @@ impl Batch {
         options: WriteOptions,
     ) -> Result<()> {
         self.writes.put(&self.core.limits, key.as_ref(), value.as_ref(), options)
+    }
+
+    /// Adds an operand for the store's [`MergeOperator`](crate::MergeOperator).
+    ///
+    /// # Errors
+    /// As [`Transaction::merge`].
+    pub fn merge(&mut self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<()> {
+        let (key, core) = (key.as_ref(), &self.core);
+        let operator = core.merge_operator(key)?;
+        self.writes.merge(&core.limits, key, operand.as_ref(), operator, core.clock.now())
     }
 
     /// Deletes a key.

@@ -35,6 +35,11 @@ impl Value {
         Value { region: Region::from_vec(bytes.to_vec()) }
     }
 
+    /// Bytes of its own.
+    pub(crate) fn from_vec(bytes: Vec<u8>) -> Self {
+        Value { region: Region::from_vec(bytes) }
+    }
+
     /// A copy that keeps nothing of the database alive.
     pub fn into_vec(self) -> Vec<u8> {
         self.region.to_vec()
@@ -57,6 +62,14 @@ impl AsRef<[u8]> for Value {
 impl From<Value> for Vec<u8> {
     fn from(value: Value) -> Vec<u8> {
         value.into_vec()
+    }
+}
+
+/// Without a copy: the handle becomes the owner.
+#[cfg(feature = "bytes")]
+impl From<Value> for bytes::Bytes {
+    fn from(value: Value) -> bytes::Bytes {
+        bytes::Bytes::from_owner(value)
     }
 }
 

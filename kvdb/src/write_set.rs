@@ -9,6 +9,7 @@ use kvdb_vlog::FrameBuilder;
 
 use crate::error::{Error, Result};
 use crate::limits::{Limits, check_key};
+use crate::merge::MergeOperator;
 
 /// One write: an entry, encoded, with its value behind its head.
 #[derive(Debug, Clone)]
@@ -131,6 +132,36 @@ impl WriteSet {
         check_key(key)?;
         limits.check_value(key.len(), value.len())?;
         self.add(limits, key, Pending::new(Kind::Value, options.user_meta, options.expiry(), value))
+    }
+
+    /// Adds an operand: onto what this set writes to the key already, or as it is.
+    ///
+    /// On a value that expires the result expires with it; one that has expired by `clock` is as a
+    /// delete.
+    pub(crate) fn merge(
+        &mut self,
+        limits: &Limits,
+        key: &[u8],
+        operand: &[u8],
+        operator: &MergeOperator,
+        clock: u64,
+    ) -> Result<()> {
+        check_key(key)?;
+        let pending = match self.get(key) {
+            None => Pending::new(Kind::Merge, 0, 0, operand),
+            Some(old) => {
+                let entry = old.entry();
+                match entry.is_absent(clock) {
+                    true => Pending::new(Kind::Value, 0, 0, operand),
+                    false => {
+                        let folded = operator.fold(key, old.value(), operand);
+                        Pending::new(entry.kind, entry.user_meta, entry.expires_at, &folded)
+                    }
+                }
+            }
+        };
+        limits.check_value(key.len(), pending.value().len())?;
+        self.add(limits, key, pending)
     }
 
     pub(crate) fn delete(&mut self, limits: &Limits, key: &[u8]) -> Result<()> {

@@ -38,6 +38,18 @@ pub trait Companion: Send + Sync + 'static {
         let _ = change;
     }
 
+    /// Whether [`fold`](Self::fold) does anything. Asked once per flush and compaction.
+    fn folds(&self) -> bool {
+        false
+    }
+
+    /// Folds the payload of a merge operand onto an older operand or value of the same key, by an
+    /// associative function. `None`: it cannot be, both stay.
+    fn fold(&self, key: &[u8], older: &[u8], newer: &[u8]) -> Option<Vec<u8>> {
+        let _ = (key, older, newer);
+        None
+    }
+
     /// The view that belongs to the current state of the manifest. Called under the install lock.
     fn view(&self) -> Arc<Self::View>;
 

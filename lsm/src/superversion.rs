@@ -142,6 +142,19 @@ impl<V> Superversion<V> {
         Ok(found.filter(|f| !self.range_deletes.hides(key, f.version(), at_most)))
     }
 
+    /// Asks the processor for what [`get`](Self::get) will look at first in each table that may hold
+    /// the key: the words of its filter, if the table is open. Worth it before many reads.
+    pub fn prefetch(&self, key: &[u8], hash: u64) {
+        let levels = self.version.levels();
+        let Some((top, deeper)) = levels.split_first() else { return };
+        let top = top.tables().iter().filter(|t| t.covers(key));
+        for table in top.chain(deeper.iter().filter_map(|level| level.candidate(key))) {
+            if let Some(reader) = table.opened() {
+                reader.prefetch_filter(hash);
+            }
+        }
+    }
+
     #[inline]
     fn find(&self, key: &[u8], at_most: u64, hash: u64) -> Result<Option<Found<'_>>> {
         for memtable in &self.memtables {

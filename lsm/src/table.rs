@@ -133,6 +133,12 @@ impl TableFile {
         }
     }
 
+    /// The reader, if the file is open already.
+    #[inline]
+    pub(crate) fn opened(&self) -> Option<&Arc<Reader>> {
+        self.reader.get()
+    }
+
     #[cold]
     fn open(&self) -> Result<&Arc<Reader>> {
         let _one_at_a_time = self.opening.lock();

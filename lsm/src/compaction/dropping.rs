@@ -10,7 +10,8 @@
 //!    an expired entry is a tombstone of its own version.
 //! 4. A tombstone at or below `F` goes itself if no older table that is not part of the job overlaps
 //!    the key: everything older that the job has goes with it by rule 3.
-//! 5. From a merge operand down to the nearest value or tombstone everything stays.
+//! 5. From a merge operand down to the nearest value or tombstone everything stays, or is folded
+//!    ([`fold`](super::fold)).
 
 use std::sync::Arc;
 
@@ -92,6 +93,25 @@ impl Dropping {
             self.dropped += 1;
         }
         verdict
+    }
+
+    /// Whether a version may be folded with those below it: nobody reads them apart.
+    pub(crate) fn may_fold(&self, version: u64) -> bool {
+        version <= self.floor.discard && self.versions_to_keep == 1
+    }
+
+    /// An entry that was judged to stay, or to be buried, was folded into a newer one.
+    pub(crate) fn note_folded(&mut self, verdict: Verdict) {
+        self.used_floor = true;
+        if verdict == Verdict::Keep {
+            self.dropped += 1;
+        }
+    }
+
+    /// Whether nothing older than this job's entries of the key is anywhere. Asked with ascending
+    /// keys.
+    pub(crate) fn is_bottom(&mut self, key: &[u8]) -> bool {
+        self.older.as_mut().is_some_and(|older| !older.may_hold(key))
     }
 
     fn verdict(&mut self, key: &[u8], version: u64, entry: &Entry<'_>) -> Verdict {

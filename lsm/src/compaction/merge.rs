@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kvdb_sstable::Cursor;
 
 use super::dropping::{Dropping, Verdict};
+use super::fold::{Chain, Next};
 use super::split::Part;
 use crate::companion::Companion;
 use crate::cursor::Sourced;
@@ -95,12 +96,13 @@ pub(crate) fn merge_into_tables<C: Companion>(
     level: usize,
     cancel: &AtomicBool,
 ) -> Result<Vec<Finished>> {
-    let mut finished = Vec::new();
-    let mut writer: Option<TableWriter<'_, C>> = None;
+    let mut out = Outputs { context, level, cuts, finished: Vec::new(), writer: None };
     let mut key: Vec<u8> = Vec::new();
     let mut started = false;
     let (mut last_version, mut last_source) = (0, 0);
     let mut until_check = CANCEL_CHECK;
+    let folds = context.companion.folds();
+    let mut chain: Option<Chain> = None;
     let mut valid = match &part.start {
         Some(start) => cursor.seek(start, u64::MAX)?,
         None => cursor.first()?,
@@ -115,15 +117,16 @@ pub(crate) fn merge_into_tables<C: Companion>(
         }
         let version = cursor.version();
         if !started || cursor.key() != key {
+            if let Some(mut ended) = chain.take() {
+                if dropping.is_bottom(&key) {
+                    ended.reached_bottom();
+                }
+                out.add_new(&key, ended.version, &ended.entry())?;
+            }
             if part.end.as_deref().is_some_and(|end| cursor.key() >= end) {
                 break;
             }
-            let cut = writer
-                .as_ref()
-                .is_some_and(|w| cuts.before(w.last_key(), cursor.key(), w.estimated_size()));
-            if cut && let Some(writer) = writer.take() {
-                finished.push(writer.finish()?);
-            }
+            out.cut_before(cursor.key())?;
             key.clear();
             key.extend_from_slice(cursor.key());
             started = true;
@@ -139,29 +142,87 @@ pub(crate) fn merge_into_tables<C: Companion>(
         (last_version, last_source) = (version, cursor.source());
         let bytes = cursor.value();
         let entry = Entry::decode(bytes)?;
-        let verdict = dropping.judge(&key, version, &entry);
-        if verdict != Verdict::Drop {
-            let writer = match &mut writer {
-                Some(writer) => writer,
-                None => {
-                    cuts.begin(&key);
-                    writer.insert(TableWriter::create(context, level)?)
-                }
-            };
-            match verdict {
-                Verdict::Bury => {
-                    let tombstone = Entry::tombstone();
-                    let mut head = [0; crate::entry::MAX_HEAD];
-                    let n = tombstone.encode_head(&mut head);
-                    writer.add(&key, version, &tombstone, &head[..n])?;
-                }
-                _ => writer.add(&key, version, &entry, bytes)?,
+        let mut verdict = dropping.judge(&key, version, &entry);
+        if let Some(above) = &mut chain {
+            let next = above.go_on(context.companion, &key, &entry, verdict);
+            if next != Next::Folded
+                && let Some(ended) = chain.take()
+            {
+                out.add_new(&key, ended.version, &ended.entry())?;
             }
+            if next != Next::Apart {
+                dropping.note_folded(verdict);
+                verdict = Verdict::Drop;
+            }
+        }
+        if folds && chain.is_none() && verdict == Verdict::Keep && dropping.may_fold(version) {
+            chain = Chain::begin(version, &entry);
+            if chain.is_some() {
+                verdict = Verdict::Drop; // held back
+            }
+        }
+        match verdict {
+            Verdict::Keep => out.add(&key, version, &entry, bytes)?,
+            Verdict::Bury => out.add_new(&key, version, &Entry::tombstone())?,
+            Verdict::Drop => {}
         }
         valid = cursor.next()?;
     }
-    if let Some(writer) = writer.take() {
-        finished.push(writer.finish()?);
+    if let Some(mut ended) = chain.take() {
+        if dropping.is_bottom(&key) {
+            ended.reached_bottom();
+        }
+        out.add_new(&key, ended.version, &ended.entry())?;
     }
-    Ok(finished)
+    out.finish()
+}
+
+/// The tables that a merge has written, and the one it is writing.
+struct Outputs<'a, 'c, C> {
+    context: &'a WriterContext<'c, C>,
+    level: usize,
+    cuts: &'a mut Cuts,
+    finished: Vec<Finished>,
+    writer: Option<TableWriter<'c, C>>,
+}
+
+impl<'c, C: Companion> Outputs<'_, 'c, C> {
+    /// Ends the table if it should end before `key`.
+    fn cut_before(&mut self, key: &[u8]) -> Result<()> {
+        let cuts = &mut *self.cuts;
+        let cut = self
+            .writer
+            .as_ref()
+            .is_some_and(|w| cuts.before(w.last_key(), key, w.estimated_size()));
+        if cut && let Some(writer) = self.writer.take() {
+            self.finished.push(writer.finish()?);
+        }
+        Ok(())
+    }
+
+    /// Adds an entry; `bytes` is its encoding.
+    fn add(&mut self, key: &[u8], version: u64, entry: &Entry<'_>, bytes: &[u8]) -> Result<()> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                self.cuts.begin(key);
+                self.writer.insert(TableWriter::create(self.context, self.level)?)
+            }
+        };
+        writer.add(key, version, entry, bytes)
+    }
+
+    /// Adds an entry that no input holds.
+    fn add_new(&mut self, key: &[u8], version: u64, entry: &Entry<'_>) -> Result<()> {
+        let mut bytes = Vec::with_capacity(entry.encoded_len());
+        entry.encode(&mut bytes);
+        self.add(key, version, entry, &bytes)
+    }
+
+    fn finish(mut self) -> Result<Vec<Finished>> {
+        if let Some(writer) = self.writer.take() {
+            self.finished.push(writer.finish()?);
+        }
+        Ok(self.finished)
+    }
 }

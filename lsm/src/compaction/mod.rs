@@ -1,6 +1,7 @@
 //! Leveled compaction: what to compact, what may be left out, and doing it.
 
 pub(crate) mod dropping;
+pub(crate) mod fold;
 pub(crate) mod job;
 pub(crate) mod merge;
 pub(crate) mod pick;

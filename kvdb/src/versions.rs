@@ -1,0 +1,297 @@
+//! [`Versions`]: every version of every key, from both ends.
+
+use std::fmt;
+use std::ops::Bound;
+
+use kvdb_lsm::PENDING;
+use kvdb_lsm::entry::Entry;
+use kvdb_sstable::Cursor as _;
+
+use crate::bounds::Bounds;
+use crate::cursor::{Folds, Picture, Stream};
+use crate::error::Result;
+use crate::item::{Item, Payload};
+use crate::track::{SharedTrack, Track};
+
+/// Every version of every key that is stored and not newer than the reader: in key order, the
+/// newest first within a key; from the back the exact mirror.
+///
+/// Deletes are items too ([`Item::is_deleted`]), and so are entries whose time was up
+/// ([`Item::is_expired`]). Merge operands are shown as what a reader at their version saw: folded.
+/// Older versions are there until compaction drops what
+/// [`Options::versions_to_keep`](crate::Options::versions_to_keep) and open snapshots do not ask
+/// for, so this is what *is* there, not a history that is promised. What a range drop hides is not
+/// shown.
+///
+/// Made by [`Snapshot::versions`](crate::Snapshot::versions) and [`Iter::versions`](crate::Iter::versions).
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+/// # let db = kvdb::Options::default().versions_to_keep(10).open_in(fs, "/db")?;
+/// db.put("k", "old")?;
+/// db.put("k", "new")?;
+/// db.delete("k")?;
+/// let history = db.snapshot()?.versions().collect::<kvdb::Result<Vec<_>>>()?;
+/// assert!(history[0].is_deleted());
+/// assert_eq!(history[1].value()?, "new");
+/// assert_eq!(history[2].value()?, "old");
+/// # db.close()
+/// # }
+/// ```
+pub struct Versions<'t> {
+    picture: Picture<'t>,
+    lower: Bound<Vec<u8>>,
+    upper: Bound<Vec<u8>>,
+    folds: Folds,
+    front: End,
+    back: End,
+}
+
+/// One of the two ends. Each has a cursor of its own, which only ever moves one way, or jumps.
+#[derive(Debug, Default)]
+struct End {
+    walk: Option<Walk>,
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Walk {
+    stream: Stream,
+    track: Option<SharedTrack>,
+}
+
+#[derive(Debug, Default)]
+enum Place {
+    #[default]
+    Start,
+    From(Vec<u8>),
+    Given,
+    Done,
+}
+
+impl End {
+    /// Where it stands, if what it stands on was given out.
+    fn given(&self) -> Option<(&[u8], u64)> {
+        match (&self.place, &self.walk) {
+            (Place::Given, Some(walk)) => Some((walk.stream.key(), walk.stream.version())),
+            _ => None,
+        }
+    }
+}
+
+impl<'t> Versions<'t> {
+    pub(crate) fn new(picture: Picture<'t>, (lower, upper): Bounds) -> Self {
+        let folds = picture.folds();
+        Versions { picture, lower, upper, folds, front: End::default(), back: End::default() }
+    }
+
+    /// Only versions newer than this one, deletes included. Tables that hold nothing newer are not
+    /// opened. Starts over: call it before anything was taken.
+    #[must_use]
+    pub fn since(mut self, version: u64) -> Versions<'t> {
+        self.picture.since = version;
+        Versions::new(self.picture, (self.lower, self.upper))
+    }
+
+    /// Moves the front: [`next`](Iterator::next) gives the newest version of the first key that is
+    /// `key` or greater, within the bounds. As [`Iter::seek`](crate::Iter::seek).
+    pub fn seek(&mut self, key: impl AsRef<[u8]>) {
+        self.front.place = Place::From(key.as_ref().to_vec());
+    }
+
+    /// Moves the back: [`next_back`](DoubleEndedIterator::next_back) gives the oldest version of the
+    /// last key that is `key` or less, within the bounds.
+    pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
+        self.back.place = Place::From(key.as_ref().to_vec());
+    }
+
+    fn walk(&self) -> Walk {
+        Walk { stream: self.picture.stream(&self.lower, &self.upper), track: self.picture.track() }
+    }
+
+    fn shows(&self, walk: &Walk) -> bool {
+        let (key, version) = (walk.stream.key(), walk.stream.version());
+        let at_most = self.picture.version;
+        if version == PENDING {
+            return true;
+        }
+        version <= at_most
+            && version > self.picture.since
+            && !self.picture.superversion.range_deletes().hides(key, version, at_most)
+    }
+
+    /// Moves the front on; whether it stands on a version that the back has not given out.
+    fn step(&mut self) -> Result<bool> {
+        let mut walk = self.front.walk.take().unwrap_or_else(|| self.walk());
+        let place = std::mem::replace(&mut self.front.place, Place::Done);
+        let on = self.walk_forward(&mut walk, place);
+        let met = |back: (&[u8], u64), walk: &Walk| {
+            let (key, version) = (walk.stream.key(), walk.stream.version());
+            (key, std::cmp::Reverse(version)) >= (back.0, std::cmp::Reverse(back.1))
+        };
+        let on = on.map(|on| on && self.back.given().is_none_or(|back| !met(back, &walk)));
+        self.front.walk = Some(walk);
+        match on {
+            Ok(true) => self.front.place = Place::Given,
+            _ => self.back.place = Place::Done,
+        }
+        on
+    }
+
+    fn walk_forward(&self, walk: &mut Walk, place: Place) -> Result<bool> {
+        let stream = &mut walk.stream;
+        let mut on = match place {
+            Place::Done => return Ok(false),
+            Place::Given => stream.next()?,
+            Place::From(key) if !below(&self.lower, &key) => {
+                note(&walk.track, |track| track.jump_forward(Bound::Included(key.clone())));
+                stream.seek(&key, u64::MAX)?
+            }
+            Place::Start | Place::From(_) => {
+                note(&walk.track, |track| track.jump_forward(self.lower.clone()));
+                match &self.lower {
+                    Bound::Unbounded => stream.first()?,
+                    Bound::Included(key) => stream.seek(key, u64::MAX)?,
+                    Bound::Excluded(key) => {
+                        let on = stream.seek(key, 0)?;
+                        if on && stream.key() == key { stream.next()? } else { on }
+                    }
+                }
+            }
+        };
+        while on && !above(&self.upper, walk.stream.key()) {
+            if self.shows(walk) {
+                note(&walk.track, |track| track.forward(walk.stream.key()));
+                return Ok(true);
+            }
+            on = walk.stream.next()?;
+        }
+        note(&walk.track, |track| track.forward_to_end(&self.upper));
+        Ok(false)
+    }
+
+    /// Moves the back; the mirror of [`Versions::step`].
+    fn step_back(&mut self) -> Result<bool> {
+        let mut walk = self.back.walk.take().unwrap_or_else(|| self.walk());
+        let place = std::mem::replace(&mut self.back.place, Place::Done);
+        let on = self.walk_backward(&mut walk, place);
+        let met = |front: (&[u8], u64), walk: &Walk| {
+            let (key, version) = (walk.stream.key(), walk.stream.version());
+            (key, std::cmp::Reverse(version)) <= (front.0, std::cmp::Reverse(front.1))
+        };
+        let on = on.map(|on| on && self.front.given().is_none_or(|front| !met(front, &walk)));
+        self.back.walk = Some(walk);
+        match on {
+            Ok(true) => self.back.place = Place::Given,
+            _ => self.front.place = Place::Done,
+        }
+        on
+    }
+
+    fn walk_backward(&self, walk: &mut Walk, place: Place) -> Result<bool> {
+        let stream = &mut walk.stream;
+        let mut on = match place {
+            Place::Done => return Ok(false),
+            Place::Given => stream.prev()?,
+            Place::From(key) if !above(&self.upper, &key) => {
+                note(&walk.track, |track| track.jump_backward(Bound::Included(key.clone())));
+                stream.seek_for_prev(&key, 0)?
+            }
+            Place::Start | Place::From(_) => {
+                note(&walk.track, |track| track.jump_backward(self.upper.clone()));
+                match &self.upper {
+                    Bound::Unbounded => stream.last()?,
+                    Bound::Included(key) => stream.seek_for_prev(key, 0)?,
+                    Bound::Excluded(key) => {
+                        let on = stream.seek_for_prev(key, u64::MAX)?;
+                        if on && stream.key() == key { stream.prev()? } else { on }
+                    }
+                }
+            }
+        };
+        while on && !below(&self.lower, walk.stream.key()) {
+            if self.shows(walk) {
+                note(&walk.track, |track| track.backward(walk.stream.key()));
+                return Ok(true);
+            }
+            on = walk.stream.prev()?;
+        }
+        note(&walk.track, |track| track.backward_to_start(&self.lower));
+        Ok(false)
+    }
+
+    fn item(&self, end: &End) -> Option<Result<Item>> {
+        let stream = &end.walk.as_ref()?.stream;
+        Some(self.item_at(stream.key(), stream.version(), stream.value()))
+    }
+
+    fn item_at(&self, key: &[u8], version: u64, value: &[u8]) -> Result<Item> {
+        let entry = Entry::decode(value).map_err(kvdb_lsm::Error::from)?;
+        if entry.kind.is_merge() {
+            return Ok(Item::folded(key, version, self.folds.fold(key, version, &entry)?));
+        }
+        let expired = entry.is_expired(self.picture.clock);
+        let payload = Payload::of(key, &entry, self.folds.view())?;
+        Ok(Item::new(key, version, &entry, payload).with_expired(expired))
+    }
+}
+
+impl Iterator for Versions<'_> {
+    type Item = Result<Item>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.step() {
+            Ok(true) => self.item(&self.front),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl DoubleEndedIterator for Versions<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        match self.step_back() {
+            Ok(true) => self.item(&self.back),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl std::iter::FusedIterator for Versions<'_> {}
+
+impl fmt::Debug for Versions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Versions")
+            .field("lower", &self.lower)
+            .field("upper", &self.upper)
+            .field("version", &self.picture.version)
+            .field("since", &self.picture.since)
+            .finish_non_exhaustive()
+    }
+}
+
+fn note(track: &Option<SharedTrack>, f: impl FnOnce(&mut Track)) {
+    if let Some(track) = track {
+        f(&mut track.lock());
+    }
+}
+
+/// Whether a key lies below a lower bound.
+fn below(lower: &Bound<Vec<u8>>, key: &[u8]) -> bool {
+    match lower {
+        Bound::Unbounded => false,
+        Bound::Included(bound) => key < &bound[..],
+        Bound::Excluded(bound) => key <= &bound[..],
+    }
+}
+
+/// Whether a key lies above an upper bound.
+fn above(upper: &Bound<Vec<u8>>, key: &[u8]) -> bool {
+    match upper {
+        Bound::Unbounded => false,
+        Bound::Included(bound) => key > &bound[..],
+        Bound::Excluded(bound) => key >= &bound[..],
+    }
+}
