@@ -1,4 +1,5 @@
 //! What a user of the library meets beyond plain reads, writes and transactions.
+#![allow(clippy::unwrap_used)] // a test may panic
 
 #[path = "../common/mod.rs"]
 mod common;
