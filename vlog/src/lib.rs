@@ -109,12 +109,30 @@
 //! any other frame. So a footer followed by lost frames is never taken for a clean end. After an
 //! unclean end the old segment is never appended to again.
 //!
-//! **Relocation table** `{file:06}.vrel`: 64 bytes of header (magic `KVDBVREL`, format u32,
-//! segment u32, database u128, file u64, nonce u64, number of files u32, number of entries u32,
-//! CRC of the body u32, seal of bytes 0..60), then per file `{file u64, nonce u64, length u64}`,
-//! then per entry `{old offset u32, ordinal of the file u32, new offset u32}`, sorted by old
-//! offset. **Record file** `{file:06}.vrec`: a header page as that of a segment with magic
-//! `KVDBVREC` (method, segment and capacity 0), then records that all carry their versions.
+//! **Relocation table** `{file:06}.vrel`, of one collected segment: header, record files, directory
+//! of buckets, entries. A bucket is a span of 2^*shift* bytes of old offsets, *shift* ≤ 16, chosen
+//! so that it has eight entries on average.
+//!
+//! | at | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `KVDBVREL` |
+//! | 8 | 4 | format version |
+//! | 12 | 4 | segment number |
+//! | 16 | 16 | database id |
+//! | 32 | 8 | file id |
+//! | 40 | 8 | nonce |
+//! | 48 | 4 | number of record files, *f* |
+//! | 52 | 4 | number of entries, *n* |
+//! | 56 | 4 | number of buckets, *b* |
+//! | 60 | 4 | *shift* |
+//! | 64 | 4 | CRC of the bytes from 72 on |
+//! | 68 | 4 | seal of bytes 0..68 at offset 0 |
+//! | 72 | 24 *f* | per record file: number, nonce, length (u64 each) |
+//! | | 4 (*b* + 1) | per bucket: index of its first entry; at last *n* |
+//! | | 8 *n* | per entry, by old offset: its low *shift* bits u16, ordinal of the file u16, new offset u32 |
+//!
+//! **Record file** `{file:06}.vrec`: a header page as that of a segment with magic `KVDBVREC`
+//! (method, segment and capacity 0), then records that all carry their versions.
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
@@ -152,7 +170,8 @@ pub use position::{
 };
 pub use recovery::{Recovery, Start};
 pub use relocate::{
-    RelocationWriter, parse_relocation_path, record_file_path, relocation_table_path,
+    Output, RecordFiles, RecordWriter, RelocatedSegment, TableWriter, parse_relocation_path,
+    record_file_path, relocation_table_path,
 };
 pub use replay::{Damage, ReplayEnd};
 pub use segment::segment_database;

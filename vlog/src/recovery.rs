@@ -10,7 +10,7 @@ use crate::format::{END_RESERVE, FIRST_FRAME, LinkBody, MARKER_LEN, Totals};
 use crate::frame::FrameView;
 use crate::log::admission::{Admission, usable};
 use crate::log::{self, Log, SegmentNamer, Shared, Tail, Writer};
-use crate::relocate::Relocation;
+use crate::relocate::{RecordFiles, Relocation};
 use crate::replay::{Outcome, ReplayEnd};
 use crate::segment::Segment;
 use crate::view::{LogView, Place};
@@ -80,7 +80,7 @@ impl Recovery {
         }
         let mut open = Vec::with_capacity(segments.len());
         let mut relocated = Vec::new();
-        let mut record_files = Vec::new();
+        let mut record_files = RecordFiles::default();
         for record in segments {
             let id = record.meta.segment;
             if let Some(to) = &record.relocated {

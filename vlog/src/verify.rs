@@ -64,7 +64,7 @@ fn verify_frames(segment: &Segment, sealed: Option<&SealedSegment>) -> Result<Ve
 
 fn verify_records(table: &Relocation) -> Result<Verified> {
     let mut done = Verified::default();
-    for (file, offset) in table.records() {
+    for (file, offset) in table.records()? {
         let len = verify_record(file, offset)?;
         done.records += 1;
         done.bytes += len as u64;

@@ -71,10 +71,17 @@ impl LogView {
 
     /// This view with one segment more, or with another place for one it has.
     pub(crate) fn with(&self, id: u32, place: Place) -> Self {
+        self.with_places([(id, place)])
+    }
+
+    /// As [`with`](LogView::with), for several.
+    pub(crate) fn with_places(&self, places: impl IntoIterator<Item = (u32, Place)>) -> Self {
         let mut view = self.clone();
-        match view.places.binary_search_by_key(&id, |(id, _)| *id) {
-            Ok(at) => view.places[at].1 = place,
-            Err(at) => view.places.insert(at, (id, place)),
+        for (id, place) in places {
+            match view.places.binary_search_by_key(&id, |(id, _)| *id) {
+                Ok(at) => view.places[at].1 = place,
+                Err(at) => view.places.insert(at, (id, place)),
+            }
         }
         view
     }
@@ -192,7 +199,7 @@ impl LogView {
     fn locate(&self, pointer: Pointer) -> Result<(&LogFile, u32)> {
         match self.place(pointer.segment())? {
             Place::Raw(segment) => Ok((&segment.data, pointer.offset())),
-            Place::Relocated(table) => match table.find(pointer.offset()) {
+            Place::Relocated(table) => match table.find(pointer.offset())? {
                 Some((file, offset)) => Ok((&**file, offset)),
                 None => Err(Error::BadPointer { pointer, what: "the record was not kept" }),
             },

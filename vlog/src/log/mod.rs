@@ -26,9 +26,12 @@ pub(crate) use tail::Tail;
 pub(crate) use writer::Writer;
 
 use crate::frame::Frame;
+use crate::relocate::{RecordFiles, RelocatedSegment, Relocation};
 use crate::segment::Segment;
 use crate::view::{LogView, Place};
-use crate::{Durability, Error, Options, Position, Result, SealedSegment, SegmentMeta};
+use crate::{
+    Durability, Error, Options, Position, Relocated, Result, SealedSegment, SegmentMeta,
+};
 
 /// A log that is open for appending. Shared by reference between threads.
 ///
@@ -216,6 +219,31 @@ impl<C> Log<C> {
         }
         self.shared.remove_from_view(segments);
         Ok(())
+    }
+
+    /// Opens the relocation table that garbage collection has made for a segment, and the record
+    /// files that it names. `opened` is shared by the tables of one collection.
+    ///
+    /// # Errors
+    /// As opening a log with that segment relocated.
+    pub fn open_relocated(
+        &self,
+        segment: u32,
+        relocated: &Relocated,
+        opened: &mut RecordFiles,
+    ) -> Result<RelocatedSegment> {
+        let Shared { fs, dir, database, options, .. } = &*self.shared;
+        let table = Relocation::open(&**fs, dir, *database, segment, relocated, options, opened)?;
+        Ok(RelocatedSegment { segment, table: Arc::new(table) })
+    }
+
+    /// Lets these segments be read where garbage collection has moved their records. Views taken
+    /// before go on as they are. To be called when the move is durable in the caller's manifest;
+    /// the former files are the caller's to remove.
+    pub fn relocate(&self, segments: Vec<RelocatedSegment>) {
+        let mut view = self.shared.view.write();
+        let places = segments.into_iter().map(|s| (s.segment, Place::Relocated(s.table)));
+        *view = Arc::new(view.with_places(places));
     }
 
     /// As [`Log::forget`], but keeps some of the files, to make new segments of: that saves

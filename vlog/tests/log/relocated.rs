@@ -30,31 +30,42 @@ fn relocated(maps: bool) -> (Arc<dyn Fs>, State, Options, Named, Named) {
         })
         .unwrap();
     let view = recovery.view();
-    // The first two segments are collected into one record file, every second record is kept.
+    // The first two segments are collected into two record files, every second record is kept.
     let victims = [state.segments[0].meta, state.segments[1].meta];
-    let mut writer = RelocationWriter::new(DATABASE, 900, 5);
+    let dir = std::path::Path::new(DIR);
+    let mut outputs = Vec::new();
+    let mut writer = RecordWriter::create(&fs, dir, DATABASE, 900, 5).unwrap();
+    let mut tables: Vec<_> = victims.iter().map(|v| TableWriter::new(v.segment)).collect();
     let (mut kept, mut dropped) = (Vec::new(), Vec::new());
     for (i, (pointer, record)) in seen.pointers.iter().enumerate() {
-        if !victims.iter().any(|v| v.segment == pointer.segment()) {
+        let Some(table) = tables.iter_mut().find(|t| t.segment() == pointer.segment()) else {
             kept.push((*pointer, record.clone()));
-        } else if i % 2 == 0 {
-            view.read_record(*pointer, record.3, |k, t, v| {
-                writer.push(*pointer, k, t, v, record.3).unwrap();
-            })
-            .unwrap();
-            kept.push((*pointer, record.clone()));
-        } else {
+            continue;
+        };
+        if i % 2 == 1 {
             dropped.push((*pointer, record.clone()));
+            continue;
         }
+        if outputs.is_empty() && writer.len() > 12_000 {
+            let next = RecordWriter::create(&fs, dir, DATABASE, 899, 4).unwrap();
+            outputs.push(std::mem::replace(&mut writer, next).finish().unwrap());
+        }
+        let (key, tag, value, version) = record;
+        let at = writer.push(key, tag, value, *version).unwrap();
+        table.add(pointer.offset(), outputs.len(), at).unwrap();
+        kept.push((*pointer, record.clone()));
     }
-    let tables: Vec<_> =
-        victims.iter().map(|v| (v.segment, 901 + u64::from(v.segment), 6)).collect();
-    writer.finish(&*fs, DIR.as_ref(), &tables).unwrap();
-    for (segment, table, table_nonce) in tables {
+    outputs.push(writer.finish().unwrap());
+    assert_eq!(outputs.len(), 2);
+    for table in tables {
+        let segment = table.segment();
+        let name = (901 + u64::from(segment), 6);
+        table.finish(&fs, dir, DATABASE, name, &outputs).unwrap().keep();
         let known = state.segments.iter_mut().find(|s| s.meta.segment == segment).unwrap();
-        known.relocated = Some(Relocated { table, table_nonce });
-        fs.remove(&segment_path(DIR.as_ref(), known.meta.file)).unwrap();
+        known.relocated = Some(Relocated { table: name.0, table_nonce: name.1 });
+        fs.remove(&segment_path(dir, known.meta.file)).unwrap();
     }
+    outputs.into_iter().for_each(Output::keep);
     state.head = Position::new(state.segments[2].meta.segment, 0);
     (fs, state, options, kept, dropped)
 }
@@ -98,7 +109,7 @@ fn every_flipped_byte_of_a_relocation_is_noticed() {
         .filter(|e| parse_relocation_path(&e.name).is_some())
         .map(|e| std::path::Path::new(DIR).join(e.name))
         .collect();
-    assert_eq!(files.len(), 3);
+    assert_eq!(files.len(), 4);
     for path in files {
         let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
         let records = path.extension().unwrap() == "vrec";
@@ -115,7 +126,7 @@ fn every_flipped_byte_of_a_relocation_is_noticed() {
                 Ok(recovery) => {
                     let view = recovery.view();
                     let verified = [1, 2].iter().all(|s| view.verify(*s, None).is_ok());
-                    assert!(!verified || at < 64, "{} at {at}", path.display());
+                    assert!(!verified || at < 72, "{} at {at}", path.display());
                     let moved = kept.iter().filter(|(p, _)| p.segment() <= 2);
                     let failed = moved.filter(|(pointer, (key, _, value, version))| {
                         match view.read(*pointer, key, *version) {
@@ -133,6 +144,67 @@ fn every_flipped_byte_of_a_relocation_is_noticed() {
             // verification notices it.
             assert!(noticed || records && at >= 4096, "{} at {at}", path.display());
             file.write_all_at(&byte, at).unwrap();
+        }
+    }
+}
+
+#[test]
+fn outputs_that_nobody_keeps_are_removed() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let dir = std::path::Path::new(DIR);
+    fs.create_dir_all(dir).unwrap();
+    let mut writer = RecordWriter::create(&fs, dir, DATABASE, 1, 1).unwrap();
+    writer.push(b"key", b"", b"value", 7).unwrap();
+    drop(writer);
+    let mut writer = RecordWriter::create(&fs, dir, DATABASE, 1, 1).unwrap();
+    let at = writer.push(b"key", b"", b"value", 7).unwrap();
+    let outputs = [writer.finish().unwrap()];
+    let mut table = TableWriter::new(3);
+    table.add(4096, 0, at).unwrap();
+    let table = table.finish(&fs, dir, DATABASE, (2, 2), &outputs).unwrap();
+    assert_eq!(fs.list(dir).unwrap().len(), 2);
+    drop((outputs, table));
+    assert_eq!(fs.list(dir).unwrap().len(), 0);
+}
+
+#[test]
+fn every_old_offset_of_a_large_segment_leads_to_its_record() {
+    // Sizes from a few bytes to whole buckets of nothing, and the very last offset.
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let dir = std::path::Path::new(DIR);
+    fs.create_dir_all(dir).unwrap();
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options()).unwrap();
+    append(&log, Entry { version: 1, seed: 1, size: 900 }, Durability::Sync).unwrap();
+    for gap in [13u32, 300, 4000, 200_000, 70_000_000] {
+        let id = gap.into();
+        let mut writer = RecordWriter::create(&fs, dir, DATABASE, id, 1).unwrap();
+        let mut table = TableWriter::new(1);
+        let mut old = 4096u32;
+        let mut moved = Vec::new();
+        while old < (1 << 31) && moved.len() < 3000 {
+            let key = old.to_string().into_bytes();
+            let at = writer.push(&key, b"t", b"v", 9).unwrap();
+            table.add(old, 0, at).unwrap();
+            moved.push((old, key));
+            old += 1 + (mix(old.into()) % u64::from(2 * gap)) as u32;
+        }
+        let outputs = [writer.finish().unwrap()];
+        let out = table.finish(&fs, dir, DATABASE, (id + 1, 2), &outputs).unwrap();
+        let relocated = Relocated { table: out.file(), table_nonce: out.nonce() };
+        let opened = log.open_relocated(1, &relocated, &mut RecordFiles::default()).unwrap();
+        log.relocate(vec![opened]);
+        let view = log.view();
+        for (old, key) in &moved {
+            let pointer = Pointer::new(1, *old, record_len(key.len(), 1, 1) as u32);
+            assert_eq!(&*view.read(pointer, key, 9).unwrap(), b"v");
+            for other in [old - 1, old + 1] {
+                let pointer = Pointer::new(1, other, pointer.len());
+                if moved.iter().all(|(o, _)| *o != other) {
+                    let e = view.read(pointer, key, 9).unwrap_err();
+                    assert!(matches!(e, Error::BadPointer { .. }), "{e}");
+                }
+            }
         }
     }
 }

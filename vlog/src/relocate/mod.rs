@@ -1,0 +1,188 @@
+//! Relocated segments: where garbage collection moved the records that were still in use.
+//!
+//! A collected segment's own file is gone; its number now leads to a *relocation table*
+//! (`{file:06}.vrel`), which says for the offset of each surviving record in which *record file*
+//! (`{file:06}.vrec`) it is now, and where. Pointers do not change. One record file may take the
+//! records of many segments, in key order, and one segment's records may be in many files. A
+//! segment that is collected again gets another table, from the same old offsets: there is never
+//! a second step to take.
+//!
+//! Records in a record file all carry their version, follow each other unpadded behind a header
+//! page, and are sealed with that file's salt. There are no frames.
+
+mod records;
+mod table;
+mod write_table;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kvdb_vfs::{Fs, Salt};
+use zerocopy::little_endian::{U32, U64, U128};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::format::FORMAT_VERSION;
+use crate::position::numbered;
+use crate::{Error, Result};
+
+pub use records::{RecordFiles, RecordWriter};
+pub use table::RelocatedSegment;
+pub(crate) use table::Relocation;
+pub use write_table::TableWriter;
+
+const TABLE_MAGIC: [u8; 8] = *b"KVDBVREL";
+const RECORDS_MAGIC: [u8; 8] = *b"KVDBVREC";
+
+/// The path of a relocation table.
+pub fn relocation_table_path(dir: &Path, file: u64) -> PathBuf {
+    dir.join(format!("{file:06}.vrel"))
+}
+
+/// The path of a file of relocated records.
+pub fn record_file_path(dir: &Path, file: u64) -> PathBuf {
+    dir.join(format!("{file:06}.vrec"))
+}
+
+/// The file number of a name made by [`relocation_table_path`] or [`record_file_path`]; `None`
+/// for any other name.
+pub fn parse_relocation_path(name: &Path) -> Option<u64> {
+    numbered(name, "vrel").or_else(|| numbered(name, "vrec"))
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct TableHeader {
+    magic: [u8; 8],
+    format: U32,
+    segment: U32,
+    database: U128,
+    file: U64,
+    nonce: U64,
+    files: U32,
+    entries: U32,
+    buckets: U32,
+    shift: U32,
+    body_crc: U32,
+    crc: U32,
+}
+
+impl TableHeader {
+    const LEN: usize = size_of::<TableHeader>();
+
+    fn raw_crc(&self) -> u32 {
+        crc32fast::hash(&self.as_bytes()[..Self::LEN - 4])
+    }
+}
+
+/// A record file as a table names it.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct FileEntry {
+    file: U64,
+    nonce: U64,
+    length: U64,
+}
+
+/// Where one record is now. The high bits of its old offset are the bucket it is in.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Entry {
+    old_low: zerocopy::little_endian::U16,
+    file_ordinal: zerocopy::little_endian::U16,
+    new_offset: U32,
+}
+
+/// A bucket spans at most so many bytes (as a power of two), so that what is left of an offset
+/// takes two bytes.
+const MOST_SHIFT: u32 = 16;
+
+/// A file made by garbage collection that is complete and synced (its name is not: sync the
+/// directory) and that no manifest names yet. Dropped without [`keep`](Output::keep), it is
+/// removed.
+#[derive(Debug)]
+#[must_use]
+pub struct Output {
+    fs: Arc<dyn Fs>,
+    path: PathBuf,
+    file: u64,
+    nonce: u64,
+    length: u64,
+    keep: bool,
+}
+
+impl Output {
+    fn new(fs: &Arc<dyn Fs>, path: PathBuf, file: u64, nonce: u64) -> Self {
+        Output { fs: fs.clone(), path, file, nonce, length: 0, keep: false }
+    }
+
+    /// Its number.
+    pub fn file(&self) -> u64 {
+        self.file
+    }
+
+    /// The random number in its salt.
+    pub fn nonce(&self) -> u64 {
+        self.nonce
+    }
+
+    /// Its length in bytes.
+    #[allow(clippy::len_without_is_empty)] // it has a header
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// A manifest names it, or may do so: leave the file alone.
+    pub fn keep(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Err(error) = self.fs.remove(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "an unused file is not removed");
+        }
+    }
+}
+
+/// What a header must say, and what it says.
+struct Identity<'a> {
+    path: &'a Path,
+    magic: bool,
+    format: u32,
+    verifies: bool,
+    database: (u128, u128),
+    fields: &'a [(&'static str, u64, u64)],
+}
+
+impl Identity<'_> {
+    fn check(&self) -> Result<()> {
+        let path = || self.path.to_owned();
+        if !self.magic {
+            return Err(Error::NotASegment { path: path() });
+        }
+        if self.format > FORMAT_VERSION {
+            let (found, supported) = (self.format, FORMAT_VERSION);
+            return Err(Error::UnsupportedVersion { path: path(), found, supported });
+        }
+        if !self.verifies {
+            return Err(Error::damaged(&path(), 0, "a file header"));
+        }
+        if self.database.0 != self.database.1 {
+            let (expected, found) = self.database;
+            return Err(Error::WrongDatabase { path: path(), expected, found });
+        }
+        match self.fields.iter().find(|(_, expected, found)| expected != found) {
+            Some(&(what, expected, found)) => {
+                Err(Error::WrongFile { path: path(), what, expected, found })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn table_salt(database: u128, file: u64, nonce: u64) -> Salt {
+    Salt::derive(database, file, nonce)
+}

@@ -1,0 +1,177 @@
+//! Relocation tables: looking up where a record is.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use kvdb_vfs::{File, Fs, OpenMode, Region};
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
+
+use super::{
+    Entry, FileEntry, Identity, MOST_SHIFT, RecordFiles, TABLE_MAGIC, TableHeader,
+    relocation_table_path, table_salt,
+};
+use crate::file::LogFile;
+use crate::{Error, Options, Relocated, Result};
+
+/// The new place of a collected segment, open and ready for [`Log::relocate`](crate::Log::relocate).
+#[derive(Debug)]
+pub struct RelocatedSegment {
+    pub(crate) segment: u32,
+    pub(crate) table: Arc<Relocation>,
+}
+
+/// The table of one relocated segment, open for lookups.
+///
+/// Its header is verified when it is opened, the rest when it is first looked into, so that
+/// opening a log takes no longer for having many tables.
+#[derive(Debug)]
+pub(crate) struct Relocation {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    /// Of the whole file.
+    len: u64,
+    body_crc: u32,
+    maps: bool,
+    files: Vec<Arc<LogFile>>,
+    shift: u32,
+    /// Where in the file the directory of buckets and the entries are.
+    directory: Range<usize>,
+    entries: Range<usize>,
+    /// The file's bytes, once they are verified.
+    bytes: OnceLock<Region>,
+}
+
+impl Relocation {
+    /// Reads and verifies a table's header and opens the record files it names.
+    pub(crate) fn open(
+        fs: &dyn Fs,
+        dir: &Path,
+        database: u128,
+        segment: u32,
+        relocated: &Relocated,
+        options: &Options,
+        opened: &mut RecordFiles,
+    ) -> Result<Self> {
+        let path = relocation_table_path(dir, relocated.table);
+        let file = fs.open(&path, OpenMode::Read)?;
+        let found = file.len()?;
+        let expected = TableHeader::LEN as u64;
+        if found < expected {
+            return Err(Error::Truncated { path, expected, found });
+        }
+        let mut header = [0; TableHeader::LEN];
+        file.read_exact_at(&mut header, 0)?;
+        let Ok(header) = TableHeader::read_from_bytes(&header) else {
+            return Err(Error::NotASegment { path });
+        };
+        let salt = table_salt(header.database.get(), header.file.get(), header.nonce.get());
+        let identity = Identity {
+            path: &path,
+            magic: header.magic == TABLE_MAGIC,
+            format: header.format.get(),
+            verifies: salt.matches(header.crc.get(), header.raw_crc(), 0, 0),
+            database: (database, header.database.get()),
+            fields: &[
+                ("file id", relocated.table, header.file.get()),
+                ("nonce", relocated.table_nonce, header.nonce.get()),
+                ("segment", segment.into(), header.segment.get().into()),
+            ],
+        };
+        identity.check()?;
+        // The header verifies, so these are what was written.
+        let files_len = header.files.get() as usize * size_of::<FileEntry>();
+        let directory_at = TableHeader::LEN + files_len;
+        let entries_at = directory_at + (header.buckets.get() as usize + 1) * size_of::<U32>();
+        let end = entries_at + header.entries.get() as usize * size_of::<Entry>();
+        let expected = end as u64;
+        if found < expected || header.shift.get() > MOST_SHIFT {
+            return Err(Error::Truncated { path, expected, found });
+        }
+        let mut named = vec![0; files_len];
+        file.read_exact_at(&mut named, TableHeader::LEN as u64)?;
+        let mut files = Vec::with_capacity(header.files.get() as usize);
+        for entry in named.chunks_exact(size_of::<FileEntry>()) {
+            let Ok(entry) = FileEntry::ref_from_bytes(entry) else { continue };
+            files.push(opened.get(fs, dir, database, entry, options)?);
+        }
+        Ok(Relocation {
+            path,
+            file,
+            len: expected,
+            body_crc: header.body_crc.get(),
+            maps: options.maps,
+            files,
+            shift: header.shift.get(),
+            directory: directory_at..entries_at,
+            entries: entries_at..end,
+            bytes: OnceLock::new(),
+        })
+    }
+
+    /// The bytes of the file, verified.
+    #[inline]
+    fn bytes(&self) -> Result<&Region> {
+        match self.bytes.get() {
+            Some(bytes) => Ok(bytes),
+            None => self.load(),
+        }
+    }
+
+    #[cold]
+    fn load(&self) -> Result<&Region> {
+        let mapped = if self.maps { self.file.map(0..self.len).unwrap_or_default() } else { None };
+        let bytes = match mapped {
+            Some(map) => map,
+            None => {
+                let mut bytes = vec![0; self.len as usize];
+                self.file.read_exact_at(&mut bytes, 0)?;
+                Region::from_vec(bytes)
+            }
+        };
+        let body = bytes.get(TableHeader::LEN..).unwrap_or_default();
+        if crc32fast::hash(body) != self.body_crc {
+            return Err(Error::damaged(&self.path, TableHeader::LEN as u64, "a relocation table"));
+        }
+        Ok(self.bytes.get_or_init(|| bytes))
+    }
+
+    #[inline]
+    fn parts(&self) -> Result<(&[U32], &[Entry])> {
+        let bytes = self.bytes()?;
+        let directory = bytes.get(self.directory.clone()).unwrap_or_default();
+        let entries = bytes.get(self.entries.clone()).unwrap_or_default();
+        Ok((
+            <[U32]>::ref_from_bytes(directory).unwrap_or_default(),
+            <[Entry]>::ref_from_bytes(entries).unwrap_or_default(),
+        ))
+    }
+
+    /// Where the record that was at `old_offset` is now; `None` if it was not kept. O(1) where
+    /// records are of like sizes: a bucket goes by the high bits and has eight entries on average.
+    #[inline]
+    pub(crate) fn find(&self, old_offset: u32) -> Result<Option<(&Arc<LogFile>, u32)>> {
+        let (directory, entries) = self.parts()?;
+        let bucket = (old_offset >> self.shift) as usize;
+        let Some([from, to]) = directory.get(bucket..bucket + 2) else { return Ok(None) };
+        let bucket = entries.get(from.get() as usize..to.get() as usize).unwrap_or_default();
+        let low = (old_offset & ((1 << self.shift) - 1)) as u16;
+        let Ok(at) = bucket.binary_search_by_key(&low, |e| e.old_low.get()) else {
+            return Ok(None);
+        };
+        let file = self.files.get(usize::from(bucket[at].file_ordinal.get()));
+        Ok(file.map(|file| (file, bucket[at].new_offset.get())))
+    }
+
+    /// Where the records are now.
+    ///
+    /// # Errors
+    /// Damage of the table.
+    pub(crate) fn records(&self) -> Result<impl Iterator<Item = (&LogFile, u32)>> {
+        Ok(self.parts()?.1.iter().filter_map(|entry| {
+            let file = self.files.get(usize::from(entry.file_ordinal.get()))?;
+            Some((&**file, entry.new_offset.get()))
+        }))
+    }
+}
