@@ -1,12 +1,14 @@
 //! What ties the tree to the value log: the tree asks, the log answers, and the other way round.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
 use kvdb_lsm::{BoxError, Companion, FileIds, Floor, Tree};
 use kvdb_manifest::store::{SegmentNamed, SegmentSealed, StoreChange};
 use kvdb_txn::Oracle;
-use kvdb_vlog::{Log, LogView, Pointer, SealedSegment, SegmentMeta, SegmentName, SegmentNamer};
+use kvdb_vlog::{
+    Log, LogView, Pointer, RelocatedSegment, SealedSegment, SegmentMeta, SegmentName, SegmentNamer,
+};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::EngineClock;
@@ -31,8 +33,8 @@ pub(crate) struct ValueLog {
     /// No version is ever dropped, so the floor stays where it was.
     keep_all: bool,
     operator: Option<MergeOperator>,
-    /// Files of freed segments, to be removed.
-    doomed: Mutex<Vec<PathBuf>>,
+    /// What a collection has moved and is about to install.
+    staged: Mutex<Vec<RelocatedSegment>>,
 }
 
 impl ValueLog {
@@ -52,13 +54,23 @@ impl ValueLog {
             recovered_floor,
             keep_all,
             operator,
-            doomed: Mutex::default(),
+            staged: Mutex::default(),
         }
     }
 
-    /// The files that can be removed: no manifest names them any more.
-    pub(crate) fn take_doomed(&self) -> Vec<PathBuf> {
-        std::mem::take(&mut *self.doomed.lock())
+    /// The directory of the log.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The next change set with relocated segments moves these.
+    pub(crate) fn stage(&self, relocated: Vec<RelocatedSegment>) {
+        *self.staged.lock() = relocated;
+    }
+
+    /// That change set was installed or will not be.
+    pub(crate) fn unstage(&self) {
+        self.staged.lock().clear();
     }
 
     /// Recovery has made a segment.
@@ -98,16 +110,14 @@ impl Companion for ValueLog {
 
     fn installed(&self, change: &StoreChange) {
         let Some((log, _)) = self.running.get() else { return };
-        if change.segments_freed.is_empty() {
-            return;
+        if !change.segments_relocated.is_empty() {
+            log.relocate(std::mem::take(&mut *self.staged.lock()));
         }
-        // Removed, not used again: a value may outlive this opening of the store, and a later one
-        // in the same process would not know that its map is still being read.
-        let view = log.view();
-        let files = change.segments_freed.iter().filter_map(|&segment| view.meta(segment));
-        let paths = files.map(|segment| kvdb_vlog::segment_path(&self.dir, segment.file));
-        self.doomed.lock().extend(paths);
-        if let Err(error) = log.forget(&change.segments_freed) {
+        // Their files are removed, not used again: a value may outlive this opening of the store,
+        // and a later one in the same process would not know that its map is still being read.
+        if !change.segments_freed.is_empty()
+            && let Err(error) = log.forget(&change.segments_freed)
+        {
             tracing::error!(%error, "forgetting freed segments");
         }
     }

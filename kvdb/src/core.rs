@@ -1,6 +1,6 @@
 //! What all handles of one open database share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kvdb_lsm::{PENDING, Superversion, Tree};
@@ -17,6 +17,7 @@ use crate::committer::Committer;
 use crate::companion::ValueLog;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
+use crate::gc::Collector;
 use crate::housekeeper::Housekeeper;
 use crate::item::{Found, Looked, resolve};
 use crate::limits::Limits;
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     /// Where replay ended.
     pub(crate) recovered_end: kvdb_vlog::Position,
     pub(crate) housekeeper: Arc<Housekeeper>,
+    pub(crate) collector: Collector,
     /// Commits in flight: close lets them end.
     pub(crate) commits: Arc<Gate>,
     /// Leads the commits that nobody waits for.
@@ -52,6 +54,11 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn log(&self) -> Result<&Arc<Log<Route>>> {
         self.log.as_ref().ok_or(Error::ReadOnly)
+    }
+
+    /// The directory of the log.
+    pub(crate) fn log_dir(&self) -> &Path {
+        self.tree.companion().dir()
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -161,6 +168,7 @@ impl Core {
         self.committer.stop();
         // Ends background work, and what callers are waiting for, within a second; then nobody is
         // left who writes to the directory.
+        self.collector.stop();
         self.tree.close();
         self.work.close();
         self.housekeeper.stop();

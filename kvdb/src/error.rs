@@ -79,6 +79,9 @@ pub enum Error {
     /// The database was closed.
     #[error("the database is closed")]
     Closed,
+    /// Whoever was told of its progress broke it off.
+    #[error("cancelled")]
+    Cancelled,
     /// A setting out of its range.
     #[error("option {name}: {reason}")]
     InvalidOption {
@@ -204,6 +207,7 @@ impl Error {
             | Error::TransactionTooBig { .. }
             | Error::ReadOnly
             | Error::NoMergeOperator { .. }
+            | Error::Cancelled
             | Error::InvalidOption { .. }
             | Error::BelowWatermark { .. }
             | Error::FutureVersion { .. }

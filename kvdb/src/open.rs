@@ -30,6 +30,7 @@ use crate::companion::{Namer, SegmentIds, ValueLog, named, seal_record, segment_
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
+use crate::gc::Collector;
 use crate::housekeeper::Housekeeper;
 use crate::limits::Limits;
 use crate::options::Options;
@@ -141,6 +142,7 @@ pub(crate) fn open(
         housekeeper,
         commits: Arc::default(),
         committer: Committer::default(),
+        collector: Collector::default(),
         work: Gate::default(),
         locks: Mutex::new(place.locks),
         options,

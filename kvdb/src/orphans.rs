@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use kvdb_manifest::Manifest;
-use kvdb_manifest::store::StoreState;
+use kvdb_manifest::store::{SegmentState, StoreState};
 use kvdb_vfs::{EntryKind, Fs};
 
 use crate::error::Result;
@@ -67,7 +67,7 @@ fn is_orphaned_log_file(fs: &dyn Fs, path: &Path, manifest: &Manifest<StoreState
         return Ok(manifest.read(|s| !s.log_files().contains_key(&id)));
     }
     let Some(id) = kvdb_vlog::parse_segment_path(name) else { return Ok(false) };
-    if manifest.read(|s| s.segments().values().any(|segment| segment.named.file == id)) {
+    if manifest.read(|s| names_file(s, id)) {
         return Ok(false);
     }
     // A crash may have left it without a header that verifies; then nobody can miss it.
@@ -78,6 +78,12 @@ fn is_orphaned_log_file(fs: &dyn Fs, path: &Path, manifest: &Manifest<StoreState
         }
         _ => Ok(true),
     }
+}
+
+/// Whether a segment is still in the file with this number, not moved out of it.
+fn names_file(state: &StoreState, id: u64) -> bool {
+    let here = |s: &SegmentState| s.relocated.is_none() && s.named.file == id;
+    state.segments().values().any(here)
 }
 
 fn name(path: &Path) -> Option<&Path> {

@@ -97,6 +97,8 @@ pub enum Step {
     SyncLog,
     /// Free the log's segments that nothing refers to.
     FreeSegments,
+    /// Collect garbage of the log once: move what is in use of some files.
+    Collect,
 }
 
 impl Step {
@@ -108,6 +110,7 @@ impl Step {
         Step::PrepareLog,
         Step::SyncLog,
         Step::FreeSegments,
+        Step::Collect,
     ];
 }
 
@@ -147,7 +150,8 @@ impl Db {
             Step::Reclaim => core.tree.step(kvdb_lsm::Job::Reclaim)?,
             Step::PrepareLog => log.prepare()?,
             Step::SyncLog => log.idle_sync()?,
-            Step::FreeSegments => core.free_dead_segments()?,
+            Step::FreeSegments => core.free_dead_segments()?.files > 0,
+            Step::Collect => core.collect_step()?,
         })
     }
 }

@@ -8,7 +8,11 @@ use std::sync::Arc;
 
 use common::{Contents, contents, manual, open, scale, tiny, value};
 use kvdb::vfs::MemFs;
-use kvdb::{Codec, Db, Durability, Options, Snapshot};
+use kvdb::{Codec, Db, Durability, GcOptions, Options, Snapshot};
+
+/// Bytes of the largest values: with larger ones the log has many segments, and garbage in them.
+const SMALL: usize = 3000;
+const LARGE: usize = 40_000;
 
 fn option_sets() -> Vec<(&'static str, Options)> {
     vec![
@@ -32,24 +36,48 @@ fn the_same_operations_give_the_same_answers_under_every_set_of_options() {
     for seed in 0..2 * scale() {
         for (name, options) in option_sets() {
             println!("seed {seed}, {name}");
-            run(seed, &options, 1200);
+            run(seed, &options, 1200, SMALL);
         }
     }
 }
 
-fn run(seed: u64, options: &Options, steps: u64) {
+#[test]
+fn garbage_collection_of_the_log_changes_no_answer() {
+    let sets = [
+        ("threads", tiny()),
+        ("by hand", manual()),
+        ("everything in the log", manual().value_threshold(0)),
+        ("positioned reads", manual().memory_map(false)),
+        ("two levels", manual().max_levels(2).level0_compaction_trigger(1)),
+        ("value directory", manual().value_dir("/values")),
+    ];
+    for seed in 100..100 + 2 * scale() {
+        for (name, options) in &sets {
+            println!("seed {seed}, {name}");
+            let collections = run(seed, options, 900, LARGE);
+            assert!(collections > 3, "{collections} collections");
+        }
+    }
+}
+
+/// Returns how many collections of the log there were.
+fn run(seed: u64, options: &Options, steps: u64, largest: usize) -> u64 {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut fs = Arc::new(MemFs::new());
     let mut db = open(options, &fs).unwrap();
     let mut model = Contents::new();
     let mut snapshots: Vec<(Snapshot, Contents)> = Vec::new();
     let mut last_version = 0;
+    let mut collections = 0;
+    let change = |rng: &mut fastrand::Rng, step, model: &mut Contents, write: Write<'_>| {
+        change(rng, step, largest, model, write);
+    };
     for step in 0..steps {
-        match rng.u32(..1000) {
+        match rng.u32(..1040) {
             0..700 => {
                 let mut batch = db.batch();
                 for _ in 0..=rng.u32(..3) {
-                    change(&mut rng, step, &mut model, |key, value| match value {
+                    change(&mut rng, step, &mut model, &mut |key, value| match value {
                         Some(value) => batch.put(key, value).unwrap(),
                         None => batch.delete(key).unwrap(),
                     });
@@ -62,7 +90,7 @@ fn run(seed: u64, options: &Options, steps: u64) {
                 let mut t = db.begin().unwrap();
                 let own = model.clone();
                 for _ in 0..=rng.u32(..10) {
-                    change(&mut rng, step, &mut model, |key, value| match value {
+                    change(&mut rng, step, &mut model, &mut |key, value| match value {
                         Some(value) => t.put(key, value).unwrap(),
                         None => t.delete(key).unwrap(),
                     });
@@ -97,7 +125,7 @@ fn run(seed: u64, options: &Options, steps: u64) {
                 db.close().unwrap();
                 db = open(options, &fs).unwrap();
             }
-            990..995 => {
+            990..993 => {
                 // The process dies: what the file system was given is there.
                 snapshots.clear();
                 let image = Arc::new(fs.process_image());
@@ -105,7 +133,14 @@ fn run(seed: u64, options: &Options, steps: u64) {
                 fs = image;
                 db = open(options, &fs).unwrap();
             }
-            _ => assert!(contents(&db.snapshot().unwrap()) == model, "step {step}"),
+            993..1000 => assert!(contents(&db.snapshot().unwrap()) == model, "step {step}"),
+            _ => {
+                let everything = rng.u8(..3) == 0;
+                let gc = if everything { GcOptions::full() } else { GcOptions::default() };
+                let report = db.gc(&gc).unwrap();
+                assert_eq!(report.damaged, []);
+                collections += report.collections;
+            }
         }
     }
     assert!(contents(&db.snapshot().unwrap()) == model, "at the end");
@@ -117,24 +152,28 @@ fn run(seed: u64, options: &Options, steps: u64) {
     db.close().unwrap();
     let db = open(options, &fs).unwrap();
     assert!(contents(&db.snapshot().unwrap()) == model, "after reopening");
+    collections
 }
 
 fn key(rng: &mut fastrand::Rng) -> Vec<u8> {
     format!("{:0width$}", rng.u32(..150), width = 1 + rng.usize(..3)).into_bytes()
 }
 
+type Write<'a> = &'a mut dyn FnMut(&[u8], Option<&[u8]>);
+
 fn change(
     rng: &mut fastrand::Rng,
     step: u64,
+    largest: usize,
     model: &mut Contents,
-    write: impl FnOnce(&[u8], Option<&[u8]>),
+    write: Write<'_>,
 ) {
     let key = key(rng);
     if rng.u8(..4) == 0 {
         write(&key, None);
         model.remove(&key);
     } else {
-        let len = if rng.u8(..4) == 0 { rng.usize(..3000) } else { rng.usize(..100) };
+        let len = if rng.u8(..4) == 0 { rng.usize(..largest) } else { rng.usize(..100) };
         let value = value(step, len);
         write(&key, Some(&value));
         model.insert(key, value);

@@ -239,6 +239,29 @@ impl<V> Superversion<V> {
         }
         TreeCursor::new(inputs)
     }
+
+    /// A cursor over all versions of all keys in the memtables and in the tables whose records
+    /// `wanted` accepts, to be read from front to back once.
+    pub fn cursor_over(
+        &self,
+        wanted: impl Fn(&kvdb_manifest::store::TableRecord) -> bool,
+    ) -> TreeCursor {
+        let filled = self.memtables.iter().filter(|m| !m.list().is_empty());
+        let mut inputs: Vec<Input> = filled.map(Input::memtable).collect();
+        for (depth, level) in self.version.levels().iter().enumerate() {
+            let tables = level.tables().iter().filter(|t| wanted(&t.record));
+            match depth {
+                0 => inputs.extend(tables.map(Input::table_scan)),
+                _ => {
+                    let tables: Vec<_> = tables.cloned().collect();
+                    if !tables.is_empty() {
+                        inputs.push(Input::tables_scan(tables));
+                    }
+                }
+            }
+        }
+        TreeCursor::new(inputs)
+    }
 }
 
 impl<V> std::fmt::Debug for Superversion<V> {

@@ -29,9 +29,7 @@ use crate::frame::Frame;
 use crate::relocate::{RecordFiles, RelocatedSegment, Relocation};
 use crate::segment::Segment;
 use crate::view::{LogView, Place};
-use crate::{
-    Durability, Error, Options, Position, Relocated, Result, SealedSegment, SegmentMeta,
-};
+use crate::{Durability, Error, Options, Position, Relocated, Result, SealedSegment, SegmentMeta};
 
 /// A log that is open for appending. Shared by reference between threads.
 ///

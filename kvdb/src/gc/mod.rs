@@ -1,0 +1,302 @@
+//! Garbage collection of the value log, by relocation.
+//!
+//! What is still in use of some files of the log is copied into new ones, in key order; a table
+//! per segment says where each record went; one change set of the manifest puts the new files in
+//! the place of the old. The tree is not written to and its pointers stay as they are: they name a
+//! record by the segment and offset that it was first written at, and reading one looks the
+//! segment up in the log view of the reader's superversion. So a collection needs nobody's
+//! permission, can never bring anything back that was deleted, and is in nobody's way: it takes no
+//! lock that a reader or a commit takes, but for the moment of the install.
+//!
+//! 1. **Choose** ([`units`]): files before the replay head by benefit and cost. Live bytes are sums
+//!    over the tables' records, never a counter.
+//! 2. **Find** ([`survivors`]): the entries of a pinned superversion that point into the victims.
+//! 3. **Copy** ([`job`]): each record is verified, then written, with a new checksum, to files cut
+//!    at [`Options::segment_size`](crate::Options::segment_size) by key range. A victim with
+//!    damage is left whole, reported, and not chosen again.
+//! 4. **Install**: files, tables and directory synced, then the change set. From then on new
+//!    superversions read the new files; older ones keep the old.
+//! 5. **Remove**: the old names go at once; what they stood for goes with its last holder.
+//!
+//! Files without anything in use are removed unread (`reclaim`). A failure anywhere before the
+//! change set is durable removes what was written and leaves everything as it was; after a crash
+//! the next opening does.
+
+mod collector;
+mod job;
+mod survivors;
+mod units;
+
+use std::ops::ControlFlow;
+
+pub(crate) use collector::Collector;
+pub use collector::GcTotals;
+pub(crate) use units::{Choice, choose, collectable};
+
+use crate::core::Core;
+use crate::db::Db;
+use crate::error::{Error, ErrorKind, Result};
+use job::{Done, Failure};
+
+/// What a collection on demand is to do.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct GcOptions {
+    /// Files of which less than this part is garbage are left alone. 0 to 1, default 0.2.
+    pub min_garbage: f64,
+    /// Write what is in memory to tables first, and bring together in the tree what was
+    /// overwritten with what overwrote it: only then is all garbage known. Default: false.
+    pub settle: bool,
+    /// Also move segments without garbage that were never collected: afterwards values lie in key
+    /// order, which makes scans over large values sequential. Default: false.
+    pub sort: bool,
+    /// Files are collected together as long as what is in use of them does not exceed so many
+    /// bytes: the more, the longer are the runs in key order; as much free space is needed
+    /// meanwhile. Default 1 GiB.
+    pub batch_bytes: u64,
+}
+
+impl Default for GcOptions {
+    fn default() -> Self {
+        GcOptions { min_garbage: 0.2, settle: false, sort: false, batch_bytes: 1 << 30 }
+    }
+}
+
+impl GcOptions {
+    /// Everything that can be gained, whatever it costs: what is in memory is flushed, the tree
+    /// compacted, every file with garbage collected, every segment brought into key order.
+    pub fn full() -> Self {
+        GcOptions { min_garbage: 0.0, settle: true, sort: true, ..GcOptions::default() }
+    }
+
+    /// Sets [`GcOptions::min_garbage`].
+    #[must_use]
+    pub fn min_garbage(self, min_garbage: f64) -> Self {
+        GcOptions { min_garbage, ..self }
+    }
+
+    /// Sets [`GcOptions::settle`].
+    #[must_use]
+    pub fn settle(self, settle: bool) -> Self {
+        GcOptions { settle, ..self }
+    }
+
+    /// Sets [`GcOptions::sort`].
+    #[must_use]
+    pub fn sort(self, sort: bool) -> Self {
+        GcOptions { sort, ..self }
+    }
+
+    /// Sets [`GcOptions::batch_bytes`].
+    #[must_use]
+    pub fn batch_bytes(self, batch_bytes: u64) -> Self {
+        GcOptions { batch_bytes, ..self }
+    }
+}
+
+/// What a collection on demand has done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct GcReport {
+    /// Times that files were collected together.
+    pub collections: u64,
+    /// Files removed, all-garbage ones included.
+    pub files_removed: u64,
+    /// Files written, relocation tables included.
+    pub files_written: u64,
+    /// Bytes read: what was in use.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Bytes of removed files, less what was written. Space comes back when the last reader of a
+    /// file is gone.
+    pub bytes_reclaimed: u64,
+    /// Segments that were found damaged and left as they are, and how.
+    pub damaged: Vec<(u32, String)>,
+}
+
+impl GcReport {
+    fn add(&mut self, done: &Done) {
+        self.collections += 1;
+        self.files_removed += done.files_removed;
+        self.files_written += done.files_written;
+        self.bytes_read += done.bytes_read;
+        self.bytes_written += done.bytes_written;
+        self.bytes_reclaimed += done.bytes_removed.saturating_sub(done.bytes_written);
+    }
+}
+
+/// How far a collection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GcStage {
+    /// The victims are chosen.
+    Chosen,
+    /// Some records were copied.
+    Copying,
+    /// All files are written and durable; the store does not know of them yet.
+    Copied,
+    /// The store reads the new files.
+    Installed,
+    /// The old files are removed.
+    Removed,
+}
+
+/// Told of every stage and of the bytes copied since the last; may end the collection.
+pub(crate) struct Watch<'a> {
+    tell: &'a mut dyn FnMut(GcStage, u64) -> ControlFlow<()>,
+}
+
+impl<'a> Watch<'a> {
+    pub(crate) fn new(tell: &'a mut dyn FnMut(GcStage, u64) -> ControlFlow<()>) -> Self {
+        Watch { tell }
+    }
+
+    fn at(&mut self, stage: GcStage, bytes: u64) -> Result<()> {
+        match (self.tell)(stage, bytes) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
+        }
+    }
+}
+
+impl Db {
+    /// Collects garbage of the value log now, on the calling thread, until nothing is left that is
+    /// worth it by `options`. Background collection does what is needed by itself; this is for
+    /// those who want the space, or the key order, at once.
+    ///
+    /// Reads, commits and compactions go on meanwhile. Needs free space for what is in use of the
+    /// files that are collected together; with less it goes on file by file.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let memory = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+    /// # let db = kvdb::Options::default().open_in(memory, "/db")?;
+    /// let report = db.gc(&kvdb::GcOptions::full())?;
+    /// println!("{} bytes are free again", report.bytes_reclaimed);
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Closed`], also when the database is closed meanwhile; [`Error::ReadOnly`]; those
+    /// of the file system. What was collected before stays so; the rest is as it was. Damage is no
+    /// error but part of the report.
+    pub fn gc(&self, options: &GcOptions) -> Result<GcReport> {
+        self.gc_with(options, |_, _| ControlFlow::Continue(()))
+    }
+
+    /// As [`Db::gc`], and tells `progress` of each stage and of the bytes that were copied since it
+    /// was last told. It may use the database, but not collect or close it; if it breaks off, what
+    /// was begun is undone.
+    ///
+    /// # Errors
+    /// As [`Db::gc`]; [`Error::Cancelled`] if `progress` broke off.
+    pub fn gc_with(
+        &self,
+        options: &GcOptions,
+        mut progress: impl FnMut(GcStage, u64) -> ControlFlow<()>,
+    ) -> Result<GcReport> {
+        let core = self.core();
+        let _inside = core.work.enter()?;
+        core.log()?;
+        if options.settle {
+            core.settle_for_collection()?;
+        }
+        let mut report = GcReport::default();
+        let choice = Choice {
+            min_garbage: options.min_garbage,
+            sort: options.sort,
+            max_live: options.batch_bytes,
+        };
+        let mut watch = Watch::new(&mut progress);
+        while core.collect(choice, &mut watch, &mut report)? {}
+        Ok(report)
+    }
+}
+
+impl Core {
+    /// Frees what is all garbage and runs one collection. `false`: there was nothing to collect.
+    pub(crate) fn collect(
+        &self,
+        choice: Choice,
+        watch: &mut Watch<'_>,
+        report: &mut GcReport,
+    ) -> Result<bool> {
+        let _one_at_a_time = self.collector.work();
+        let mut choice = choice;
+        loop {
+            self.check_collecting()?;
+            let freed = self.free_dead_segments()?;
+            report.files_removed += freed.files;
+            report.bytes_reclaimed += freed.bytes;
+            let claim = {
+                let _choosing = self.collector.choosing();
+                let (mut units, next) =
+                    self.manifest.read(|state| (collectable(state), state.next_segment()));
+                units.retain(|unit| !self.collector.is_damaged(unit));
+                let victims = choose(&units, next, choice);
+                if victims.is_empty() {
+                    return Ok(false);
+                }
+                self.collector.claim(victims)
+            };
+            watch.at(GcStage::Chosen, 0)?;
+            tracing::debug!(segments = ?claim.segments(), "collecting");
+            match self.relocate(&claim, watch) {
+                Ok(done) => {
+                    tracing::debug!(?done, "collected");
+                    self.count_collection(&done);
+                    report.add(&done);
+                    drop(claim);
+                    watch.at(GcStage::Installed, 0)?;
+                    self.remove_doomed();
+                    watch.at(GcStage::Removed, 0)?;
+                    return Ok(true);
+                }
+                Err(Failure::Damaged { segment, error }) => {
+                    tracing::error!(segment, %error, "damaged: the segment is not collected");
+                    self.collector.count(|totals| totals.failed += 1);
+                    self.collector.note_damage(segment, error.to_string());
+                    report.damaged.push((segment, error.to_string()));
+                }
+                Err(Failure::Failed(error)) => {
+                    let several = claim.units.len() > 1;
+                    if several && error.kind() == ErrorKind::NoSpace {
+                        // One alone may fit, and makes room for the next.
+                        choice.max_live = 0;
+                        continue;
+                    }
+                    if !matches!(error, Error::Closed | Error::Cancelled) {
+                        self.collector.count(|totals| totals.failed += 1);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// One collection of what is worth it, without a pace: for those who step by hand.
+    pub(crate) fn collect_step(&self) -> Result<bool> {
+        let choice = Choice { min_garbage: 0.2, sort: false, max_live: 256 << 20 };
+        let mut go_on = |_, _| ControlFlow::Continue(());
+        self.collect(choice, &mut Watch::new(&mut go_on), &mut GcReport::default())
+    }
+
+    fn count_collection(&self, done: &Done) {
+        self.collector.count(|totals| {
+            totals.collections += 1;
+            totals.bytes_read += done.bytes_read;
+            totals.bytes_written += done.bytes_written;
+            totals.bytes_removed += done.bytes_removed;
+        });
+    }
+
+    /// Brings everything that is garbage to light.
+    fn settle_for_collection(&self) -> Result<()> {
+        self.tree.flush()?;
+        self.tree.major_compact()?;
+        self.log()?.prepare()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! What can be collected: files of the log, what is live in them, and which are worth it.
+//!
+//! A *unit* is what is collected as a whole: one segment in the file it was written to, or a set of
+//! relocated segments that have record files in common, with these files and their tables. Live
+//! bytes are known per segment, exactly, as sums over the installed tables' records; so they are
+//! known per unit. That is why a unit is never taken apart: which of a segment's live records are
+//! in which of its record files the sums do not tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kvdb_manifest::store::{PointerSum, SegmentState, StoreState};
+
+/// What a record takes more in a record file than a pointer's length says, with its entry in the
+/// relocation table.
+const MOVED_OVERHEAD: u64 = 8 + 9;
+/// What outputs cost however little is in them: a header page, a table, change sets.
+const FIXED_OVERHEAD: u64 = 8 << 10;
+
+/// Segments that are collected together, and their files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unit {
+    /// The segments, ascending.
+    pub(crate) segments: Vec<u32>,
+    /// The files, ascending; of a segment that was never relocated its own.
+    pub(crate) files: Vec<u64>,
+    /// The relocation tables.
+    pub(crate) tables: Vec<u64>,
+    /// Bytes on disk of all of these.
+    pub(crate) size: u64,
+    /// What tables refer to in the segments.
+    pub(crate) live: PointerSum,
+    /// Whether it was collected before.
+    pub(crate) relocated: bool,
+}
+
+impl Unit {
+    /// Which part of it is garbage, 0 to 1.
+    pub(crate) fn garbage_share(&self) -> f64 {
+        1.0 - (self.live.bytes as f64 / self.size.max(1) as f64).min(1.0)
+    }
+
+    /// Bytes that its live records will take when they are moved.
+    pub(crate) fn moved_size(&self) -> u64 {
+        match self.live.count {
+            0 => 0,
+            count => self.live.bytes + count * MOVED_OVERHEAD + FIXED_OVERHEAD,
+        }
+    }
+
+    /// Bytes that collecting it sets free.
+    pub(crate) fn gain(&self) -> u64 {
+        self.size.saturating_sub(self.moved_size())
+    }
+
+    /// Benefit over cost, after Sprite LFS (Rosenblum and Ousterhout, 1991): free space times how
+    /// long it may be expected to stay free, over reading all and writing what is live. The age is
+    /// that of the youngest segment, in segments, which is time as the log knows it.
+    pub(crate) fn score(&self, next_segment: u32) -> f64 {
+        let youngest = self.segments.last().copied().unwrap_or(next_segment);
+        let age = f64::from(next_segment.saturating_sub(youngest).max(1));
+        let used = 1.0 - self.garbage_share();
+        age * (1.0 - used) / (1.0 + used)
+    }
+}
+
+/// The units of a store that may be collected: sealed, and before the replay head, so that no
+/// memtable refers to them and none ever will again.
+pub(crate) fn collectable(state: &StoreState) -> Vec<Unit> {
+    let Some(head) = state.replay_head() else { return Vec::new() };
+    let live = state.live_bytes();
+    let sum = |segment: u32| live.get(&segment).copied().unwrap_or_default();
+    let mut units = Vec::new();
+    let mut relocated: Vec<(u32, &SegmentState)> = Vec::new();
+    for (&id, segment) in state.segments().range(..head.segment) {
+        if segment.relocated.is_some() {
+            relocated.push((id, segment));
+        } else if segment.sealed.is_some() {
+            units.push(Unit {
+                segments: vec![id],
+                files: vec![segment.named.file],
+                tables: Vec::new(),
+                size: segment.named.capacity.into(),
+                live: sum(id),
+                relocated: false,
+            });
+        }
+    }
+    units.extend(groups(&relocated).into_iter().map(|(segments, files)| {
+        let moved = |id: &u32| state.segments().get(id).and_then(|s| s.relocated.as_ref());
+        let tables: Vec<u64> = segments.iter().filter_map(moved).map(|r| r.table).collect();
+        let length = |file: &u64| state.log_files().get(file).map_or(0, |f| f.length);
+        let mut total = PointerSum::default();
+        for &segment in &segments {
+            total.count += sum(segment).count;
+            total.bytes += sum(segment).bytes;
+        }
+        Unit {
+            size: files.iter().chain(&tables).map(length).sum(),
+            segments: segments.into_iter().collect(),
+            files: files.into_iter().collect(),
+            tables,
+            live: total,
+            relocated: true,
+        }
+    }));
+    units
+}
+
+/// Relocated segments by the record files they have in common, directly or by way of others.
+fn groups(relocated: &[(u32, &SegmentState)]) -> Vec<(BTreeSet<u32>, BTreeSet<u64>)> {
+    let mut groups: Vec<(BTreeSet<u32>, BTreeSet<u64>)> = Vec::new();
+    let mut group_of: BTreeMap<u64, usize> = BTreeMap::new();
+    for (id, segment) in relocated {
+        let Some(moved) = &segment.relocated else { continue };
+        let mut mine = (BTreeSet::from([*id]), BTreeSet::from_iter(moved.files.iter().copied()));
+        let known: BTreeSet<usize> =
+            moved.files.iter().filter_map(|f| group_of.get(f).copied()).collect();
+        for at in known {
+            let (segments, files) = std::mem::take(&mut groups[at]);
+            mine.0.extend(segments);
+            mine.1.extend(files);
+        }
+        for file in &mine.1 {
+            group_of.insert(*file, groups.len());
+        }
+        groups.push(mine);
+    }
+    groups.retain(|(segments, _)| !segments.is_empty());
+    groups
+}
+
+/// What to choose victims by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Choice {
+    /// Least part of a unit that must be garbage, 0 to 1.
+    pub(crate) min_garbage: f64,
+    /// Take segments that were never collected whatever their garbage: to have them in key order.
+    pub(crate) sort: bool,
+    /// Victims are merged as long as their live bytes do not exceed this; one is always taken.
+    pub(crate) max_live: u64,
+}
+
+/// The victims of one job, the best first. Units that were collected before are merged with their
+/// like only, so that what has survived stays apart from what has yet to; but not when sorting.
+pub(crate) fn choose(units: &[Unit], next_segment: u32, choice: Choice) -> Vec<Unit> {
+    let worth = |unit: &&Unit| {
+        let garbage = unit.garbage_share() >= choice.min_garbage && unit.gain() > unit.size / 64;
+        unit.live.count > 0 && (garbage && unit.gain() > 0 || choice.sort && !unit.relocated)
+    };
+    let mut candidates: Vec<&Unit> = units.iter().filter(worth).collect();
+    let score = |unit: &Unit| unit.score(next_segment);
+    candidates.sort_by(|a, b| score(b).total_cmp(&score(a)));
+    let mut chosen: Vec<Unit> = Vec::new();
+    let mut live = 0;
+    for unit in candidates {
+        let alike = chosen.first().is_none_or(|first| first.relocated == unit.relocated);
+        if !chosen.is_empty()
+            && (!(alike || choice.sort) || live + unit.live.bytes > choice.max_live)
+        {
+            continue;
+        }
+        live += unit.live.bytes;
+        chosen.push(unit.clone());
+    }
+    chosen
+}
