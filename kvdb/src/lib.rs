@@ -38,7 +38,7 @@ pub use bounds::KeyRange;
 pub use cursor::Cursor;
 pub use db::Db;
 pub use error::{Error, ErrorKind, Result};
-pub use gc::{GcOptions, GcReport, GcStage, GcTotals};
+pub use gc::{GcOptions, GcReport, GcStage, GcTotals, LogFileStats};
 pub use item::Item;
 pub use iter::{Iter, Keys};
 pub use limits::MAX_KEY_LEN;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::Core;
 use crate::db::Db;
 use crate::error::Result;
+use crate::gc::{GcTotals, LogFileStats};
 
 /// Figures of an open database, at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,11 @@ pub struct Stats {
     pub tree_bytes: u64,
     /// Sum of the segments' written bytes.
     pub log_bytes: u64,
+    /// The files of the value log: segments as they were written, and what garbage collection made
+    /// of them.
+    pub log_files: Vec<LogFileStats>,
+    /// What garbage collection has done since the database was opened.
+    pub gc: GcTotals,
     /// Everything the tree itself counts: flushes, compactions, stalls, filters.
     pub tree: kvdb_lsm::Stats,
 }
@@ -52,7 +58,7 @@ pub struct LevelStats {
 pub struct SegmentStats {
     /// Its id.
     pub segment: u32,
-    /// Bytes of its file.
+    /// Bytes of its file; 0 if garbage collection has moved its records to other files.
     pub capacity: u64,
     /// Bytes written to it, if it is sealed; the active one is still growing.
     pub sealed_bytes: Option<u64>,
@@ -63,8 +69,13 @@ pub struct SegmentStats {
     /// Whether it lies before the replay head, so that only what tables refer to is needed of it.
     pub before_replay_head: bool,
     /// Bytes that nobody needs: size minus what tables refer to. Known for sealed segments that lie
-    /// before the replay head.
+    /// before the replay head and are still in the file they were written to; for others see
+    /// [`Stats::log_files`].
     pub garbage_bytes: Option<u64>,
+    /// Whether garbage collection has moved its records to other files.
+    pub relocated: bool,
+    /// Why garbage collection leaves it alone, if it came upon damage in it.
+    pub damaged: Option<String>,
 }
 
 /// Whether the database can write.
@@ -161,7 +172,10 @@ impl Core {
         let tree = self.tree.stats();
         let mut levels = Vec::new();
         let mut segments = Vec::new();
+        let damage = self.collector.damage();
+        let mut log_files = Vec::new();
         self.manifest.read(|state| {
+            log_files = crate::gc::file_stats(state);
             for (level, tables) in state.tables_by_level() {
                 levels.push(LevelStats {
                     level,
@@ -175,22 +189,27 @@ impl Core {
             let head = state.replay_head().map_or(0, |head| head.segment);
             for (&segment, s) in state.segments() {
                 let sum = live.get(&segment).copied().unwrap_or_default();
-                let settled = s.sealed.filter(|_| segment < head);
+                let relocated = s.relocated.is_some();
+                let settled = s.sealed.filter(|_| segment < head && !relocated);
                 let used = u64::from(kvdb_vlog::FIRST_FRAME) + sum.bytes;
                 segments.push(SegmentStats {
                     segment,
-                    capacity: s.named.capacity.into(),
+                    capacity: if relocated { 0 } else { s.named.capacity.into() },
                     sealed_bytes: s.sealed.map(|sealed| sealed.length.into()),
                     live_bytes: sum.bytes,
                     live_values: sum.count,
                     before_replay_head: segment < head,
                     garbage_bytes: settled.map(|s| u64::from(s.length).saturating_sub(used)),
+                    relocated,
+                    damaged: damage.get(&segment).cloned(),
                 });
             }
         });
         let end = self.log.as_ref().map_or(self.recovered_end, |log| log.end());
+        let moved: u64 = log_files.iter().filter(|f| f.relocated).map(|f| f.bytes).sum();
         let log_bytes = segments
             .iter()
+            .filter(|s| !s.relocated)
             .map(|s| match s.sealed_bytes {
                 Some(bytes) => bytes,
                 None if s.segment == end.segment => end.offset.into(),
@@ -198,7 +217,8 @@ impl Core {
                 None if s.segment < end.segment => s.capacity,
                 None => 0,
             })
-            .sum();
+            .sum::<u64>()
+            + moved;
         Stats {
             version: self.oracle.read_version(),
             shape: tree.shape.clone(),
@@ -207,6 +227,8 @@ impl Core {
             memtable_bytes: tree.memtable_bytes,
             sealed_memtables: tree.sealed_memtables as u64,
             segments,
+            log_files,
+            gc: self.collector.totals(),
             log_bytes,
             tree,
         }

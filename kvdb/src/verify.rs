@@ -1,6 +1,6 @@
 //! [`Db::verify`]: every byte of every file, and that the parts agree.
 
-use kvdb_lsm::entry::{Entry, Kind};
+use kvdb_lsm::entry::Entry;
 use kvdb_sstable::Cursor as _;
 
 use crate::core::Core;
@@ -61,7 +61,7 @@ impl Core {
         while on {
             let (key, version) = (cursor.key(), cursor.version());
             let entry = decode(key, cursor.value())?;
-            if entry.kind == Kind::Pointer {
+            if entry.kind.is_pointer() {
                 let pointer = decode_pointer(entry.payload, key)?;
                 let value = view.read(pointer, key, version)?;
                 report.log_values += 1;

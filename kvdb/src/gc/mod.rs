@@ -23,6 +23,7 @@
 //! the next opening does.
 
 mod collector;
+mod files;
 mod job;
 mod survivors;
 mod units;
@@ -31,6 +32,8 @@ use std::ops::ControlFlow;
 
 pub(crate) use collector::Collector;
 pub use collector::GcTotals;
+pub use files::LogFileStats;
+pub(crate) use files::file_stats;
 pub(crate) use units::{Choice, choose, collectable};
 
 use crate::core::Core;

@@ -66,23 +66,29 @@ impl Unit {
 /// The units of a store that may be collected: sealed, and before the replay head, so that no
 /// memtable refers to them and none ever will again.
 pub(crate) fn collectable(state: &StoreState) -> Vec<Unit> {
-    let Some(head) = state.replay_head() else { return Vec::new() };
+    all(state).into_iter().filter_map(|(unit, collectable)| collectable.then_some(unit)).collect()
+}
+
+/// All units, and whether each may be collected.
+pub(super) fn all(state: &StoreState) -> Vec<(Unit, bool)> {
+    let head = state.replay_head().map_or(0, |head| head.segment);
     let live = state.live_bytes();
     let sum = |segment: u32| live.get(&segment).copied().unwrap_or_default();
     let mut units = Vec::new();
     let mut relocated: Vec<(u32, &SegmentState)> = Vec::new();
-    for (&id, segment) in state.segments().range(..head.segment) {
+    for (&id, segment) in state.segments() {
         if segment.relocated.is_some() {
             relocated.push((id, segment));
-        } else if segment.sealed.is_some() {
-            units.push(Unit {
+        } else {
+            let unit = Unit {
                 segments: vec![id],
                 files: vec![segment.named.file],
                 tables: Vec::new(),
                 size: segment.named.capacity.into(),
                 live: sum(id),
                 relocated: false,
-            });
+            };
+            units.push((unit, segment.sealed.is_some() && id < head));
         }
     }
     units.extend(groups(&relocated).into_iter().map(|(segments, files)| {
@@ -94,14 +100,15 @@ pub(crate) fn collectable(state: &StoreState) -> Vec<Unit> {
             total.count += sum(segment).count;
             total.bytes += sum(segment).bytes;
         }
-        Unit {
+        let unit = Unit {
             size: files.iter().chain(&tables).map(length).sum(),
             segments: segments.into_iter().collect(),
             files: files.into_iter().collect(),
             tables,
             live: total,
             relocated: true,
-        }
+        };
+        (unit, true)
     }));
     units
 }
