@@ -29,7 +29,6 @@ fn relocated(maps: bool) -> (Arc<dyn Fs>, State, Options, Named, Named) {
             Ok::<_, ()>(())
         })
         .unwrap();
-    let view = recovery.view();
     // The first two segments are collected into two record files, every second record is kept.
     let victims = [state.segments[0].meta, state.segments[1].meta];
     let dir = std::path::Path::new(DIR);
