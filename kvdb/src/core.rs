@@ -23,6 +23,7 @@ use crate::item::{Found, Looked, resolve};
 use crate::limits::Limits;
 use crate::options::Options;
 use crate::pipeline::Route;
+use crate::sequence::Returned;
 
 /// The engine behind every handle, snapshot, transaction and iterator of a database.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) recovered_end: kvdb_vlog::Position,
     pub(crate) housekeeper: Arc<Housekeeper>,
     pub(crate) collector: Collector,
+    /// Numbers of sequences that were given back.
+    pub(crate) returned: Returned,
     /// Commits in flight: close lets them end.
     pub(crate) commits: Arc<Gate>,
     /// Leads the commits that nobody waits for.
@@ -143,6 +146,12 @@ impl Core {
             let change = StoreChange { watermark: Some(watermark), ..StoreChange::default() };
             self.tree.install(change)?;
         }
+        Ok(())
+    }
+
+    pub(crate) fn sync(&self) -> Result<()> {
+        let _inside = self.work.enter()?;
+        self.log()?.sync()?;
         Ok(())
     }
 

@@ -9,11 +9,13 @@ use kvdb_txn::Mode;
 use kvdb_vfs::{Clock, Fs};
 
 use crate::bounds::KeyRange;
+use crate::bulk::BulkWriter;
 use crate::core::{At, Core};
 use crate::error::{Error, Result};
 use crate::item::Item;
 use crate::iter::Iter;
 use crate::options::{Background, Options};
+use crate::sequence::Sequence;
 use crate::snapshot::Snapshot;
 use crate::transaction::{Batch, Transaction};
 use crate::value::Value;
@@ -128,6 +130,21 @@ impl Db {
     /// Starts a set of writes that take effect together, without reads.
     pub fn batch(&self) -> Batch {
         Batch::new(self.core().clone())
+    }
+
+    /// Starts writing without number, in chunks that are atomic each: see [`BulkWriter`].
+    pub fn bulk_writer(&self) -> BulkWriter {
+        BulkWriter::new(self.core().clone())
+    }
+
+    /// A sequence of numbers that never come twice, kept under a key: see [`Sequence`]. It leases
+    /// `lease` numbers at once (0 counts as 1).
+    ///
+    /// # Errors
+    /// [`Error::NotASequence`] if the key holds something else; [`Error::ReadOnly`];
+    /// [`Error::Managed`]; those of [`Db::get`].
+    pub fn sequence(&self, key: impl AsRef<[u8]>, lease: u64) -> Result<Sequence> {
+        Sequence::new(self.core().clone(), key.as_ref(), lease)
     }
 
     /// The newest value of a key, without a copy.
@@ -365,10 +382,7 @@ impl Db {
     /// [`Error::Poisoned`], [`Error::ReadOnly`], [`Error::Closed`], or that of the sync, which
     /// poisons the database.
     pub fn sync(&self) -> Result<()> {
-        let core = self.core();
-        let _inside = core.work.enter()?;
-        core.log()?.sync()?;
-        Ok(())
+        self.core().sync()
     }
 
     /// Writes everything in memory to tables. Returns when they are durable.

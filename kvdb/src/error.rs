@@ -73,6 +73,17 @@ pub enum Error {
         /// The value log's directory.
         value_dir: PathBuf,
     },
+    /// The writer was finished.
+    #[error("the writer is finished")]
+    Finished,
+    /// The key of a sequence holds something else, or the sequence is at its end.
+    #[error("sequence {}: {what}", key.escape_ascii())]
+    NotASequence {
+        /// The key.
+        key: Vec<u8>,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// The database was opened for reading only.
     #[error("the database is open for reading only")]
     ReadOnly,
@@ -208,6 +219,8 @@ impl Error {
             | Error::ReadOnly
             | Error::NoMergeOperator { .. }
             | Error::Cancelled
+            | Error::Finished
+            | Error::NotASequence { .. }
             | Error::InvalidOption { .. }
             | Error::BelowWatermark { .. }
             | Error::FutureVersion { .. }

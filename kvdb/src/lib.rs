@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod bounds;
+mod bulk;
 mod clock;
 mod commit;
 mod committer;
@@ -25,6 +26,7 @@ mod random;
 mod read;
 mod reclaim;
 mod replay;
+mod sequence;
 mod snapshot;
 mod stats;
 mod track;
@@ -35,6 +37,7 @@ mod versions;
 mod write_set;
 
 pub use bounds::KeyRange;
+pub use bulk::BulkWriter;
 pub use cursor::Cursor;
 pub use db::Db;
 pub use error::{Error, ErrorKind, Result};
@@ -45,6 +48,7 @@ pub use limits::MAX_KEY_LEN;
 pub use merge::MergeOperator;
 pub use options::{Background, Codec, Durability, Options};
 pub use pending::PendingCommit;
+pub use sequence::Sequence;
 pub use snapshot::Snapshot;
 pub use stats::{Health, LevelStats, SegmentStats, Stats, Step};
 pub use transaction::{Batch, Transaction};

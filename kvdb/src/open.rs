@@ -140,6 +140,7 @@ pub(crate) fn open(
         manifest,
         recovered_end: end.end,
         housekeeper,
+        returned: Default::default(),
         commits: Arc::default(),
         committer: Committer::default(),
         collector: Collector::default(),

@@ -5,5 +5,7 @@
 mod common;
 
 mod all_versions;
+mod bulk_writer;
 mod many_keys;
 mod merge_operator;
+mod sequence;

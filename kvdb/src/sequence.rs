@@ -1,0 +1,153 @@
+//! [`Sequence`]: numbers that never come twice.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::commit::Request;
+use crate::core::{At, Core};
+use crate::error::{Error, Result};
+use crate::options::Durability;
+use crate::write_set::{WriteOptions, WriteSet};
+
+/// Ascending numbers from 0, each handed out once: across threads, handles and crashes.
+///
+/// The store holds under the sequence's key the first number that nobody has leased (8 bytes,
+/// little-endian). An owner leases some at once, durably, before it hands the first one out,
+/// whatever the database's durability is; so a call costs a commit once per lease. Numbers leased
+/// and not used when the process dies are never used: a gap of at most one lease per owner. Those
+/// given back, by [`release`](Sequence::release) or by dropping it, go to the next who asks.
+///
+/// Whoever writes the key otherwise, or restores an older state of it, gets numbers twice.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+/// let ids = db.sequence("ids", 100)?;
+/// assert_eq!((ids.next()?, ids.next()?), (0, 1));
+/// ids.release()?;
+/// assert_eq!(db.sequence("ids", 100)?.next()?, 2);
+/// # db.close()
+/// # }
+/// ```
+pub struct Sequence {
+    core: Arc<Core>,
+    key: Box<[u8]>,
+    lease: u64,
+    /// Leased and not handed out.
+    left: Mutex<Range<u64>>,
+}
+
+/// Numbers given back while the store is open, by key. The lock is also what makes a lease
+/// exclusive: conflict detection may be switched off.
+pub(crate) type Returned = Mutex<HashMap<Box<[u8]>, Vec<Range<u64>>>>;
+
+impl Sequence {
+    pub(crate) fn new(core: Arc<Core>, key: &[u8], lease: u64) -> Result<Self> {
+        crate::limits::check_key(key)?;
+        core.log()?;
+        core.check_open()?;
+        core.check_unmanaged()?;
+        let sequence =
+            Sequence { core, key: key.into(), lease: lease.max(1), left: Mutex::new(0..0) };
+        sequence.stored()?;
+        Ok(sequence)
+    }
+
+    /// The next number.
+    ///
+    /// # Errors
+    /// Those of the commit of a new lease; [`Error::NotASequence`] if the key holds something else,
+    /// or all numbers are used up.
+    #[allow(clippy::should_implement_trait)] // fallible, by shared reference, and without an end
+    pub fn next(&self) -> Result<u64> {
+        let mut left = self.left.lock();
+        if left.is_empty() {
+            *left = self.lease()?;
+        }
+        let number = left.start;
+        left.start += 1;
+        Ok(number)
+    }
+
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Gives back what is left of the lease. The sequence goes on to work, with a new lease.
+    ///
+    /// # Errors
+    /// Those of the commit, if these are the last numbers leased so far and so can be given back to
+    /// the store; they are kept for the next who asks then.
+    pub fn release(&self) -> Result<()> {
+        let mut left = self.left.lock();
+        let range = std::mem::replace(&mut *left, 0..0);
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut returned = self.core.returned.lock();
+        let stored = self.stored().and_then(|stored| match stored == range.end {
+            true => self.store(range.start, Durability::Buffered).map(|()| true),
+            false => Ok(false),
+        });
+        if !matches!(stored, Ok(true)) {
+            returned.entry(self.key.clone()).or_default().push(range);
+        }
+        stored.map(drop)
+    }
+
+    fn lease(&self) -> Result<Range<u64>> {
+        let mut returned = self.core.returned.lock();
+        if let Some(range) = returned.get_mut(&self.key).and_then(Vec::pop) {
+            return Ok(range);
+        }
+        let start = self.stored()?;
+        let end = start.saturating_add(self.lease);
+        if start == end {
+            return Err(self.refuse("all of its numbers are used up"));
+        }
+        self.store(end, Durability::Sync)?;
+        Ok(start..end)
+    }
+
+    /// The first number that nobody has leased.
+    fn stored(&self) -> Result<u64> {
+        let Some(value) = self.core.get(&self.key, At::Now)? else { return Ok(0) };
+        let bytes = <[u8; 8]>::try_from(&value[..]);
+        bytes.map(u64::from_le_bytes).map_err(|_| self.refuse("its value has not 8 bytes"))
+    }
+
+    fn store(&self, first: u64, durability: Durability) -> Result<()> {
+        let mut writes = WriteSet::default();
+        let options = WriteOptions::default();
+        writes.put(&self.core.limits, &self.key, &first.to_le_bytes(), options)?;
+        self.core.commit(Request { writes: &writes, reads: None, at: None, durability }).map(drop)
+    }
+
+    fn refuse(&self, what: &'static str) -> Error {
+        Error::NotASequence { key: self.key.to_vec(), what }
+    }
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        let range = self.left.get_mut();
+        if !range.is_empty() {
+            let mut returned = self.core.returned.lock();
+            returned.entry(self.key.clone()).or_default().push(range.clone());
+        }
+    }
+}
+
+impl fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sequence")
+            .field("key", &format_args!("\"{}\"", self.key.escape_ascii()))
+            .field("left", &*self.left.lock())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,167 @@
+//! Any number of writes, in chunks (SEMANTICS, rule 36).
+
+use std::sync::Arc;
+
+use crate::common::{PATH, memory, tiny, value};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, ManualClock, MemFs, Op};
+use kvdb::{Durability, Error, ErrorKind, MergeOperator, WriteOptions};
+
+#[test]
+fn rule_36_more_writes_than_a_transaction_holds_with_expiry_and_user_meta_kept() {
+    let clock = Arc::new(ManualClock::new(100));
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let operator = MergeOperator::new(|_, older, newer| [older, newer].concat());
+    let options = tiny()
+        .max_transaction_size(Some(16 << 10))
+        .merge_operator(operator)
+        .durability(Durability::Buffered);
+    let db = options.open_with(fs, clock, PATH).unwrap();
+    let mut writer = db.bulk_writer();
+    let before = db.version();
+    for i in 0..2000u32 {
+        let with = WriteOptions::default().user_meta(i as u8).expires_at(200 + u64::from(i));
+        writer.put_with(i.to_be_bytes(), value(i.into(), 100), with).unwrap();
+        if i % 10 == 3 {
+            writer.delete((i - 1).to_be_bytes()).unwrap();
+        }
+        if i % 10 == 7 {
+            writer.merge((i - 1).to_be_bytes(), "+").unwrap();
+        }
+    }
+    writer.finish().unwrap();
+    let chunks = db.version() - before;
+    assert!((10..40).contains(&chunks), "250 KB in chunks of at most 16 KiB: {chunks}");
+    for i in 0..2000u32 {
+        let item = db.get_entry(i.to_be_bytes()).unwrap();
+        if i % 10 == 2 {
+            assert!(item.is_none());
+            continue;
+        }
+        let item = item.unwrap();
+        let mut expected = value(i.into(), 100);
+        if i % 10 == 6 {
+            expected.push(b'+');
+            // Folded in the chunk it keeps its expiry, across chunks operands have none.
+        } else {
+            assert_eq!(item.expires_at(), Some(200 + u64::from(i)));
+        }
+        assert_eq!((item.user_meta(), item.value().unwrap().into_vec()), (i as u8, expected));
+    }
+}
+
+#[test]
+fn rule_36_each_chunk_is_atomic_to_every_reader() {
+    let (db, _fs) = memory();
+    let mut writer = db.bulk_writer();
+    for i in 0..30_000u32 {
+        writer.put(i.to_be_bytes(), value(i.into(), 100)).unwrap();
+        if i % 1000 == 0 {
+            let there: Vec<_> = db.iter().unwrap().keys().collect::<Result<_, Error>>().unwrap();
+            let prefix: Vec<_> =
+                (0..there.len() as u32).map(|i| i.to_be_bytes().to_vec()).collect();
+            assert_eq!(there, prefix, "what is there is a prefix of what was written");
+        }
+    }
+    writer.flush().unwrap();
+    assert_eq!(db.iter().unwrap().count(), 30_000);
+}
+
+#[test]
+fn rule_36_usable_after_an_empty_flush_and_an_error_after_finish() {
+    let (db, _fs) = memory();
+    let mut writer = db.bulk_writer();
+    let before = db.version();
+    writer.flush().unwrap();
+    writer.flush().unwrap();
+    assert_eq!(db.version(), before, "an empty flush is no commit");
+    writer.put("k", "v").unwrap();
+    writer.flush().unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), "v");
+    writer.put("l", "w").unwrap();
+    writer.finish().unwrap();
+    assert_eq!(db.get("l").unwrap().unwrap(), "w");
+    for error in [
+        writer.put("m", "x").unwrap_err(),
+        writer.delete("m").unwrap_err(),
+        writer.flush().unwrap_err(),
+        writer.finish().unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Finished), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+}
+
+#[test]
+fn rule_36_a_write_that_is_refused_is_left_out_and_the_rest_goes_on() {
+    let (db, _fs) = memory();
+    let mut writer = db.bulk_writer();
+    writer.put("a", "1").unwrap();
+    assert!(matches!(writer.put("", "2"), Err(Error::EmptyKey)));
+    let most = db.max_value_len(1);
+    let too_large = writer.put("b", vec![0; most + 1]);
+    assert!(matches!(too_large, Err(Error::ValueTooLarge { .. })));
+    writer.put("c", vec![0; most]).unwrap();
+    writer.put("d", "4").unwrap();
+    writer.finish().unwrap();
+    let keys: Vec<_> = db.iter().unwrap().keys().collect::<Result<_, Error>>().unwrap();
+    assert_eq!(keys, [b"a", b"c", b"d"]);
+}
+
+#[test]
+fn rule_36_the_error_of_a_chunk_is_reported_once_by_flush_and_nothing_later_is_there() {
+    let (db, _fs) = memory();
+    let mut writer = db.bulk_writer();
+    writer.put("early", "v").unwrap();
+    writer.flush().unwrap();
+    db.close().unwrap();
+    for i in 0..20_000u32 {
+        // Chunks fail on the way, and no call but flush says so.
+        writer.put(i.to_be_bytes(), value(i.into(), 100)).unwrap();
+    }
+    assert!(matches!(writer.flush(), Err(Error::Closed)));
+    writer.flush().unwrap();
+    writer.put("k", "v").unwrap();
+    assert!(matches!(writer.flush(), Err(Error::Closed)), "the next failure is a new one");
+}
+
+#[test]
+fn rule_36_flush_makes_durable_what_the_database_promises() {
+    for (durability, survives) in [(Durability::Sync, true), (Durability::Buffered, false)] {
+        let fs = Arc::new(MemFs::new());
+        let db = tiny().durability(durability).open_in(fs.clone(), PATH).unwrap();
+        let mut writer = db.bulk_writer();
+        writer.put("k", "v").unwrap();
+        writer.flush().unwrap();
+        let after_power_cut = Arc::new(fs.crash_image(&mut Keep::None));
+        let again = tiny().open_in(after_power_cut, PATH).unwrap();
+        assert_eq!(again.get("k").unwrap().is_some(), survives);
+    }
+}
+
+#[test]
+fn rule_36_after_a_chunk_that_was_refused_no_later_write_is_there_without_it() {
+    let fs = Arc::new(FaultFs::new(Arc::new(MemFs::new()) as Arc<dyn Fs>));
+    let db = tiny().durability(Durability::Buffered).open_in(fs.clone(), PATH).unwrap();
+    let full = fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Allocate]).path(".vlog").forever());
+    let mut writer = db.bulk_writer();
+    let keys = || db.iter().unwrap().keys().collect::<Result<Vec<_>, Error>>().unwrap();
+    for i in 0..100_000u32 {
+        writer.put(i.to_be_bytes(), value(i.into(), 200)).unwrap();
+        if i == 1000 {
+            writer.flush().unwrap();
+        }
+    }
+    // There is room again, but what was refused is missing.
+    full.disarm();
+    for i in 100_000..110_000u32 {
+        writer.put(i.to_be_bytes(), value(i.into(), 200)).unwrap();
+    }
+    assert_eq!(writer.flush().unwrap_err().kind(), ErrorKind::NoSpace);
+    let there = keys();
+    assert!((1001..100_000).contains(&there.len()), "{} are there", there.len());
+    let prefix: Vec<_> = (0..there.len() as u32).map(|i| i.to_be_bytes().to_vec()).collect();
+    assert!(there == prefix, "what is there is a prefix of what was written");
+    writer.put("~", "goes on").unwrap();
+    writer.flush().unwrap();
+    assert_eq!(keys().len(), there.len() + 1);
+}

@@ -1,0 +1,100 @@
+//! Numbers that never come twice (SEMANTICS, rule 37).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::common::{PATH, memory, scale, tiny};
+use kvdb::vfs::{Keep, MemFs};
+use kvdb::{Durability, Error};
+
+#[test]
+fn rule_37_concurrent_owners_never_get_a_number_twice() {
+    for detect in [true, false] {
+        let fs = Arc::new(MemFs::new());
+        let options = tiny().durability(Durability::Buffered).detect_conflicts(detect);
+        let db = options.open_in(fs, PATH).unwrap();
+        let shared = Arc::new(db.sequence("ids", 7).unwrap());
+        let mut threads = Vec::new();
+        for t in 0..6u64 {
+            let (db, shared) = (db.clone(), shared.clone());
+            threads.push(std::thread::spawn(move || {
+                let own = db.sequence("ids", t).unwrap();
+                let mut got = Vec::new();
+                for i in 0..200u64 {
+                    got.push(if i % 3 == 0 { shared.next() } else { own.next() }.unwrap());
+                    if i % 50 == t {
+                        own.release().unwrap();
+                    }
+                }
+                got
+            }));
+        }
+        let mut all = BTreeSet::new();
+        for thread in threads {
+            for number in thread.join().unwrap() {
+                assert!(all.insert(number), "{number} came twice");
+            }
+        }
+        assert!(*all.last().unwrap() < 1200 + 7 * 7, "gaps are no larger than the leases");
+    }
+}
+
+#[test]
+fn rule_37_a_number_never_repeats_after_a_power_cut_whatever_the_durability() {
+    for seed in 0..20 * scale() {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut fs = Arc::new(MemFs::new());
+        let mut used = BTreeSet::new();
+        for _ in 0..6 {
+            let options = tiny().durability(Durability::Buffered);
+            let db = options.open_in(fs.clone(), PATH).unwrap();
+            let ids = db.sequence("ids", 10).unwrap();
+            for _ in 0..rng.u32(1..30) {
+                let number = ids.next().unwrap();
+                assert!(used.insert(number), "{number} came twice");
+                db.put("other", number.to_be_bytes()).unwrap();
+                if rng.u32(..10) == 0 {
+                    ids.release().unwrap();
+                }
+            }
+            fs = Arc::new(fs.crash_image(&mut Keep::Random(rng.u64(..))));
+        }
+        assert!(*used.last().unwrap() < used.len() as u64 + 6 * 10 + 60, "gaps stay small");
+    }
+}
+
+#[test]
+fn rule_37_released_leases_are_reused_also_after_reopening() {
+    let fs = Arc::new(MemFs::new());
+    let options = tiny().durability(Durability::Buffered);
+    let db = options.open_in(fs.clone(), PATH).unwrap();
+    let first = db.sequence("ids", 100).unwrap();
+    let second = db.sequence("ids", 100).unwrap();
+    assert_eq!((first.next().unwrap(), second.next().unwrap()), (0, 100));
+    // Not the last lease: kept in memory for whoever asks next.
+    first.release().unwrap();
+    let third = db.sequence("ids", 100).unwrap();
+    assert_eq!(third.next().unwrap(), 1);
+    drop(third);
+    assert_eq!(first.next().unwrap(), 2, "what was dropped is reused too");
+    // The last lease goes back to the store.
+    second.release().unwrap();
+    db.close().unwrap();
+    drop((first, second));
+    let db = options.open_in(fs, PATH).unwrap();
+    assert_eq!(db.sequence("ids", 1).unwrap().next().unwrap(), 101);
+}
+
+#[test]
+fn rule_37_a_key_that_holds_something_else_is_an_error_and_so_is_the_end_of_the_numbers() {
+    let (db, _fs) = memory();
+    db.put("text", "not eight").unwrap();
+    assert!(matches!(db.sequence("text", 1), Err(Error::NotASequence { .. })));
+    assert!(matches!(db.sequence("", 1), Err(Error::EmptyKey)));
+    db.put("last", (u64::MAX - 2).to_le_bytes()).unwrap();
+    let last = db.sequence("last", 100).unwrap();
+    assert_eq!((last.next().unwrap(), last.next().unwrap()), (u64::MAX - 2, u64::MAX - 1));
+    assert!(matches!(last.next(), Err(Error::NotASequence { .. })));
+    db.close().unwrap();
+    assert!(matches!(db.sequence("ids", 1), Err(Error::Closed)));
+}
