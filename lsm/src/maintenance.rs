@@ -1,8 +1,9 @@
 //! What is done to a tree beside reading and writing it: flush, compaction, checks, figures.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvdb_manifest::store::StoreChange;
+use kvdb_manifest::store::{PointerSum, StoreChange};
 use kvdb_sstable::Cursor;
 
 use crate::compaction::job::{self, Range};
@@ -13,6 +14,7 @@ use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::install::Installation;
 use crate::stats::Stats;
+use crate::table::TableFile;
 use crate::tree::Tree;
 
 /// A unit of background work, for [`Tree::step`].
@@ -279,7 +281,8 @@ impl<C: Companion> Tree<C> {
         self.shared.stats()
     }
 
-    /// Reads every table from end to end: checksums, order, records against contents, and that for
+    /// Reads every table from end to end: checksums, order, records (pointer sums among them)
+    /// against contents, and that for
     /// every key nothing newer lies below something older.
     ///
     /// # Errors
@@ -289,6 +292,7 @@ impl<C: Companion> Tree<C> {
         current.version().check()?;
         for table in current.version().tables() {
             table.verify()?;
+            self.recount(table)?;
         }
         // A merge that prefers upper levels: of one key, whoever comes first must be newer.
         let mut cursor = current.cursor();
@@ -305,6 +309,31 @@ impl<C: Companion> Tree<C> {
             key.extend_from_slice(cursor.key());
             (source, last) = (at, cursor.version());
             valid = cursor.next()?;
+        }
+        Ok(())
+    }
+
+    /// Counts what a table's pointers refer to and compares it with the table's record.
+    fn recount(&self, table: &TableFile) -> Result<()> {
+        let companion = &self.shared.companion;
+        let mut sums: BTreeMap<u32, PointerSum> = BTreeMap::new();
+        let mut cursor = table.reader()?.owned_cursor();
+        let mut valid = cursor.first()?;
+        while valid {
+            let entry = Entry::decode(cursor.value())?;
+            if entry.kind.is_pointer()
+                && let Some((segment, bytes)) = companion.pointer(entry.payload)
+            {
+                let zero = PointerSum { segment, count: 0, bytes: 0 };
+                let sum = sums.entry(segment).or_insert(zero);
+                sum.count += 1;
+                sum.bytes += u64::from(bytes);
+            }
+            valid = cursor.next()?;
+        }
+        if !sums.values().eq(&table.record.pointers) {
+            let what = format!("pointer sums of table {} are {sums:?}", table.id());
+            return Err(Error::Inconsistent(what));
         }
         Ok(())
     }

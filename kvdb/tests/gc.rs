@@ -1,0 +1,542 @@
+//! Garbage collection of the value log: SEMANTICS rules 39 to 43.
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{Contents, PATH, contents, manual, open, scale, tiny, value};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, OpenMode, SyncSite};
+use kvdb::{Db, Error, ErrorKind, GcOptions, GcStage, Step};
+
+const SIZE: usize = 20_000;
+
+fn key(i: u64) -> Vec<u8> {
+    format!("key{i:05}").into_bytes()
+}
+
+fn put(db: &Db, model: &mut Contents, i: u64, round: u64) {
+    let v = value(i << 16 | round, SIZE);
+    db.put(key(i), &v).unwrap();
+    model.insert(key(i), v);
+}
+
+fn delete(db: &Db, model: &mut Contents, i: u64) {
+    db.delete(key(i)).unwrap();
+    model.remove(&key(i));
+}
+
+/// 300 values in some six segments; of those under two of three keys nothing is left.
+fn with_garbage(fs: &Arc<MemFs>) -> (Db, Contents) {
+    let db = open(&manual(), fs).unwrap();
+    let mut model = Contents::new();
+    for i in 0..300 {
+        put(&db, &mut model, i, 0);
+    }
+    for i in 0..300 {
+        match i % 3 {
+            0 => put(&db, &mut model, i, 1),
+            1 => delete(&db, &mut model, i),
+            _ => {}
+        }
+    }
+    db.compact().unwrap();
+    while db.step(Step::PrepareLog).unwrap() {}
+    (db, model)
+}
+
+fn now(db: &Db) -> Contents {
+    contents(&db.snapshot().unwrap())
+}
+
+/// Names in the store's directory.
+fn names(fs: &MemFs) -> Vec<String> {
+    let list = fs.list(Path::new(PATH)).unwrap();
+    list.into_iter().map(|e| e.name.display().to_string()).collect()
+}
+
+fn with_extension(fs: &MemFs, extensions: &[&str]) -> Vec<String> {
+    let is = |n: &String| extensions.iter().any(|e| n.ends_with(e));
+    names(fs).into_iter().filter(is).collect()
+}
+
+/// The kinds of files of the log.
+const LOG: &[&str] = &[".vlog", ".vrec", ".vrel"];
+
+/// Bytes on disk of all files of the log.
+fn log_files(fs: &MemFs) -> u64 {
+    let names = with_extension(fs, LOG);
+    names.iter().map(|n| fs.metadata(&Path::new(PATH).join(n)).unwrap().len).sum()
+}
+
+#[test]
+fn rule_40_a_collection_changes_nothing_that_anybody_sees() {
+    let fs = Arc::new(MemFs::new());
+    let (db, mut model) = with_garbage(&fs);
+    let before = db.snapshot().unwrap();
+    let then = model.clone();
+    let handle = db.get(key(2)).unwrap().unwrap();
+    let (size, value_bytes) = (log_files(&fs), 200 * SIZE as u64);
+    let report = db.gc(&GcOptions::default()).unwrap();
+    assert!(report.collections >= 1 && report.damaged.is_empty(), "{report:?}");
+    assert!(report.bytes_reclaimed > value_bytes / 2, "{report:?}");
+    assert_eq!(log_files(&fs), size - report.bytes_reclaimed, "{report:?}");
+    assert!(contents(&before) == then && now(&db) == model);
+    assert_eq!(handle, value(2 << 16, SIZE));
+    db.verify().unwrap();
+    assert_eq!(db.gc(&GcOptions::default()).unwrap().collections, 0, "nothing left to do");
+
+    // What was relocated is collected again, and pointers still take one step.
+    for round in 2..6 {
+        for i in 0..300 {
+            if i % 7 == round % 7 {
+                put(&db, &mut model, i, round);
+            }
+        }
+        let report = db.gc(&GcOptions::full()).unwrap();
+        assert!(report.collections > 0, "{report:?}");
+        assert!(now(&db) == model);
+        db.verify().unwrap();
+    }
+    assert!(contents(&before) == then, "the snapshot is as it was");
+    assert!(db.stats().segments.iter().any(|s| s.relocated));
+    db.close().unwrap();
+
+    let db = open(&manual().read_only(true), &fs).unwrap();
+    assert!(now(&db) == model, "read-only");
+    db.close().unwrap();
+    for options in [manual().memory_map(false), tiny()] {
+        let db = open(&options, &fs).unwrap();
+        assert!(now(&db) == model, "reopened");
+        db.verify().unwrap();
+        db.close().unwrap();
+    }
+}
+
+#[test]
+fn a_file_without_anything_in_use_is_removed_unread() {
+    let fs = Arc::new(MemFs::new());
+    let faulty = FaultFs::new(fs.clone() as Arc<dyn Fs>);
+    let options = manual().memory_map(false);
+    let db = options.open_in(Arc::new(faulty.clone()), PATH).unwrap();
+    for i in 0..200 {
+        db.put(key(i), value(i, SIZE)).unwrap();
+    }
+    for i in 0..200 {
+        db.delete(key(i)).unwrap();
+    }
+    db.compact().unwrap();
+    while db.step(Step::PrepareLog).unwrap() {}
+    let reads = faulty.arm(FaultPlan::count().on(&[Op::Read]).path(".vlog"));
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert_eq!((reads.seen(), report.bytes_read, report.files_written), (0, 0, 0), "{report:?}");
+    assert!(report.files_removed >= 2, "{report:?}");
+}
+
+#[test]
+fn a_collection_reads_of_its_victims_only_what_is_in_use() {
+    let fs = Arc::new(MemFs::new());
+    let (db, model) = with_garbage(&fs);
+    let live: usize = model.values().map(Vec::len).sum();
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert!(report.bytes_read <= (live + live / 50) as u64, "{live} {report:?}");
+    assert!(report.bytes_written <= (live + live / 50) as u64 + 8192, "{live} {report:?}");
+}
+
+/// What somebody else does while a collection is under way.
+type Act = fn(&Db, &mut Contents);
+
+fn compact_to_the_last_level(db: &Db, _: &mut Contents) {
+    // Twice: with a floor above the tombstones they go.
+    db.compact().unwrap();
+    while db.step(Step::Compact).unwrap() {}
+    while db.step(Step::Reclaim).unwrap() {}
+}
+
+const ACTS: &[(&str, Act)] = &[
+    ("overwrite", |db, model| (0..300).step_by(4).for_each(|i| put(db, model, i, 9))),
+    ("delete", |db, model| (0..300).step_by(2).for_each(|i| delete(db, model, i))),
+    ("flush", |db, _| db.flush().unwrap()),
+    ("compact", compact_to_the_last_level),
+    ("delete, and compact the tombstones away", |db, model| {
+        (0..300).step_by(2).for_each(|i| delete(db, model, i));
+        compact_to_the_last_level(db, model);
+    }),
+    ("delete everything, and free what is dead", |db, model| {
+        (0..300).for_each(|i| delete(db, model, i));
+        compact_to_the_last_level(db, model);
+        while db.step(Step::PrepareLog).unwrap() {}
+        while db.step(Step::FreeSegments).unwrap() {}
+    }),
+    ("overwrite, compact, and write the old key again", |db, model| {
+        (0..300).step_by(3).for_each(|i| put(db, model, i, 10));
+        compact_to_the_last_level(db, model);
+        (0..300).step_by(3).for_each(|i| delete(db, model, i));
+        (0..300).step_by(6).for_each(|i| put(db, model, i, 11));
+    }),
+];
+
+/// Among them what brought deleted keys back in Badger (issue 2286): a live record is chosen to be
+/// moved; its key is deleted; the tombstone reaches the last level and goes; then the move ends.
+#[test]
+fn rule_40_whatever_happens_at_whichever_stage_of_a_collection_nothing_comes_back_or_is_lost() {
+    let stages = [GcStage::Chosen, GcStage::Copying, GcStage::Copied, GcStage::Installed];
+    for stage in stages {
+        for (name, act) in ACTS {
+            for hold in [false, true] {
+                let what = format!("{name} at {stage:?}, held: {hold}");
+                let fs = Arc::new(MemFs::new());
+                let (db, mut model) = with_garbage(&fs);
+                let mut held = None;
+                let mut done = false;
+                db.gc_with(&GcOptions::default(), |at, _| {
+                    if at == stage && !done {
+                        done = true;
+                        if hold {
+                            let snapshot = db.snapshot().unwrap();
+                            held = Some((db.iter().unwrap(), snapshot, model.clone()));
+                        }
+                        act(&db, &mut model);
+                    }
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+                assert!(done, "{what}: that stage was never reached");
+                assert!(now(&db) == model, "{what}");
+                if let Some((iter, snapshot, then)) = held {
+                    assert!(contents(&snapshot) == then, "{what}: snapshot");
+                    let shown = iter.map(|i| {
+                        let i = i.unwrap();
+                        (i.key().to_vec(), i.value().unwrap().into_vec())
+                    });
+                    assert!(shown.eq(then), "{what}: iterator");
+                }
+                compact_to_the_last_level(&db, &mut model);
+                db.gc(&GcOptions::full()).unwrap();
+                assert!(now(&db) == model, "{what}: later");
+                db.verify().unwrap();
+                let image = Arc::new(fs.process_image());
+                db.close().unwrap();
+                for fs in [fs, image] {
+                    let db = open(&manual(), &fs).unwrap();
+                    assert!(now(&db) == model, "{what}: reopened");
+                    db.verify().unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rule_41_an_iterator_outlives_several_collections_of_the_files_it_reads() {
+    for options in [manual(), manual().memory_map(false)] {
+        let fs = Arc::new(MemFs::new());
+        let db = open(&options, &fs).unwrap();
+        let mut model = Contents::new();
+        (0..200).for_each(|i| put(&db, &mut model, i, 0));
+        let then = model.clone();
+        let mut iter = db.iter().unwrap();
+        let mut expected = then.iter();
+        for round in 1..8 {
+            for _ in 0..20 {
+                let item = iter.next().unwrap().unwrap();
+                let (k, v) = expected.next().unwrap();
+                assert!(item.key() == &k[..] && item.value().unwrap() == v[..]);
+            }
+            (0..200).filter(|i| i % 5 != round % 5).for_each(|i| put(&db, &mut model, i, round));
+            let report = db.gc(&GcOptions::full()).unwrap();
+            assert!(report.collections > 0 && report.bytes_reclaimed > 0, "{report:?}");
+            assert!(now(&db) == model);
+        }
+        drop(db);
+        for (item, (k, v)) in iter.zip(expected) {
+            let item = item.unwrap();
+            assert!(item.key() == &k[..] && item.value().unwrap() == v[..]);
+        }
+    }
+}
+
+#[test]
+fn an_old_snapshot_keeps_exactly_what_it_needs() {
+    let fs = Arc::new(MemFs::new());
+    let db = open(&manual(), &fs).unwrap();
+    let mut model = Contents::new();
+    (0..100).for_each(|i| put(&db, &mut model, i, 0));
+    (0..100).for_each(|i| put(&db, &mut model, i, 1));
+    let snapshot = db.snapshot().unwrap();
+    let then = model.clone();
+    (0..100).for_each(|i| put(&db, &mut model, i, 2));
+    let in_use = || db.stats().segments.iter().map(|s| s.live_values).sum::<u64>();
+    db.gc(&GcOptions::full()).unwrap();
+    assert_eq!(in_use(), 200, "what the snapshot sees, and what is seen now");
+    assert!(contents(&snapshot) == then && now(&db) == model);
+    let with_snapshot = log_files(&fs);
+    drop(snapshot);
+    db.gc(&GcOptions::full()).unwrap();
+    assert_eq!(in_use(), 100);
+    assert!(log_files(&fs) < with_snapshot - 90 * SIZE as u64);
+    assert!(now(&db) == model);
+}
+
+#[test]
+fn rule_43_the_segment_being_written_is_never_collected() {
+    let fs = Arc::new(MemFs::new());
+    let (db, mut model) = with_garbage(&fs);
+    (0..300).for_each(|i| put(&db, &mut model, i, 5));
+    db.compact().unwrap();
+    assert!(db.gc(&GcOptions::full()).unwrap().collections > 0);
+    let stats = db.stats();
+    let (before, others): (Vec<_>, Vec<_>) =
+        stats.segments.iter().partition(|s| s.before_replay_head);
+    assert!(before.iter().all(|s| s.relocated), "all others are candidates: {before:?}");
+    assert!(!others.is_empty() && others.iter().all(|s| !s.relocated), "{others:?}");
+    put(&db, &mut model, 1, 6);
+    assert!(now(&db) == model);
+}
+
+#[test]
+fn rule_42_live_bytes_are_those_of_a_recount_at_any_time() {
+    let check = |db: &Db, what: &str| {
+        db.flush().unwrap();
+        // `verify` counts what tables refer to and compares it with their records.
+        db.verify().unwrap_or_else(|e| panic!("{what}: {e}"));
+        let stats = db.stats();
+        let by_file: u64 = stats.log_files.iter().map(|f| f.live_bytes).sum();
+        let by_segment: u64 = stats.segments.iter().map(|s| s.live_bytes).sum();
+        assert_eq!(by_file, by_segment, "{what}");
+        for f in &stats.log_files {
+            assert_eq!(f.bytes, f.live_bytes + f.garbage_bytes, "{what}: {f:?}");
+            assert!(f.reclaimable_bytes <= f.garbage_bytes, "{what}: {f:?}");
+        }
+        let mut segments = stats.segments;
+        segments.retain(|s| s.live_values > 0);
+        segments.into_iter().map(|s| (s.segment, s.live_values, s.live_bytes)).collect::<Vec<_>>()
+    };
+    let fs = Arc::new(MemFs::new());
+    let (db, mut model) = with_garbage(&fs);
+    check(&db, "at first");
+    db.gc(&GcOptions::default()).unwrap();
+    check(&db, "collected");
+    (0..300).step_by(5).for_each(|i| put(&db, &mut model, i, 7));
+    let before = check(&db, "overwritten");
+    let image = Arc::new(fs.process_image());
+    db.close().unwrap();
+    for (fs, what) in [(fs, "reopened"), (image, "after a crash")] {
+        let db = open(&manual(), &fs).unwrap();
+        assert_eq!(check(&db, what), before, "{what}");
+        db.gc(&GcOptions::full()).unwrap();
+        check(&db, what);
+        assert!(now(&db) == model);
+    }
+}
+
+#[test]
+fn a_damaged_victim_is_left_whole_reported_and_not_chosen_again() {
+    let fs = Arc::new(MemFs::new());
+    let (db, model) = with_garbage(&fs);
+    db.close().unwrap();
+    // A byte in the middle of a value that is in use: key 2's, in the first segment.
+    let path = Path::new(PATH).join(&with_extension(&fs, &[".vlog"])[0]);
+    let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let needle = &value(2 << 16, SIZE)[..64];
+    let at = bytes.windows(64).position(|w| w == needle).unwrap() as u64 + 1000;
+    file.write_all_at(&[!bytes[at as usize]], at).unwrap();
+
+    let db = open(&manual(), &fs).unwrap();
+    let files = log_files(&fs);
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert_eq!(report.damaged.len(), 1, "{report:?}");
+    let (segment, what) = &report.damaged[0];
+    assert!(what.contains(&path.display().to_string()), "{what}");
+    assert!(report.collections > 0 && log_files(&fs) < files, "the others are collected");
+    assert!(fs.metadata(&path).is_ok());
+    let stats = db.stats();
+    let damaged = stats.segments.iter().find(|s| s.segment == *segment).unwrap();
+    assert!(damaged.damaged.is_some() && !damaged.relocated);
+    for (key, value) in &model {
+        match db.get(key) {
+            Ok(got) => assert_eq!(got.unwrap(), value[..]),
+            Err(e) => assert!(*key == self::key(2) && e.kind() == ErrorKind::Corruption, "{e}"),
+        }
+    }
+    let again = db.gc(&GcOptions::full()).unwrap();
+    assert_eq!((again.collections, again.damaged.len()), (0, 0));
+}
+
+#[test]
+fn rule_41_a_cancelled_collection_leaves_no_trace() {
+    let fs = Arc::new(MemFs::new());
+    let (db, model) = with_garbage(&fs);
+    let before = names(&fs);
+    for stage in [GcStage::Chosen, GcStage::Copying, GcStage::Copied] {
+        let error = db
+            .gc_with(&GcOptions::full().settle(false), |at, _| match at == stage {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })
+            .unwrap_err();
+        assert!(matches!(error, Error::Cancelled), "{error}");
+        assert_eq!(names(&fs), before, "{stage:?}");
+        assert!(now(&db) == model);
+    }
+    assert!(db.gc(&GcOptions::default()).unwrap().collections > 0);
+}
+
+#[test]
+fn a_collection_ends_when_the_database_is_closed() {
+    let fs = Arc::new(MemFs::new());
+    let (db, model) = with_garbage(&fs);
+    let before = with_extension(&fs, LOG);
+    let (entered, enter) = std::sync::mpsc::channel();
+    let closer = {
+        let db = db.clone();
+        std::thread::spawn(move || {
+            enter.recv().unwrap();
+            db.close().unwrap();
+        })
+    };
+    let result = db.gc_with(&GcOptions::full().settle(false), |stage, _| {
+        if stage == GcStage::Copying {
+            let _ = entered.send(());
+            while db.health() != kvdb::Health::Closed {
+                std::thread::yield_now();
+            }
+            // Closed to newcomers; now it waits for us.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(result, Err(Error::Closed)), "{result:?}");
+    closer.join().unwrap();
+    assert_eq!(with_extension(&fs, LOG), before);
+    let db = open(&manual(), &fs).unwrap();
+    assert!(now(&db) == model);
+}
+
+#[test]
+fn a_full_disk_is_a_clean_refusal_or_a_smaller_collection() {
+    let inner = Arc::new(MemFs::new());
+    let (db, model) = with_garbage(&inner);
+    db.close().unwrap();
+    let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
+    let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
+    let before = names(&inner);
+    let full = FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".vrec").forever();
+    let full = fs.arm(full);
+    let error = db.gc(&GcOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    assert_eq!(names(&inner), before);
+    assert_eq!(db.health(), kvdb::Health::Good);
+    assert!(now(&db) == model);
+    full.disarm();
+    // There is room for one file, not for several at once.
+    let plan = FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".vrec").after(1);
+    let armed = fs.arm(plan);
+    let report = db.gc(&GcOptions::default()).unwrap();
+    assert_eq!(armed.fired(), 1);
+    assert!(report.collections > 1, "one file after the other: {report:?}");
+    assert!(now(&db) == model);
+}
+
+/// Images of power cuts before every operation of a collection.
+fn images(policy: impl Fn(u64) -> Keep + Send + Sync + 'static) -> (Vec<MemFs>, Contents) {
+    let fs = Arc::new(MemFs::new());
+    let (db, model) = with_garbage(&fs);
+    db.sync().unwrap();
+    let cuts: Arc<parking_lot::Mutex<Vec<MemFs>>> = Arc::default();
+    let taken = cuts.clone();
+    fs.on_operation(move |fs: &MemFs, _: Op, _: &Path| {
+        let n = taken.lock().len() as u64;
+        let image = fs.crash_image(&mut policy(n));
+        taken.lock().push(image);
+    });
+    let report = db.gc(&GcOptions::default().batch_bytes(1_500_000)).unwrap();
+    assert!(report.collections >= 2);
+    fs.clear_hook();
+    drop(db);
+    let cuts = std::mem::take(&mut *cuts.lock());
+    (cuts, model)
+}
+
+fn check_image(image: MemFs, model: &Contents, what: &str) {
+    let image = Arc::new(image);
+    let db = open(&manual(), &image).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(now(&db) == *model, "{what}");
+    db.verify().unwrap_or_else(|e| panic!("{what}: {e}"));
+    // Every file there is one that the store knows.
+    let known = db.stats().log_files;
+    for name in with_extension(&image, &[".vrec", ".vlog"]) {
+        let number: u64 = name[..6].parse().unwrap();
+        assert!(known.iter().any(|f| f.file == number), "{what}: {name} is a leftover");
+    }
+    let relocated = db.stats().segments.iter().filter(|s| s.relocated).count();
+    assert_eq!(with_extension(&image, &[".vrel"]).len(), relocated, "{what}: leftovers");
+    db.gc(&GcOptions::full()).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(now(&db) == *model, "{what}: collected");
+}
+
+#[test]
+fn rule_41_a_crash_at_any_step_of_a_collection_leaves_no_trace() {
+    for round in 0..2 * scale() {
+        let (images, model) = images(move |n| match (n + round) % 4 {
+            0 => Keep::All,
+            1 => Keep::None,
+            _ => Keep::Random(round << 32 | n),
+        });
+        assert!(images.len() > 20, "{}", images.len());
+        for (n, image) in images.into_iter().enumerate() {
+            check_image(image, &model, &format!("round {round}, operation {n}"));
+        }
+    }
+}
+
+/// The planted mutants: without either sync of a collection the test above fails.
+#[test]
+fn every_sync_of_a_collection_is_needed() {
+    for site in [SyncSite::LogRelocate, SyncSite::LogRelocateDir] {
+        let killed = std::thread::spawn(move || {
+            common::SKIPPED.set(Some(site));
+            let (images, model) = images(|_| Keep::None);
+            common::SKIPPED.set(None);
+            for (n, image) in images.into_iter().enumerate() {
+                check_image(image, &model, &format!("without {site:?}, operation {n}"));
+            }
+        });
+        assert!(killed.join().is_err(), "{site:?} can be left out unnoticed");
+    }
+}
+
+#[test]
+fn rule_48_any_operation_of_a_collection_may_fail() {
+    let faults =
+        [Fault::Io, Fault::IoAfter, Fault::NoSpace, Fault::ShortWrite, Fault::LoseUnsynced];
+    let base = Arc::new(MemFs::new());
+    let (db, model) = with_garbage(&base);
+    db.close().unwrap();
+    let mut cases = 0;
+    for fault in faults {
+        for n in 0.. {
+            let what = format!("{fault:?} at operation {n}");
+            let inner = Arc::new(base.process_image());
+            let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
+            let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
+            let armed = fs.arm(FaultPlan::new(fault).after(n));
+            let result = db.gc(&GcOptions::default());
+            if armed.fired() == 0 {
+                break;
+            }
+            cases += 1;
+            armed.disarm();
+            assert!(now(&db) == model, "{what}: {result:?}");
+            let image = inner.crash_image(&mut Keep::Random(n));
+            check_image(image, &model, &format!("{what}, power cut"));
+            let _ = db.close();
+            check_image(inner.process_image(), &model, &what);
+        }
+    }
+    assert!(cases > 60, "{cases}");
+}
