@@ -9,6 +9,7 @@ mod companion;
 mod core;
 mod cursor;
 mod db;
+mod drop_range;
 mod error;
 mod gate;
 mod gc;

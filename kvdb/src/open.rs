@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use kvdb_lsm::Tree;
 use kvdb_manifest::Manifest;
-use kvdb_manifest::store::{StoreChange, StoreState};
+use kvdb_manifest::store::{RangeDelete, StoreChange, StoreState};
 use kvdb_txn::Oracle;
 use kvdb_vfs::{Clock, EntryKind, Fs, LockGuard, LockMode, SyncSite};
 use kvdb_vlog::{Log, Position, Recovery, ReplayEnd, Start};
@@ -98,7 +98,8 @@ pub(crate) fn open(
             tree.file_ids().skip(id);
         }
     }
-    let end = replay(&tree, &mut recovery, options.value_threshold)?;
+    let (end, drops) = replay(&tree, &mut recovery, options.value_threshold)?;
+    let drops = crate::drop_range::unknown(drops, &manifest);
     let (seen, watermark) = manifest.read(|s| (s.largest_version(), s.watermark()));
     let seen = seen.max(end.largest_version);
     let chosen = options.read_only || options.managed;
@@ -117,10 +118,13 @@ pub(crate) fn open(
 
     let housekeeper = Arc::new(Housekeeper::default());
     let log = match options.read_only {
-        true => None,
+        true => {
+            tree.hide(drops);
+            None
+        }
         false => {
             let ids = SegmentIds::new(manifest.read(StoreState::next_segment).max(1));
-            let log = start_log(recovery, &end, &tree, ids, &housekeeper, resume_at)?;
+            let log = start_log(recovery, &end, &tree, drops, ids, &housekeeper, resume_at)?;
             companion.run(log.clone(), oracle.clone());
             Some(log)
         }
@@ -315,12 +319,16 @@ fn start_log(
     mut recovery: Recovery,
     end: &ReplayEnd,
     tree: &Arc<Tree<ValueLog>>,
+    drops: Vec<RangeDelete>,
     segments: SegmentIds,
     housekeeper: &Arc<Housekeeper>,
     resume_at: u64,
 ) -> Result<Arc<Log<Route>>> {
     // A log without segments is a new one: it needs its first.
     let start = if end.clean && recovery.end_segment().is_some() {
+        for drop in drops {
+            crate::drop_range::install(tree, drop)?;
+        }
         Start::Clean
     } else {
         recovery.rewrite_tail()?;
@@ -336,6 +344,7 @@ fn start_log(
                 offset: head.offset,
             }),
             largest_version: Some(resume_at),
+            range_deletes_added: drops,
             ..StoreChange::default()
         };
         tree.flush_recovered(change)?;

@@ -18,6 +18,7 @@ use zerocopy::IntoBytes;
 use crate::commit::Request;
 use crate::companion::ValueLog;
 use crate::core::Core;
+use crate::drop_range;
 use crate::error::{Error, Result};
 use crate::options::Durability;
 
@@ -157,6 +158,14 @@ impl Sink<Route> for Core {
         // Taken, and so given back at the end: the frame is applied.
         if let Some(reservation) = route.reservation.take() {
             for record in frame.records() {
+                if let Some(drop) = drop_range::of_record(&record) {
+                    let installed = drop.and_then(|drop| drop_range::install(&self.tree, drop));
+                    if let Err(error) = installed {
+                        // The log has it, the manifest may not: only recovery can tell.
+                        panic!("a range was dropped in the log only: {error}");
+                    }
+                    continue;
+                }
                 if let Err(error) =
                     insert(&self.tree, &reservation, self.options.value_threshold, &record)
                 {

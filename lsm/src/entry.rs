@@ -3,6 +3,7 @@
 //! ```text
 //! byte 0        bits 0-3  kind: 1 value, 2 pointer, 3 tombstone, 4 merge operand,
 //!                         5 merge operand in the log; 0 is never valid, the rest is reserved
+//!                         (15 for records of a log that are no entries)
 //!               bit 4     a user-meta byte follows
 //!               bit 5     an expiry time follows
 //!               bits 6-7  reserved, 0

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kvdb_manifest::store::{PointerSum, StoreChange};
+use kvdb_manifest::store::{PointerSum, RangeDelete, StoreChange};
 use kvdb_sstable::Cursor;
 
 use crate::compaction::job::{self, Range};
@@ -40,6 +40,20 @@ impl<C: Companion> Tree<C> {
     /// [`Error::Manifest`], [`Error::ReadOnly`], [`Error::Inconsistent`].
     pub fn install(&self, change: StoreChange) -> Result<()> {
         self.shared.install_change(change, Installation::default()).map(drop)
+    }
+
+    /// Hides what range deletes hide that the manifest does not know: for a tree that is opened for
+    /// reading only, whose log holds them.
+    pub fn hide(&self, ranges: Vec<RangeDelete>) {
+        if ranges.is_empty() {
+            return;
+        }
+        let shared = &self.shared;
+        let change = StoreChange { range_deletes_added: ranges, ..StoreChange::default() };
+        let _install = shared.install.lock();
+        let current = shared.superversion();
+        let memtables = shared.admission.lock();
+        shared.current.replace(current.with_range_deletes(&memtables, &change));
     }
 
     /// Seals the active memtable, unless it is empty, and wakes the flush thread.

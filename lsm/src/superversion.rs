@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned};
+use kvdb_manifest::store::StoreChange;
 
 use crate::admission::Memtables;
 use crate::cursor::{Input, TreeCursor};
@@ -73,6 +74,12 @@ impl<V> Superversion<V> {
             self.watermark,
             self.counters.clone(),
         )
+    }
+
+    /// The same with the range deletes of a change.
+    pub(crate) fn with_range_deletes(&self, memtables: &Memtables, change: &StoreChange) -> Self {
+        let range_deletes = crate::version::apply_range_deletes(&self.range_deletes, change);
+        Superversion { range_deletes, ..self.with_memtables(memtables) }
     }
 
     pub(crate) fn version(&self) -> &Arc<Version> {

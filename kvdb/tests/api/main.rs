@@ -6,6 +6,7 @@ mod common;
 
 mod all_versions;
 mod bulk_writer;
+mod drop_range;
 mod many_keys;
 mod merge_operator;
 mod sequence;
