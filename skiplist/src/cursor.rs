@@ -3,35 +3,74 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::arena::{Arena, NodeId};
+use crate::ahead::Ahead;
+use crate::arena::{Arena, NodeId, RecordId};
 use crate::entry::{EntryRef, OwnedEntry};
 use crate::list::SkipList;
 use crate::search::Probe;
 
-/// The moves of both cursors: positions are node ids, so they are cheap to hold and stay good.
+/// Where a cursor stands: an entry, if any, and what is known of the way on. Ids are cheap to hold
+/// and stay good.
+#[derive(Clone, Copy)]
+pub(crate) struct Position {
+    pub(crate) node: Option<NodeId>,
+    pub(crate) ahead: Ahead,
+}
+
+impl Position {
+    const NOWHERE: Position = Position { node: None, ahead: Ahead::from(Arena::first_record(0)) };
+
+    fn found(node: Option<NodeId>, record: RecordId) -> Position {
+        Position { node, ahead: Ahead::from(record) }
+    }
+}
+
+/// The moves of both cursors, and the ends of ranges.
 impl SkipList {
-    fn seek(&self, key: &[u8], version: u64) -> Option<NodeId> {
-        self.find(&mut Probe::new(key, version)).1
+    /// The first entry at or after the pair.
+    #[inline]
+    pub(crate) fn seek(&self, key: &[u8], version: u64) -> Position {
+        let (_, node, record) = self.find(&mut Probe::new(key, version));
+        Position::found(node, record)
     }
 
-    /// `node`, if it is an entry.
-    pub(crate) fn before_or_none(&self, node: NodeId) -> Option<NodeId> {
-        (node != Arena::head()).then_some(node)
-    }
-
-    pub(crate) fn seek_for_prev(&self, key: &[u8], version: u64) -> Option<NodeId> {
+    /// The first entry after the pair.
+    pub(crate) fn seek_after(&self, key: &[u8], version: u64) -> Position {
         let mut probe = Probe::new(key, version);
-        let (before, _) = self.find(&mut probe);
-        probe.found().or_else(|| self.before_or_none(before))
+        let (_, at_or_after, record) = self.find(&mut probe);
+        let node = match probe.found() {
+            Some(node) => self.after(node),
+            None => at_or_after,
+        };
+        Position::found(node, record)
     }
 
-    pub(crate) fn first_node(&self) -> Option<NodeId> {
-        self.after(Arena::head())
+    /// The last entry at or before the pair.
+    pub(crate) fn seek_for_prev(&self, key: &[u8], version: u64) -> Position {
+        let mut probe = Probe::new(key, version);
+        let (before, _, record) = self.find(&mut probe);
+        Position::found(probe.found().or_else(|| entry(before)), record)
     }
 
-    pub(crate) fn last_node(&self) -> Option<NodeId> {
-        self.before_or_none(self.last())
+    /// The last entry before the pair.
+    pub(crate) fn seek_before(&self, key: &[u8], version: u64) -> Position {
+        let (before, _, record) = self.find(&mut Probe::new(key, version));
+        Position::found(entry(before), record)
     }
+
+    pub(crate) fn first_entry(&self) -> Position {
+        Position::found(self.after(Arena::head()), Arena::first_record(0))
+    }
+
+    pub(crate) fn last_entry(&self) -> Position {
+        let (last, record) = self.last();
+        Position::found(entry(last), record)
+    }
+}
+
+/// A node, if it is an entry.
+fn entry(node: NodeId) -> Option<NodeId> {
+    (node != Arena::head()).then_some(node)
 }
 
 macro_rules! moves {
@@ -40,19 +79,19 @@ macro_rules! moves {
         #[inline]
         #[must_use]
         pub fn valid(&self) -> bool {
-            self.node.is_some()
+            self.at.node.is_some()
         }
 
         /// Moves to the first entry. This move, like all others, tells whether the cursor stands
         /// on an entry afterwards.
         pub fn first(&mut self) -> bool {
-            self.node = self.list.first_node();
+            self.at = self.list.first_entry();
             self.valid()
         }
 
         /// Moves to the last entry.
         pub fn last(&mut self) -> bool {
-            self.node = self.list.last_node();
+            self.at = self.list.last_entry();
             self.valid()
         }
 
@@ -61,7 +100,7 @@ macro_rules! moves {
         #[inline]
         #[allow(clippy::should_implement_trait, reason = "a cursor lends; it is no iterator")]
         pub fn next(&mut self) -> bool {
-            self.node = self.node.and_then(|node| self.list.step(node));
+            self.at.node = self.at.node.and_then(|node| self.list.step(node, &mut self.at.ahead));
             self.valid()
         }
 
@@ -69,20 +108,21 @@ macro_rules! moves {
         /// there until it is moved to a place by name.
         #[inline]
         pub fn prev(&mut self) -> bool {
-            self.node = self.node.and_then(|node| self.list.before(node));
+            self.at.node =
+                self.at.node.and_then(|node| self.list.step_back(node, &mut self.at.ahead));
             self.valid()
         }
 
         /// Moves to the first entry at or after `(key, version)`: with `version` as an upper
         /// limit, the newest visible entry of `key` if there is one.
         pub fn seek(&mut self, key: &[u8], version: u64) -> bool {
-            self.node = self.list.seek(key, version);
+            self.at = self.list.seek(key, version);
             self.valid()
         }
 
         /// Moves to the last entry at or before `(key, version)`.
         pub fn seek_for_prev(&mut self, key: &[u8], version: u64) -> bool {
-            self.node = self.list.seek_for_prev(key, version);
+            self.at = self.list.seek_for_prev(key, version);
             self.valid()
         }
     };
@@ -106,12 +146,12 @@ macro_rules! moves {
 #[derive(Clone)]
 pub struct Cursor<'a> {
     list: &'a SkipList,
-    node: Option<NodeId>,
+    at: Position,
 }
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(list: &'a SkipList) -> Cursor<'a> {
-        Cursor { list, node: None }
+        Cursor { list, at: Position::NOWHERE }
     }
 
     moves!();
@@ -120,28 +160,28 @@ impl<'a> Cursor<'a> {
     #[inline]
     #[must_use]
     pub fn entry(&self) -> Option<EntryRef<'a>> {
-        Some(EntryRef::new(self.list.arena(), self.node?))
+        Some(EntryRef::new(self.list.arena(), self.at.node?))
     }
 
     /// The key of the entry; empty if the cursor stands nowhere.
     #[inline]
     #[must_use]
     pub fn key(&self) -> &'a [u8] {
-        self.node.map_or(&[], |node| self.list.arena().key(node))
+        self.at.node.map_or(&[], |node| self.list.arena().key(node))
     }
 
     /// The version of the entry; 0 if the cursor stands nowhere.
     #[inline]
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.node.map_or(0, |node| self.list.arena().version(node))
+        self.at.node.map_or(0, |node| self.list.arena().version(node))
     }
 
     /// The current value of the entry; empty if the cursor stands nowhere.
     #[inline]
     #[must_use]
     pub fn value(&self) -> &'a [u8] {
-        self.node.map_or(&[], |node| self.list.arena().value(node))
+        self.at.node.map_or(&[], |node| self.list.arena().value(node))
     }
 }
 
@@ -149,12 +189,12 @@ impl<'a> Cursor<'a> {
 #[derive(Clone)]
 pub struct OwnedCursor {
     list: Arc<SkipList>,
-    node: Option<NodeId>,
+    at: Position,
 }
 
 impl OwnedCursor {
     pub(crate) fn new(list: Arc<SkipList>) -> OwnedCursor {
-        OwnedCursor { list, node: None }
+        OwnedCursor { list, at: Position::NOWHERE }
     }
 
     moves!();
@@ -168,28 +208,28 @@ impl OwnedCursor {
     /// A handle of the entry the cursor stands on, if any.
     #[must_use]
     pub fn entry(&self) -> Option<OwnedEntry> {
-        Some(OwnedEntry::new(Arc::clone(&self.list), self.node?))
+        Some(OwnedEntry::new(Arc::clone(&self.list), self.at.node?))
     }
 
     /// The key of the entry; empty if the cursor stands nowhere.
     #[inline]
     #[must_use]
     pub fn key(&self) -> &[u8] {
-        self.node.map_or(&[], |node| self.list.arena().key(node))
+        self.at.node.map_or(&[], |node| self.list.arena().key(node))
     }
 
     /// The version of the entry; 0 if the cursor stands nowhere.
     #[inline]
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.node.map_or(0, |node| self.list.arena().version(node))
+        self.at.node.map_or(0, |node| self.list.arena().version(node))
     }
 
     /// The current value of the entry; empty if the cursor stands nowhere.
     #[inline]
     #[must_use]
     pub fn value(&self) -> &[u8] {
-        self.node.map_or(&[], |node| self.list.arena().value(node))
+        self.at.node.map_or(&[], |node| self.list.arena().value(node))
     }
 }
 

@@ -2,7 +2,7 @@
 
 /// Levels of the tallest tower. Each level holds half of the one below.
 #[cfg(not(loom))]
-pub(crate) const MAX_HEIGHT: usize = 23;
+pub(crate) const MAX_HEIGHT: usize = 12;
 #[cfg(loom)]
 pub(crate) const MAX_HEIGHT: usize = 2;
 

@@ -1,19 +1,25 @@
 //! The index: hints that lead a search close to its place.
 //!
-//! The index decides nothing. It is a skiplist of *records*; a record belongs to a node, its
-//! *base*, and its slots hold links to nodes that come after the base, in no order. All codes in a
-//! record are relative to the base, so a search that stands on the base picks, without touching a
-//! key, the slot that leads farthest without overshooting. Any node that a slot or a link of the
-//! index leads to is in the list for good, so a slot can be stale, missing, or misplaced without
-//! making anything wrong: it costs the search steps along the list. That is why writers here never
-//! wait for one another. Whoever finds a slot taken or a record being split leaves the hint out.
+//! The index decides nothing. It is a few *layers* of lists of *records*. A record belongs to a
+//! node, its *base*, and its slots hold links to what comes after the base, in no order: to nodes
+//! in the lowest layer, to records one layer below in the others. All codes in a record are
+//! relative to its base, so a search that stands on the base picks, without touching a key, the
+//! slot that leads farthest without overshooting, and goes on along the list it gets to. The records of the
+//! top layer have towers, so that a search finds the right one of any number.
+//!
+//! Any node or record that a slot or a link leads to is there for good, so a slot can be stale,
+//! missing, or misplaced without making anything wrong: it costs the search steps along the lists.
+//! That is why writers here never wait for one another. Whoever finds a slot taken or a record
+//! being split leaves the hint out.
 
-use crate::arena::{Arena, END, NodeId, RecordId, SLOTS};
+use crate::arena::{Arena, END, LAYERS, NodeId, RecordId, SLOTS};
 use crate::code::{code, compare};
 use crate::height::{MAX_HEIGHT, height};
 use crate::list::SkipList;
 use crate::search::Probe;
 use crate::sync::Ordering;
+
+const TOP: usize = LAYERS - 1;
 
 /// The record whose base is the last one before a pair.
 #[derive(Clone, Copy)]
@@ -23,7 +29,11 @@ pub(crate) struct Base {
     pub(crate) code: u32,
     /// A slot that was seen empty, or [`SLOTS`].
     pub(crate) empty: usize,
+    /// The records through which the search came, that of the top layer last.
+    pub(crate) above: Above,
 }
+
+pub(crate) type Above = [RecordId; TOP];
 
 impl SkipList {
     /// Finds the last base before the pair, and from there a node before the pair that is close
@@ -31,41 +41,107 @@ impl SkipList {
     #[inline]
     pub(crate) fn approach(&self, probe: &mut Probe<'_>) -> (NodeId, Base) {
         let arena = self.arena();
-        let mut record = Arena::first_record();
+        let mut record = Arena::first_record(TOP);
         for level in (0..self.top()).rev() {
             record = probe.walk_records(arena, record, level).0;
         }
-        self.approach_from(probe, record)
+        let mut above = [record; TOP];
+        for layer in (0..TOP).rev() {
+            above[layer] = record;
+            record = self.descend(probe, record);
+            record = probe.walk_records(arena, record, 0).0;
+        }
+        self.approach_from(probe, record, above)
+    }
+
+    /// From a record on whose base the probe stands, goes one layer down: to the last record there
+    /// that is known to be before the pair.
+    #[inline]
+    fn descend(&self, probe: &mut Probe<'_>, record: RecordId) -> RecordId {
+        let arena = self.arena();
+        let limit = u64::from(probe.code()) << 32;
+        // Counted from the limit, what is before it comes after all else.
+        let mut farthest = 0;
+        for slot in arena.slots(record) {
+            // Acquire: makes the record behind the slot readable (A3).
+            let link = slot.load(Ordering::Acquire);
+            farthest = farthest.max(link.wrapping_sub(limit));
+        }
+        let link = farthest.wrapping_add(limit);
+        let below = match RecordId::of_link(link) {
+            Some(below) if link < limit => {
+                probe.follow((link >> 32) as u32);
+                below
+            }
+            _ => arena.record_down(record),
+        };
+        arena.prefetch_record(below);
+        below
     }
 
     /// As [`approach`](SkipList::approach), the base being known, and the probe standing on it.
     #[inline]
-    pub(crate) fn approach_from(&self, probe: &mut Probe<'_>, record: RecordId) -> (NodeId, Base) {
+    pub(crate) fn approach_from(
+        &self,
+        probe: &mut Probe<'_>,
+        record: RecordId,
+        above: Above,
+    ) -> (NodeId, Base) {
         let arena = self.arena();
         let code = probe.code();
         let limit = u64::from(code) << 32;
-        let (mut before, mut after, mut empty) = (0, END, SLOTS);
-        for slot in 0..SLOTS {
+        // Counted from the limit, what is before it comes after all else.
+        let (mut farthest, mut nearest, mut empty) = (0, u64::MAX, SLOTS);
+        for (i, slot) in arena.slots(record).iter().enumerate() {
             // Acquire: makes the node behind the slot readable (A3).
-            let link = arena.slot(record, slot).load(Ordering::Acquire);
-            if link == END {
-                empty = slot;
-            }
-            if link < limit {
-                before = before.max(link);
-            } else {
-                after = after.min(link);
-            }
+            let link = slot.load(Ordering::Acquire);
+            empty = if link == END { i } else { empty };
+            farthest = farthest.max(link.wrapping_sub(limit));
+            nearest = nearest.min(link.wrapping_sub(limit));
         }
-        let base = Base { record, code, empty };
-        let Some(node) = NodeId::of_link(before) else {
-            return (arena.record_node(record), base);
+        let (before, after) = (farthest.wrapping_add(limit), nearest.wrapping_add(limit));
+        let base = Base { record, code, empty, above };
+        let node = match NodeId::of_link(before) {
+            Some(node) if before < limit => node,
+            _ => return (arena.record_node(record), base),
         };
         // The walk will want both.
         arena.prefetch(before as u32);
         arena.prefetch(after as u32);
         probe.follow((before >> 32) as u32);
         (node, base)
+    }
+
+    /// A node close to the end of the list, and the last record of the lowest layer.
+    pub(crate) fn far(&self) -> (NodeId, RecordId) {
+        let arena = self.arena();
+        let mut record = Arena::first_record(TOP);
+        for level in (1..self.top()).rev() {
+            record = self.last_record(record, level);
+        }
+        for layer in (0..LAYERS).rev() {
+            record = self.last_record(record, 0);
+            if layer > 0 {
+                let below = self.farthest(record).and_then(RecordId::of_link);
+                record = below.unwrap_or_else(|| arena.record_down(record));
+            }
+        }
+        let node = self.farthest(record).and_then(NodeId::of_link);
+        (node.unwrap_or_else(|| arena.record_node(record)), record)
+    }
+
+    fn last_record(&self, mut record: RecordId, level: usize) -> RecordId {
+        let link = |record| self.arena().record_link(record, level).load(Ordering::Acquire);
+        while let Some(next) = RecordId::of_link(link(record)) {
+            record = next;
+        }
+        record
+    }
+
+    /// The slot of a record that leads farthest, as far as codes tell.
+    fn farthest(&self, record: RecordId) -> Option<u64> {
+        let links = self.arena().slots(record).iter().map(|slot| slot.load(Ordering::Acquire));
+        links.filter(|&link| link != END).max()
     }
 
     /// A slot of a record that is empty, or [`SLOTS`].
@@ -75,39 +151,78 @@ impl SkipList {
     }
 
     /// Enters a node that was just linked in, behind its base.
+    #[inline]
     pub(crate) fn enter(&self, base: &Base, node: NodeId) {
-        let arena = self.arena();
         let link = u64::from(base.code) << 32 | u64::from(node.word());
         if base.empty < SLOTS {
             // Release: whoever reads the slot may read the node. If another was faster, that one
             // is in the index instead.
-            let slot = arena.slot(base.record, base.empty);
+            let slot = self.arena().slot(base.record, base.empty);
             let _ = slot.compare_exchange(END, link, Ordering::Release, Ordering::Relaxed);
             return;
         }
-        let lock = arena.record_lock(base.record);
+        self.crowd(0, base.record, link, &base.above);
+    }
+
+    /// Puts a link into a record that is full.
+    #[cold]
+    fn crowd(&self, layer: usize, record: RecordId, link: u64, above: &Above) {
+        let arena = self.arena();
+        let lock = arena.record_lock(record);
         let locked = lock.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        let split = locked && self.split(base.record, link);
+        let new = if locked { self.split(layer, record, link) } else { None };
         if locked {
             lock.store(0, Ordering::Release);
         }
-        if !split {
-            // No room, or somebody is about to make some. A fresh hint is as good as an old one.
-            let slot = node.word() as usize / 8 % SLOTS;
-            arena.slot(base.record, slot).store(link, Ordering::Release);
+        match new {
+            Some(new) if layer < TOP => self.enter_record(layer + 1, new, above),
+            Some(_) => {}
+            None => {
+                // No room, or somebody is about to make some. A fresh hint is as good as an old.
+                let slot = (link as usize / 8) % SLOTS;
+                arena.slot(record, slot).store(link, Ordering::Release);
+            }
         }
     }
 
-    /// Splits a full record, which the caller has locked, to make room for `link`.
-    #[cold]
-    fn split(&self, record: RecordId, link: u64) -> bool {
+    /// Enters a record that was just linked in into the layer above it.
+    fn enter_record(&self, layer: usize, new: RecordId, above: &Above) {
+        let arena = self.arena();
+        let base = arena.record_node(new);
+        let mut probe = Probe::new(arena.key(base), arena.version(base));
+        let mut record = above[layer - 1];
+        if !probe.stand_on(arena, arena.record_node(record)) {
+            return;
+        }
+        (record, _) = probe.walk_records(arena, record, 0);
+        let link = u64::from(probe.code()) << 32 | u64::from(new.word());
+        match self.empty_slot(record) {
+            SLOTS => self.crowd(layer, record, link, above),
+            slot => {
+                let slot = arena.slot(record, slot);
+                let _ = slot.compare_exchange(END, link, Ordering::Release, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The node that a slot of a layer is about.
+    fn node_behind(&self, layer: usize, link: u64) -> Option<NodeId> {
+        if layer == 0 {
+            return NodeId::of_link(link);
+        }
+        RecordId::of_link(link).map(|record| self.arena().record_node(record))
+    }
+
+    /// Splits a full record, which the caller has locked, to make room for `link`; returns the new
+    /// one.
+    fn split(&self, layer: usize, record: RecordId, link: u64) -> Option<RecordId> {
         let arena = self.arena();
         let mut links = [END; SLOTS + 1];
         for (slot, link) in links[..SLOTS].iter_mut().enumerate() {
             *link = arena.slot(record, slot).load(Ordering::Acquire);
         }
         links[SLOTS] = link;
-        let key = |link: u64| NodeId::of_link(link).map(|node| (arena.key(node), node));
+        let key = |link: u64| self.node_behind(layer, link).map(|node| (arena.key(node), node));
         links.sort_unstable_by(|&a, &b| {
             (a >> 32).cmp(&(b >> 32)).then_with(|| match (key(a), key(b)) {
                 (Some((a, m)), Some((b, n))) => {
@@ -117,22 +232,29 @@ impl SkipList {
                 (a, b) => a.is_none().cmp(&b.is_none()),
             })
         });
-        // Entries that arrive in order leave full records behind. Only at the list's end: in front
+        // What arrives in order leaves full records behind. Only at the list's end: in front
         // of another base, entries in falling order would each get a record to themselves.
-        let last = key(link).is_some_and(|(_, node)| self.after(node).is_none());
+        let last = match layer {
+            0 => NodeId::of_link(link).is_some_and(|node| self.after(node).is_none()),
+            _ => RecordId::of_link(link)
+                .is_some_and(|record| arena.record_link(record, 0).load(Ordering::Relaxed) == END),
+        };
         let middle = if last && links[SLOTS] == link { SLOTS } else { SLOTS / 2 };
-        let Some((base_key, base)) = key(links[middle]) else { return false };
-        let number = (arena.index_bytes() / 64) as u32;
-        let height = height(self.seed(), number);
-        let Some(new) = arena.allocate_record(base, height) else { return false };
+        let (base_key, base) = key(links[middle])?;
+        let height = match layer {
+            TOP => height(self.seed(), (arena.index_bytes() / 64) as u32),
+            _ => 1,
+        };
+        let down = if layer == 0 { None } else { RecordId::of_link(links[middle]) };
+        let new = arena.allocate_record(base, down, height)?;
         for (slot, &link) in links[middle + 1..].iter().enumerate() {
-            let Some((after, node)) = key(link) else { continue };
+            let Some((after, _)) = key(link) else { continue };
             let (_, common) = compare(base_key, after, 0);
-            let moved = u64::from(code(after, common)) << 32 | u64::from(node.word());
+            let moved = u64::from(code(after, common)) << 32 | link & 0xffff_ffff;
             // Relaxed: linking the record in publishes these.
             arena.slot(new, slot).store(moved, Ordering::Relaxed);
         }
-        self.link_record(new, base, height);
+        self.link_record(layer, record, new, height);
         let moved = &links[middle..];
         for slot in 0..SLOTS {
             let slot = arena.slot(record, slot);
@@ -142,21 +264,29 @@ impl SkipList {
             }
         }
         if !moved.contains(&link) {
-            let slot = (0..SLOTS).map(|slot| arena.slot(record, slot)).find(|slot| {
+            let enter = |slot| {
+                let slot = arena.slot(record, slot);
                 slot.compare_exchange(END, link, Ordering::Release, Ordering::Relaxed).is_ok()
-            });
-            return slot.is_some();
+            };
+            // If others were faster, theirs are in the index instead.
+            let _ = (0..SLOTS).any(enter);
         }
-        true
+        Some(new)
     }
 
-    /// Links a record in on the levels below `height`.
-    fn link_record(&self, new: RecordId, base: NodeId, height: usize) {
+    /// Links a record in on the levels below `height`. Its base is behind that of `record`.
+    fn link_record(&self, layer: usize, record: RecordId, new: RecordId, height: usize) {
         let arena = self.arena();
+        let base = arena.record_node(new);
         let mut probe = Probe::new(arena.key(base), arena.version(base));
-        let mut record = Arena::first_record();
+        let (mut record, top) = match layer {
+            TOP => (Arena::first_record(TOP), self.top().max(height)),
+            // The probe stands on the head, and that is no worse than what the walk needs.
+            _ if probe.stand_on(arena, arena.record_node(record)) => (record, 1),
+            _ => (Arena::first_record(layer), 1),
+        };
         let mut places = [(record, 0, END); MAX_HEIGHT];
-        for level in (0..self.top().max(height)).rev() {
+        for level in (0..top).rev() {
             let (last, next) = probe.walk_records(arena, record, level);
             record = last;
             places[level] = (record, probe.code(), next);
@@ -168,6 +298,9 @@ impl SkipList {
                 arena
                     .record_link(new, level)
                     .store(after | (next & 0xffff_ffff), Ordering::Relaxed);
+                if level == 0 {
+                    arena.record_prev(new).store(record.word(), Ordering::Relaxed);
+                }
                 let here = u64::from(code) << 32 | u64::from(new.word());
                 // Release publishes the record. A failure reads nothing: the walk looks again.
                 let linked = arena.record_link(record, level).compare_exchange(
@@ -183,7 +316,13 @@ impl SkipList {
                 (record, next) = probe.walk_records(arena, record, level);
                 code = probe.code();
             }
+            if let (0, Some(after)) = (level, RecordId::of_link(next)) {
+                // Release: whoever reads the word may read the record. A hint like all here.
+                arena.record_prev(after).store(new.word(), Ordering::Release);
+            }
         }
-        self.grow_to(height);
+        if layer == TOP {
+            self.grow_to(height);
+        }
     }
 }

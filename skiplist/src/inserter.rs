@@ -103,7 +103,7 @@ impl<'a> Inserter<'a> {
         let slot = (base.empty + SLOTS - 1) % SLOTS;
         let free = arena.slot(base.record, slot).load(Ordering::Relaxed) == END;
         let empty = if free { slot } else { self.list.empty_slot(base.record) };
-        Some((place, Base { record: base.record, code, empty }))
+        Some((place, Base { record: base.record, code, empty, above: base.above }))
     }
 }
 

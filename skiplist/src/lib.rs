@@ -8,25 +8,35 @@
 //! # How it works
 //!
 //! ```text
-//!   index      [head |slots]------------------------>[ k |slots]-------------> …      level 1
-//!              [head |slots]------->[ f |slots]----->[ k |slots]------> …             level 0
-//!                 :  : :               :  :  :          : :
-//!                 v  v v               v  v  v          v v
-//!   the list   head-> b -> c -> d ---> f -> g -> h ---> k -> m -> p -> …
+//!   layer 1    [head |slots]------------------------------------>[ k |slots]------> …
+//!                 |   : :                                          |   : :
+//!                 v   : v                                          v   : v
+//!   layer 0    [head |slots]-----> [ d |slots]----> [ g |slots]->[ k |slots]------> …
+//!                 :   : :             :  : :           :  :         :  : :
+//!                 v   v v             v  v v           v  v         v  v v
+//!   the list    head->a->b--> c ----> d->e->f -------> g->h-------> k->m->n->p----> …
 //! ```
 //!
 //! **The list is the truth.** Every entry is a node of one linked list in order. Being inserted
 //! means being linked in there, by one compare-and-swap; what a reader finds depends on nothing
 //! else.
 //!
-//! **The index is a skiplist of hints, unrolled.** A *record* belongs to some node, its base, and
-//! has slots for links to some dozens of nodes behind it, in no order. A search walks down the
-//! tower of records to the last base before what it looks for, takes the slot that leads farthest
-//! without overshooting, and walks the list from there, usually a step or two. A full record is
-//! split at its median by whoever finds it full. Since nodes are never removed, any slot leads to a
-//! node that is in the list for good; a missing or stale hint costs steps and cannot cost
+//! **The index is made of hints.** It has four layers, each a list of *records*. A record belongs to
+//! some node, its base, and has slots for some dozens of links, in no order: to nodes behind the base in
+//! the lowest layer, to records of the layer below in the others. A search takes the slot that
+//! leads farthest without overshooting, goes along the list it gets to while that does not
+//! overshoot either, and so down, until it walks the list of nodes, usually a step. That is two
+//! cache misses, for a record and for a node, besides the upper layers, which are small. Records of
+//! the top layer have towers of random height and are found as in any skiplist, however many they
+//! are. A full record is split at its median by whoever finds it full, and the new one is entered
+//! into the layer above. Since nodes and records are never removed, any slot leads to what is in
+//! the list, or in the layer, for good; a missing or stale hint costs steps and cannot cost
 //! correctness. So nobody waits for anybody: a writer that finds a slot taken, or the record being
 //! split, leaves its hint out or overwrites another.
+//!
+//! **A walk looks ahead.** The slots of the next record name all entries that come after those of
+//! the present one. A cursor that steps along asks for a few of them with every step, so that cache
+//! misses overlap, which they cannot along the links.
 //!
 //! **Links decide most comparisons.** Beside the id of the node it leads to, a link carries that
 //! node's *offset-value code* relative to the node it is at: where the two keys first differ and
@@ -108,6 +118,7 @@
 //! one. With the list in an `Arc`, [`Arc::into_inner`](std::sync::Arc::into_inner) gets it
 //! back when the last reader is gone.
 
+mod ahead;
 mod arena;
 mod code;
 mod cursor;

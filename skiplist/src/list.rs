@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::arena::{self, Arena, END, Full, NodeId, RecordId, SLOTS};
+use crate::arena::{self, Arena, Full, NodeId, RecordId};
 use crate::cursor::{Cursor, OwnedCursor};
 use crate::entry::{EntryRef, OwnedEntry};
 use crate::error::{InsertError, OptionsError};
@@ -205,7 +205,7 @@ impl SkipList {
     }
 
     /// Bytes taken by the index, which is kept beside the [`capacity`](SkipList::capacity) and
-    /// never exceeds a quarter of it by more than a kilobyte.
+    /// never exceeds a quarter of it by more than two kilobytes.
     #[must_use]
     pub fn index_bytes(&self) -> usize {
         self.arena.index_bytes()
@@ -278,11 +278,12 @@ impl SkipList {
         probe.same_key()
     }
 
-    /// The last node before the pair, and the first at or after it.
+    /// The last node before the pair, the first at or after it, and the record they were found
+    /// through.
     #[inline]
-    pub(crate) fn find(&self, probe: &mut Probe<'_>) -> (NodeId, Option<NodeId>) {
-        let (place, _) = self.find_place(probe);
-        (place.node, NodeId::of_link(place.next))
+    pub(crate) fn find(&self, probe: &mut Probe<'_>) -> (NodeId, Option<NodeId>, RecordId) {
+        let (place, base) = self.find_place(probe);
+        (place.node, NodeId::of_link(place.next), base.record)
     }
 
     /// Makes a node and links it in at `place`, which then tells where it went. The crate's
@@ -358,45 +359,19 @@ impl SkipList {
             .all(|pair| self.arena.prev(pair[1]).load(Ordering::Acquire) == pair[0].word())
     }
 
-    /// The last node, or the head.
-    pub(crate) fn last(&self) -> NodeId {
-        let mut record = Arena::first_record();
-        for level in (0..self.top()).rev() {
-            while let Some(next) =
-                RecordId::of_link(self.arena.record_link(record, level).load(Ordering::Acquire))
-            {
-                record = next;
-            }
-        }
-        // The farthest hint, as far as codes tell.
-        let far = (0..SLOTS)
-            .map(|slot| self.arena.slot(record, slot).load(Ordering::Acquire))
-            .filter(|&link| link != END)
-            .max();
-        let mut node =
-            far.and_then(NodeId::of_link).unwrap_or_else(|| self.arena.record_node(record));
+    /// The last node, or the head, and the record that leads close to it.
+    pub(crate) fn last(&self) -> (NodeId, RecordId) {
+        let (mut node, record) = self.far();
         while let Some(next) = self.after(node) {
             node = next;
         }
-        node
+        (node, record)
     }
 
     /// The node after this one.
     #[inline]
     pub(crate) fn after(&self, node: NodeId) -> Option<NodeId> {
         NodeId::of_link(self.arena.link(node).load(Ordering::Acquire))
-    }
-
-    /// The node after this one, on a walk: where nodes lie in memory in the order of the list,
-    /// has the memory read ahead.
-    #[inline]
-    pub(crate) fn step(&self, node: NodeId) -> Option<NodeId> {
-        const NEAR: u32 = 256;
-        let next = self.after(node)?;
-        if next.word().wrapping_sub(node.word()) < NEAR {
-            self.arena.prefetch(next.word().wrapping_add(2 * NEAR));
-        }
-        Some(next)
     }
 
     /// The node before this one, which is not the head; `None` if that is the head.

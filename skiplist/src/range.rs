@@ -4,11 +4,12 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::{Bound, RangeBounds};
 
+use crate::ahead::Ahead;
 use crate::arena::NodeId;
 use crate::code::compare;
+use crate::cursor::Position;
 use crate::entry::EntryRef;
 use crate::list::SkipList;
-use crate::search::Probe;
 
 /// Iterates over entries in order, from both ends; see [`SkipList::iter`] and
 /// [`SkipList::range`].
@@ -20,13 +21,16 @@ pub struct Iter<'a> {
     list: &'a SkipList,
     /// First and last entry still to come.
     ends: Option<(NodeId, NodeId)>,
+    /// What each end knows of the way.
+    front: Ahead,
+    back: Ahead,
 }
 
 impl SkipList {
     /// All entries, in order.
     #[must_use]
     pub fn iter(&self) -> Iter<'_> {
-        Iter::new(self, self.first_node(), || self.last_node())
+        Iter::new(self, self.first_entry(), || self.last_entry())
     }
 
     /// All entries, of any version, whose keys are within `keys`.
@@ -45,23 +49,14 @@ impl SkipList {
     pub fn range<K: AsRef<[u8]>>(&self, keys: impl RangeBounds<K>) -> Iter<'_> {
         // Of one key, version u64::MAX is the first possible entry and version 0 the last.
         let first = match keys.start_bound() {
-            Bound::Unbounded => self.first_node(),
-            Bound::Included(key) => self.find(&mut Probe::new(key.as_ref(), u64::MAX)).1,
-            Bound::Excluded(key) => {
-                let mut probe = Probe::new(key.as_ref(), 0);
-                let (_, at_or_after) = self.find(&mut probe);
-                match probe.found() {
-                    Some(node) => self.after(node),
-                    None => at_or_after,
-                }
-            }
+            Bound::Unbounded => self.first_entry(),
+            Bound::Included(key) => self.seek(key.as_ref(), u64::MAX),
+            Bound::Excluded(key) => self.seek_after(key.as_ref(), 0),
         };
         Iter::new(self, first, || match keys.end_bound() {
-            Bound::Unbounded => self.last_node(),
+            Bound::Unbounded => self.last_entry(),
             Bound::Included(key) => self.seek_for_prev(key.as_ref(), 0),
-            Bound::Excluded(key) => {
-                self.before_or_none(self.find(&mut Probe::new(key.as_ref(), u64::MAX)).0)
-            }
+            Bound::Excluded(key) => self.seek_before(key.as_ref(), u64::MAX),
         })
     }
 }
@@ -76,19 +71,16 @@ impl<'a> IntoIterator for &'a SkipList {
 }
 
 impl<'a> Iter<'a> {
-    fn new(
-        list: &'a SkipList,
-        first: Option<NodeId>,
-        last: impl FnOnce() -> Option<NodeId>,
-    ) -> Iter<'a> {
-        let ends = first.and_then(|first| Some((first, last()?)));
+    fn new(list: &'a SkipList, first: Position, last: impl FnOnce() -> Position) -> Iter<'a> {
+        let last = if first.node.is_some() { last() } else { first };
+        let ends = first.node.zip(last.node);
         // An empty range has its last entry before its first.
         let ends = ends.filter(|&(first, last)| {
             let arena = list.arena();
             let (keys, _) = compare(arena.key(first), arena.key(last), 0);
             keys.then_with(|| arena.version(last).cmp(&arena.version(first))).is_le()
         });
-        Iter { list, ends }
+        Iter { list, ends, front: first.ahead, back: last.ahead }
     }
 }
 
@@ -98,7 +90,11 @@ impl<'a> Iterator for Iter<'a> {
     #[inline]
     fn next(&mut self) -> Option<EntryRef<'a>> {
         let (first, last) = self.ends?;
-        self.ends = if first == last { None } else { self.list.step(first).map(|n| (n, last)) };
+        self.ends = if first == last {
+            None
+        } else {
+            self.list.step(first, &mut self.front).map(|next| (next, last))
+        };
         Some(EntryRef::new(self.list.arena(), first))
     }
 
@@ -116,7 +112,11 @@ impl<'a> DoubleEndedIterator for Iter<'a> {
     #[inline]
     fn next_back(&mut self) -> Option<EntryRef<'a>> {
         let (first, last) = self.ends?;
-        self.ends = if first == last { None } else { self.list.before(last).map(|n| (first, n)) };
+        self.ends = if first == last {
+            None
+        } else {
+            self.list.step_back(last, &mut self.back).map(|before| (first, before))
+        };
         Some(EntryRef::new(self.list.arena(), last))
     }
 }

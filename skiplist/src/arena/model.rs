@@ -17,11 +17,14 @@ const UNIT: usize = 64;
 /// Unit 0 is none, unit 1 the head.
 pub(crate) const OVERHEAD: usize = 2 * UNIT;
 
+/// Layers of the index: two, so that one has towers and one has not.
+pub(crate) const LAYERS: usize = 2;
+
 /// Slots of an index record: few, so that records are split.
 pub(crate) const SLOTS: usize = 2;
 
-/// Records; number 0 is none, number 1 that of the head.
-const RECORDS: usize = 4;
+/// Records; number 0 is none, and the head's come next.
+const RECORDS: usize = 3 + LAYERS;
 
 pub(crate) const fn node_len(_: usize, _: usize) -> usize {
     UNIT
@@ -48,8 +51,16 @@ struct Unit {
 struct Record {
     slots: [AtomicU64; SLOTS],
     links: [AtomicU64; MAX_HEIGHT],
+    prev: AtomicU32,
     lock: AtomicU32,
-    node: UnsafeCell<(NodeId, usize)>,
+    header: UnsafeCell<Header>,
+}
+
+#[derive(Clone, Copy)]
+struct Header {
+    node: NodeId,
+    down: Option<RecordId>,
+    height: usize,
 }
 
 pub(crate) struct Arena {
@@ -70,16 +81,21 @@ impl Arena {
             prev: AtomicU32::new(0),
             body: UnsafeCell::new(Body::default()),
         };
-        let record = |_| Record {
+        let record = |number| Record {
             slots: std::array::from_fn(|_| AtomicU64::new(END)),
             links: std::array::from_fn(|_| AtomicU64::new(END)),
+            prev: AtomicU32::new(0),
             lock: AtomicU32::new(0),
-            node: UnsafeCell::new((Arena::head(), MAX_HEIGHT)),
+            header: UnsafeCell::new(Header {
+                node: Arena::head(),
+                down: (number == LAYERS).then(|| Arena::first_record(0)),
+                height: if number == LAYERS { MAX_HEIGHT } else { 1 },
+            }),
         };
         let units = (0..options.capacity / UNIT).map(unit).collect::<Vec<_>>();
         let taken = Taken::new(units.len() * UNIT);
         let records = (0..RECORDS).map(record).collect();
-        Ok(Arena { units, records, taken, records_taken: AtomicU64::new(2) })
+        Ok(Arena { units, records, taken, records_taken: AtomicU64::new(1 + LAYERS as u64) })
     }
 
     pub(crate) fn clear(&mut self) {
@@ -92,8 +108,8 @@ impl Arena {
         NodeId(UNIT as u32)
     }
 
-    pub(crate) const fn first_record() -> RecordId {
-        RecordId(1)
+    pub(crate) const fn first_record(layer: usize) -> RecordId {
+        RecordId(1 + layer as u32)
     }
 
     pub(crate) fn taken(&self) -> &Taken {
@@ -113,10 +129,9 @@ impl Arena {
         &self.records[record.word() as usize]
     }
 
-    /// The base of a record, and its height.
-    fn header(&self, record: RecordId) -> (NodeId, usize) {
+    fn header(&self, record: RecordId) -> Header {
         // SAFETY: written before it was published, never after; loom checks that.
-        self.record(record).node.with(|header| unsafe { *header })
+        self.record(record).header.with(|header| unsafe { *header })
     }
 
     fn write(&self, offset: usize, body: Body) {
@@ -152,7 +167,12 @@ impl Arena {
         Ok((len as u64) << 32 | start as u64)
     }
 
-    pub(crate) fn allocate_record(&self, node: NodeId, height: usize) -> Option<RecordId> {
+    pub(crate) fn allocate_record(
+        &self,
+        node: NodeId,
+        down: Option<RecordId>,
+        height: usize,
+    ) -> Option<RecordId> {
         let number = self
             .records_taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
@@ -161,13 +181,18 @@ impl Arena {
             .ok()?;
         let record = RecordId(number as u32);
         // SAFETY: the record was taken by us alone and is not published yet; loom checks that.
-        self.record(record).node.with_mut(|header| unsafe { *header = (node, height) });
+        let made = Header { node, down, height };
+        self.record(record).header.with_mut(|header| unsafe { *header = made });
         Some(record)
     }
 
     pub(crate) fn index_bytes(&self) -> usize {
         // So that the first new record is tall: see `height`.
-        64 * self.records_taken.load(Ordering::Relaxed) as usize
+        64 * (self.records_taken.load(Ordering::Relaxed) as usize + 1 - LAYERS)
+    }
+
+    pub(crate) fn slots(&self, record: RecordId) -> &[AtomicU64; SLOTS] {
+        &self.record(record).slots
     }
 
     pub(crate) fn slot(&self, record: RecordId, slot: usize) -> &AtomicU64 {
@@ -175,7 +200,7 @@ impl Arena {
     }
 
     pub(crate) fn record_link(&self, record: RecordId, level: usize) -> &AtomicU64 {
-        assert!(level < self.header(record).1, "invariant A2");
+        assert!(level < self.header(record).height, "invariant A2");
         &self.record(record).links[level]
     }
 
@@ -183,11 +208,19 @@ impl Arena {
         &self.record(record).lock
     }
 
-    pub(crate) fn record_node(&self, record: RecordId) -> NodeId {
-        self.header(record).0
+    pub(crate) fn record_prev(&self, record: RecordId) -> &AtomicU32 {
+        &self.record(record).prev
     }
 
-    pub(crate) fn prefetch_slots(&self, _: RecordId) {}
+    pub(crate) fn record_node(&self, record: RecordId) -> NodeId {
+        self.header(record).node
+    }
+
+    pub(crate) fn record_down(&self, record: RecordId) -> RecordId {
+        self.header(record).down.expect("invariant A2")
+    }
+
+    pub(crate) fn prefetch_record(&self, _: RecordId) {}
 
     pub(crate) fn link(&self, node: NodeId) -> &AtomicU64 {
         &self.unit(node.word()).link

@@ -22,22 +22,30 @@ const HEAD: usize = 8;
 /// Arena bytes taken before the first entry.
 pub(crate) const OVERHEAD: usize = round(HEAD + KEY);
 
-/// Slots of an index record.
-pub(crate) const SLOTS: usize = 32;
+/// Layers of the index.
+pub(crate) const LAYERS: usize = 4;
+
+/// Slots of an index record: as many as make it four cache lines.
+pub(crate) const SLOTS: usize = 29;
 
 const LINE: usize = 64;
 
-/// A record's header: the word with its node and its lock, before the links.
-const RECORD_NODE: usize = SLOTS * 8;
-const RECORD_LOCK: usize = RECORD_NODE + 4;
-const RECORD_LINKS: usize = RECORD_NODE + 8;
+const RECORD_NODE: usize = 8;
+const RECORD_DOWN: usize = 12;
+const RECORD_PREV: usize = 16;
+const RECORD_LOCK: usize = 20;
+const RECORD_SLOTS: usize = 24;
+const RECORD_TOWER: usize = RECORD_SLOTS + SLOTS * 8;
 
 const fn record_len(height: usize) -> usize {
-    (RECORD_LINKS + 8 * height).next_multiple_of(LINE)
+    (RECORD_TOWER + 8 * (height - 1)).next_multiple_of(LINE)
 }
 
-/// The record of the head. Id 0 is none.
+/// The head's records, that of the lowest layer first. Id 0 is none.
 const FIRST_RECORD: usize = LINE;
+
+/// Where the records that are made later begin.
+const LATER_RECORDS: usize = FIRST_RECORD + (LAYERS - 1) * record_len(1) + record_len(MAX_HEIGHT);
 
 const fn round(len: usize) -> usize {
     len.next_multiple_of(8)
@@ -57,7 +65,7 @@ pub(crate) const fn value_len(len: usize) -> usize {
 /// Bytes for the index beside nodes of `capacity` bytes: enough for entries of some 50 bytes in
 /// random order. Smaller ones have a sparser index then. What is not needed is never touched.
 const fn index_len(capacity: usize) -> usize {
-    (FIRST_RECORD + record_len(MAX_HEIGHT) + capacity / 4).next_multiple_of(LINE)
+    (LATER_RECORDS + capacity / 4).next_multiple_of(LINE)
 }
 
 pub(crate) struct Arena {
@@ -88,9 +96,12 @@ impl Arena {
     pub(crate) fn clear(&mut self) {
         self.taken = Taken::new(self.taken.capacity());
         self.link(Arena::head()).store(END, Ordering::Relaxed);
-        let first = (FIRST_RECORD + record_len(MAX_HEIGHT)) as u64;
-        self.index_taken = AtomicU64::new(first);
-        self.init_record(Arena::first_record(), Arena::head(), MAX_HEIGHT);
+        self.index_taken = AtomicU64::new(LATER_RECORDS as u64);
+        for layer in 0..LAYERS {
+            let height = if layer + 1 < LAYERS { 1 } else { MAX_HEIGHT };
+            let down = layer.checked_sub(1).map(Arena::first_record);
+            self.init_record(Arena::first_record(layer), Arena::head(), down, height);
+        }
     }
 
     pub(crate) fn populate(&self) {
@@ -137,8 +148,13 @@ impl Arena {
     }
 
     /// Makes an index record for `node`, with empty slots and no successors, which nobody knows
-    /// of yet; `None` if the index is full.
-    pub(crate) fn allocate_record(&self, node: NodeId, height: usize) -> Option<RecordId> {
+    /// of yet; `None` if the index is full. `down` is the node's record one layer below.
+    pub(crate) fn allocate_record(
+        &self,
+        node: NodeId,
+        down: Option<RecordId>,
+        height: usize,
+    ) -> Option<RecordId> {
         let len = record_len(height) as u64;
         let limit = (self.memory.len() - self.index) as u64;
         let start = self
@@ -148,11 +164,11 @@ impl Arena {
             })
             .ok()?;
         let record = RecordId((start / 8) as u32);
-        self.init_record(record, node, height);
+        self.init_record(record, node, down, height);
         Some(record)
     }
 
-    fn init_record(&self, record: RecordId, node: NodeId, height: usize) {
+    fn init_record(&self, record: RecordId, node: NodeId, down: Option<RecordId>, height: usize) {
         for slot in 0..SLOTS {
             self.slot(record, slot).store(END, Ordering::Relaxed);
         }
@@ -160,7 +176,12 @@ impl Arena {
             self.record_link(record, level).store(END, Ordering::Relaxed);
         }
         // SAFETY: the record's header is within the index (A1), and nobody else knows the record.
-        unsafe { self.at_record(record).add(RECORD_NODE).cast::<u32>().write(node.0) };
+        unsafe {
+            self.at_record(record).add(RECORD_NODE).cast::<u32>().write(node.0);
+            let down = down.map_or(0, RecordId::word);
+            self.at_record(record).add(RECORD_DOWN).cast::<u32>().write(down);
+        }
+        self.record_prev(record).store(0, Ordering::Relaxed);
         self.record_lock(record).store(0, Ordering::Relaxed);
     }
 
@@ -169,8 +190,9 @@ impl Arena {
         self.index_taken.load(Ordering::Relaxed) as usize
     }
 
-    pub(crate) const fn first_record() -> RecordId {
-        RecordId((FIRST_RECORD / 8) as u32)
+    /// The head's record in a layer.
+    pub(crate) const fn first_record(layer: usize) -> RecordId {
+        RecordId(((FIRST_RECORD + layer * record_len(1)) / 8) as u32)
     }
 
     #[inline]
@@ -179,19 +201,33 @@ impl Arena {
         unsafe { self.memory.start().as_ptr().add(self.index + record.0 as usize * 8) }
     }
 
-    /// A slot of a record: a link to a node after the record's.
+    /// The slots of a record: links to nodes, or to records one layer below, after the record's
+    /// node.
     #[inline]
-    pub(crate) fn slot(&self, record: RecordId, slot: usize) -> &AtomicU64 {
-        debug_assert!(slot < SLOTS);
-        // SAFETY: within the record (A1), 8-aligned, and only ever accessed as an atomic.
-        unsafe { AtomicU64::from_ptr(self.at_record(record).add(slot * 8).cast()) }
+    pub(crate) fn slots(&self, record: RecordId) -> &[AtomicU64; SLOTS] {
+        // SAFETY: within the record (A1), 8-aligned, and only ever accessed as atomics.
+        unsafe { &*self.at_record(record).add(RECORD_SLOTS).cast() }
     }
 
-    /// A link of a record to the next record of a level below its height.
+    /// One of them.
+    #[inline]
+    pub(crate) fn slot(&self, record: RecordId, slot: usize) -> &AtomicU64 {
+        &self.slots(record)[slot]
+    }
+
+    /// A link of a record to the next record of its layer, on a level below its height.
     #[inline]
     pub(crate) fn record_link(&self, record: RecordId, level: usize) -> &AtomicU64 {
+        let at = if level == 0 { 0 } else { RECORD_TOWER + (level - 1) * 8 };
         // SAFETY: within the record (A1, A2), 8-aligned, and only ever accessed as an atomic.
-        unsafe { AtomicU64::from_ptr(self.at_record(record).add(RECORD_LINKS + level * 8).cast()) }
+        unsafe { AtomicU64::from_ptr(self.at_record(record).add(at).cast()) }
+    }
+
+    /// The word for the id of some record before this one in its layer.
+    #[inline]
+    pub(crate) fn record_prev(&self, record: RecordId) -> &AtomicU32 {
+        // SAFETY: within the record (A1), 4-aligned, and only ever accessed as an atomic.
+        unsafe { AtomicU32::from_ptr(self.at_record(record).add(RECORD_PREV).cast()) }
     }
 
     /// The word that is 1 while somebody splits the record.
@@ -206,6 +242,13 @@ impl Arena {
     pub(crate) fn record_node(&self, record: RecordId) -> NodeId {
         // SAFETY: within the record (A1), written before the id was known (A3).
         NodeId(unsafe { self.at_record(record).add(RECORD_NODE).cast::<u32>().read() })
+    }
+
+    /// The record of the same node one layer below a record of a layer above the lowest.
+    #[inline]
+    pub(crate) fn record_down(&self, record: RecordId) -> RecordId {
+        // SAFETY: within the record (A1), written before the id was known (A3).
+        RecordId(unsafe { self.at_record(record).add(RECORD_DOWN).cast::<u32>().read() })
     }
 
     /// Writes a value by itself; returns its value word.
@@ -292,10 +335,10 @@ impl Arena {
         prefetch(at.wrapping_add(LINE - 1));
     }
 
-    /// Asks for the slots of a record.
+    /// Asks for the cache lines of a record.
     #[inline]
-    pub(crate) fn prefetch_slots(&self, record: RecordId) {
-        for line in 0..SLOTS * 8 / LINE {
+    pub(crate) fn prefetch_record(&self, record: RecordId) {
+        for line in 0..RECORD_TOWER / LINE {
             prefetch(self.at_record(record).wrapping_add(line * LINE));
         }
     }

@@ -1,0 +1,202 @@
+//! Looking ahead on a walk: the index knows where the entries lie that come next.
+//!
+//! After inserts in random order each step along the list is a cache miss, and the next address is
+//! known only when the one before has come. But the slots of an index record name all entries
+//! behind its base, if in no order. So a walk asks for the entries of the record it comes to next,
+//! a few with every step, and for the record after that: misses overlap. All of this are hints: a
+//! walk that lost its way in the index is slower and sees the same.
+
+use crate::arena::{Arena, NodeId, RecordId, SLOTS};
+use crate::list::SkipList;
+use crate::search::Probe;
+use crate::sync::Ordering;
+
+/// Nodes at this distance or less follow each other in memory: the processor sees such walks ahead
+/// by itself, but not soon enough.
+const NEAR: u32 = 256;
+
+/// Entries asked for with a step. In a record half full they come up within half of the walk
+/// through the record before.
+const AT_ONCE: usize = 2;
+
+/// The same where a walk begins, and what comes next has not been asked for before.
+const AT_START: usize = 6;
+
+/// Steps without coming to another record after which a walk has lost its way.
+const LOST: u32 = 4 * SLOTS as u32;
+
+/// What a walk knows of the index around it.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// The record whose base is the last one before where the walk is or right there, as far as is
+    /// known.
+    here: RecordId,
+    /// The record next to that one, in the walk's direction.
+    next: Option<RecordId>,
+    /// The record some of whose entries have been asked for.
+    asked: Option<RecordId>,
+    slot: usize,
+    at_once: usize,
+    /// The word of the node at which the walk goes over into the next record, or 0.
+    edge: u32,
+    direction: Direction,
+    steps: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    None,
+    Forward,
+    Backward,
+}
+
+impl Ahead {
+    /// A walk that begins at an entry found through `here`.
+    #[inline]
+    pub(crate) const fn from(here: RecordId) -> Ahead {
+        Ahead {
+            here,
+            next: None,
+            asked: None,
+            slot: 0,
+            at_once: AT_START,
+            edge: 0,
+            direction: Direction::None,
+            steps: 0,
+        }
+    }
+
+    /// Asks for a few more of the entries to come.
+    #[inline]
+    fn ask(&mut self, arena: &Arena) {
+        let Some(asked) = self.asked else { return };
+        let slots = arena.slots(asked);
+        let until = (self.slot + self.at_once).min(SLOTS);
+        for slot in &slots[self.slot.min(until)..until] {
+            // Relaxed: only for its address.
+            arena.prefetch(slot.load(Ordering::Relaxed) as u32);
+        }
+        self.slot = until;
+        if until == SLOTS && self.asked != self.next {
+            self.asked = self.next;
+            self.slot = 0;
+            self.at_once = AT_ONCE;
+        }
+    }
+}
+
+impl SkipList {
+    /// The node after this one, on a walk.
+    #[inline]
+    pub(crate) fn step(&self, node: NodeId, ahead: &mut Ahead) -> Option<NodeId> {
+        let arena = self.arena();
+        if ahead.direction != Direction::Forward {
+            self.turn(node, ahead, Direction::Forward);
+        }
+        let next = self.after(node)?;
+        if next.word() == ahead.edge {
+            self.cross(ahead);
+        }
+        ahead.steps += 1;
+        if next.word().wrapping_sub(node.word()) < NEAR {
+            arena.prefetch(next.word().wrapping_add(2 * NEAR));
+        } else {
+            ahead.ask(arena);
+            if ahead.steps > LOST {
+                self.find_way(next, ahead);
+            }
+        }
+        Some(next)
+    }
+
+    /// The node before this one, on a walk; `None` if that is the head.
+    #[inline]
+    pub(crate) fn step_back(&self, node: NodeId, ahead: &mut Ahead) -> Option<NodeId> {
+        if ahead.direction != Direction::Backward {
+            self.turn(node, ahead, Direction::Backward);
+        }
+        let before = self.before(node)?;
+        if node.word() == ahead.edge {
+            self.cross(ahead);
+        }
+        ahead.steps += 1;
+        ahead.ask(self.arena());
+        if ahead.steps > LOST {
+            self.find_way(before, ahead);
+        }
+        Some(before)
+    }
+
+    /// Begins to look ahead in a direction.
+    #[cold]
+    fn turn(&self, node: NodeId, ahead: &mut Ahead, direction: Direction) {
+        let arena = self.arena();
+        *ahead = Ahead { direction, ..Ahead::from(ahead.here) };
+        self.look_from(ahead.here, ahead);
+        if direction == Direction::Forward && ahead.edge == node.word() {
+            self.look_from(ahead.next.unwrap_or(ahead.here), ahead);
+        }
+        if let Some(next) = ahead.next {
+            arena.prefetch_record(next);
+        }
+        ahead.asked = Some(ahead.here);
+    }
+
+    /// Goes over into the next record.
+    fn cross(&self, ahead: &mut Ahead) {
+        let Some(here) = ahead.next else { return };
+        self.look_from(here, ahead);
+        ahead.asked = ahead.next;
+        ahead.slot = 0;
+        ahead.at_once = AT_ONCE;
+        ahead.steps = 0;
+        // Its slots will be wanted after the next crossing.
+        let beyond = ahead.next.and_then(|next| match ahead.direction {
+            Direction::Backward => {
+                let word = self.arena().record_prev(next).load(Ordering::Relaxed);
+                RecordId::of_word(word)
+            }
+            _ => self.record_after(next),
+        });
+        if let Some(beyond) = beyond {
+            self.arena().prefetch_record(beyond);
+        }
+    }
+
+    fn look_from(&self, here: RecordId, ahead: &mut Ahead) {
+        let arena = self.arena();
+        ahead.here = here;
+        if ahead.direction == Direction::Backward {
+            ahead.next = self.record_before(here);
+            ahead.edge = arena.record_node(here).word();
+        } else {
+            ahead.next = self.record_after(here);
+            ahead.edge = ahead.next.map_or(0, |next| arena.record_node(next).word());
+        }
+    }
+
+    /// Finds out where in the index a walk is.
+    #[cold]
+    fn find_way(&self, node: NodeId, ahead: &mut Ahead) {
+        let arena = self.arena();
+        let mut probe = Probe::new(arena.key(node), arena.version(node));
+        let direction = ahead.direction;
+        let (_, base) = self.approach(&mut probe);
+        *ahead = Ahead::from(base.record);
+        self.turn(node, ahead, direction);
+    }
+
+    fn record_after(&self, record: RecordId) -> Option<RecordId> {
+        RecordId::of_link(self.arena().record_link(record, 0).load(Ordering::Acquire))
+    }
+
+    fn record_before(&self, record: RecordId) -> Option<RecordId> {
+        // Some record before this one; those that came in between lie on the way.
+        let word = self.arena().record_prev(record).load(Ordering::Acquire);
+        let mut before = RecordId::of_word(word)?;
+        while let Some(next) = self.record_after(before).filter(|&next| next != record) {
+            before = next;
+        }
+        Some(before)
+    }
+}
