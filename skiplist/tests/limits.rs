@@ -215,17 +215,20 @@ fn borrowed_entries_outlive_the_cursor() {
 
 #[test]
 fn one_seed_gives_one_shape() {
+    // Enough for a few records with towers: keys that fall leave records half full.
+    const N: u32 = if cfg!(miri) { 300 } else { 300_000 };
     let taken = |seed: u64| {
         let capacity = 16 << 20;
         let list = SkipList::new(Options { capacity, seed, ..Options::default() }).unwrap();
-        // Enough for a few records with towers.
-        for i in 0..100_000u32 {
-            list.insert(&i.wrapping_mul(0x9e37_79b1).to_be_bytes(), 1, b"").unwrap();
+        let mut inserter = list.inserter();
+        for i in (0..N).rev() {
+            inserter.insert(&i.to_be_bytes(), 1, b"").unwrap();
         }
         (list.allocated(), list.index_bytes())
     };
-    assert_eq!(taken(1), taken(1));
-    assert!((2..10).any(|seed| taken(1).1 != taken(seed).1));
+    let first = taken(1);
+    assert_eq!(first, taken(1));
+    assert!(cfg!(miri) || (2..8).any(|seed| first.1 != taken(seed).1));
 }
 
 #[test]
