@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::{Entry, File, Fs, LockGuard, LockMode, Metadata, Op, OpenMode, Result, SyncSite};
+use crate::{
+    BLOCK, Entry, File, Fs, LockGuard, LockMode, Metadata, Op, OpenMode, Result, SyncSite,
+};
 use file::FaultFile;
 use plan::Operation;
 pub use plan::{ArmedPlan, Fault, FaultPlan};
@@ -125,7 +127,8 @@ impl Fs for FaultFs {
     fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn File>> {
         let inner =
             self.faults.run(&Operation::new(Op::Open, path), || self.inner.open(path, mode))?;
-        Ok(Arc::new(FaultFile { inner, faults: self.faults.clone() }))
+        let block = if mode == OpenMode::Direct { BLOCK } else { 1 };
+        Ok(Arc::new(FaultFile { inner, faults: self.faults.clone(), block }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

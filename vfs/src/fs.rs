@@ -109,9 +109,17 @@ pub trait File: Send + Sync + Debug {
 
     /// Maps a range for reading. `None`: this file system has no maps, use [`File::read_at`].
     ///
-    /// The range must lie within the file. Whoever truncates a mapped file takes the readers of
+    /// The range must lie within the file. The file counts as held ([`File::is_held`]) for as long
+    /// as a part of the map lives. Whoever truncates a mapped file takes the readers of
     /// the map down (`SIGBUS`): lock the directory.
     fn map(&self, range: Range<u64>) -> Result<Option<Region>>;
+
+    /// Whether a map of this file that was made through *another* handle may still live, in this
+    /// process or in another one: then the file must not be written over in place. Where that
+    /// cannot be found out the answer is yes.
+    ///
+    /// The answer no holds for as long as nobody else opens the file.
+    fn is_held(&self) -> Result<bool>;
 
     /// A hint about future reads. Never fails; may do nothing.
     fn advise(&self, range: Range<u64>, advice: Advice);
@@ -135,7 +143,23 @@ pub enum OpenMode {
     CreateNew,
     /// Created, or truncated to nothing if it exists; reading and writing.
     CreateTruncate,
+    /// Existing file, writing only, past the cache of the operating system (`O_DIRECT`).
+    ///
+    /// Offset and length of every write must be multiples of [`BLOCK`], and so must the address of
+    /// the bytes: see [`AlignedBuffer`](crate::AlignedBuffer). A [`WriteMode::Durable`] write is
+    /// what `O_DIRECT | O_DSYNC` does; any other is on its way to the device when it returns and
+    /// needs [`File::sync_data`] like a buffered one. Such a handle can neither be read nor mapped.
+    ///
+    /// Do not write to a file through handles of both kinds at a time, and do not look through a
+    /// map at blocks that are being written this way.
+    ///
+    /// Opening, or the first write, fails with `Unsupported` where the system or the file system
+    /// has no such thing; then nothing was written.
+    Direct,
 }
+
+/// What direct writes come in: see [`OpenMode::Direct`]. In bytes.
+pub const BLOCK: usize = 4096;
 
 /// How a single write becomes durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,6 +27,7 @@
 //! Also here, because every layer above needs the same one: [`Salt`], which ties a stored
 //! checksum to the place where it was meant to be stored, and the [`Clock`].
 
+mod aligned;
 mod clock;
 mod error;
 mod fault;
@@ -37,12 +38,13 @@ mod region;
 mod salt;
 mod site;
 
+pub use aligned::AlignedBuffer;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Op, Result};
 pub use fault::{ArmedPlan, Fault, FaultFs, FaultPlan};
 pub use fs::{
-    Advice, Entry, EntryKind, File, Fs, LockGuard, LockMode, Metadata, OpenMode, ReadRequest,
-    WriteMode,
+    Advice, BLOCK, Entry, EntryKind, File, Fs, LockGuard, LockMode, Metadata, OpenMode,
+    ReadRequest, WriteMode,
 };
 pub use mem::{DirtyPage, ImagePolicy, Keep, MemFs, NameChange};
 pub use os::OsFs;

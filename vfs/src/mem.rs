@@ -253,7 +253,9 @@ fn open_or_create(names: &mut Names, path: &Path, mode: OpenMode) -> io::Result<
             Ok(inode)
         }
         (Some(Child::File(inode)), _) => Ok(inode),
-        (None, OpenMode::Read | OpenMode::ReadWrite) => Err(io::ErrorKind::NotFound.into()),
+        (None, OpenMode::Read | OpenMode::ReadWrite | OpenMode::Direct) => {
+            Err(io::ErrorKind::NotFound.into())
+        }
         (None, OpenMode::CreateNew | OpenMode::CreateTruncate) => {
             let inode = Inode::new(Content::empty());
             names.link(names.place(path)?, Child::File(inode.clone()))?;
@@ -272,7 +274,8 @@ impl Fs for MemFs {
             fs: self.clone(),
             inode,
             path: path.to_owned(),
-            writable: mode != OpenMode::Read,
+            mode,
+            maps: Arc::default(),
         }))
     }
 

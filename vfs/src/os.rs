@@ -12,7 +12,7 @@ use crate::{
     Entry, EntryKind, Error, ErrorKind, File, Fs, LockGuard, LockMode, Metadata, Op, OpenMode,
     Result, SyncSite,
 };
-use file::OsFile;
+use file::{Access, OsFile};
 
 /// The file system of the operating system.
 ///
@@ -20,6 +20,8 @@ use file::OsFile;
 /// |---|---|---|---|
 /// | [`File::sync_data`] | `fdatasync` | what [`std::fs::File::sync_data`] does | `FlushFileBuffers` |
 /// | [`WriteMode::Durable`](crate::WriteMode::Durable) | `pwritev2` with `RWF_DSYNC`, else write and sync | write and sync | write and sync |
+/// | [`OpenMode::Direct`] | `O_DIRECT` | unsupported | unsupported |
+/// | [`File::is_held`] | `flock` of the file, shared by each handle with a map | the same | always |
 /// | [`File::allocate`] | `fallocate`, else extended with a hole | FreeBSD `posix_fallocate`, else a hole | extended |
 /// | [`Fs::sync_dir`] | `fsync` of the directory | the same | nothing |
 /// | [`Fs::lock`] | `flock` of the directory | the same | lock of a file `LOCK` in it |
@@ -33,6 +35,18 @@ impl OsFs {
     /// The file system of the operating system.
     pub const fn new() -> Self {
         OsFs
+    }
+}
+
+impl OsFs {
+    fn open_direct(self, path: &Path) -> Result<Arc<dyn File>> {
+        match sys::open_direct(path) {
+            Ok(file) => Ok(Arc::new(OsFile::new(file, path, Access::Direct))),
+            Err(e) if sys::is_refusal(&e) => {
+                Err(Error::with_kind(ErrorKind::Unsupported, Op::Open, path, None, e))
+            }
+            Err(e) => Err(of_file(Op::Open, path)(e)),
+        }
     }
 }
 
@@ -56,13 +70,15 @@ impl Fs for OsFs {
             OpenMode::CreateTruncate => {
                 options.write(true).create(true).truncate(true);
             }
+            OpenMode::Direct => return self.open_direct(path),
         }
+        let access = if mode == OpenMode::Read { Access::Read } else { Access::ReadWrite };
         let file = options.open(path).map_err(of_file(Op::Open, path))?;
         // Unix opens a directory for reading without complaint.
         if mode == OpenMode::Read && file.metadata().map_err(at(Op::Open, path))?.is_dir() {
             return Err(at(Op::Open, path)(io::ErrorKind::IsADirectory.into()));
         }
-        Ok(Arc::new(OsFile::new(file, path, mode != OpenMode::Read)))
+        Ok(Arc::new(OsFile::new(file, path, access)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

@@ -13,6 +13,8 @@ use crate::{Advice, File, Op, ReadRequest, Region, Result, SyncSite, WriteMode};
 pub(super) struct FaultFile {
     pub(super) inner: Arc<dyn File>,
     pub(super) faults: Arc<Faults>,
+    /// A write that is cut short ends at a multiple of this.
+    pub(super) block: usize,
 }
 
 impl FaultFile {
@@ -31,7 +33,10 @@ impl FaultFile {
         match fault {
             Fault::SkipSync => return self.inner.write_all_at(buf, offset),
             Fault::IoAfter => self.inner.write_all_at_with(buf, offset, mode)?,
-            Fault::ShortWrite => self.inner.write_all_at(&buf[..buf.len() / 2], offset)?,
+            Fault::ShortWrite => {
+                let half = buf.len() / 2 / self.block * self.block;
+                self.inner.write_all_at(&buf[..half], offset)?;
+            }
             Fault::LoseUnsynced => {
                 self.inner.write_all_at(buf, offset)?;
                 self.inner.lose_unsynced();
@@ -102,6 +107,10 @@ impl File for FaultFile {
     fn map(&self, range: Range<u64>) -> Result<Option<Region>> {
         let operation = self.operation(Op::Map).offset(range.start);
         self.faults.run(&operation, || self.inner.map(range))
+    }
+
+    fn is_held(&self) -> Result<bool> {
+        self.faults.run(&self.operation(Op::Lock), || self.inner.is_held())
     }
 
     fn advise(&self, range: Range<u64>, advice: Advice) {

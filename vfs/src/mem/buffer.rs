@@ -88,8 +88,9 @@ impl Drop for Buffer {
 }
 
 /// Owner of a region. A type of its own, so that [`Region::holders`] counts regions only.
-struct Mapped {
+struct Mapped<K> {
     _buffer: Arc<Buffer>,
+    _keep: K,
 }
 
 /// The only handle through which a buffer is read and written by position. Remembers which pages
@@ -204,10 +205,11 @@ impl Memory {
     }
 
     /// A region over bytes of the buffer, which stays although the file may move to another.
-    pub(super) fn region(&self, range: Range<usize>) -> Region {
+    /// `keep` lives as long as the region.
+    pub(super) fn region(&self, range: Range<usize>, keep: impl Send + Sync + 'static) -> Region {
         assert!(range.start <= range.end);
         self.check(range.start, range.end - range.start);
-        let owner = Arc::new(Mapped { _buffer: self.buffer.clone() });
+        let owner = Arc::new(Mapped { _buffer: self.buffer.clone(), _keep: keep });
         // SAFETY: in bounds by the check, initialised from the start, and `owner` keeps the buffer.
         // That the bytes dereferenced are not written at the same time is the contract of `Region`.
         unsafe {
@@ -265,7 +267,7 @@ mod tests {
         m.grow(10).unwrap();
         assert_eq!(m.capacity(), PAGE);
         m.write(3, b"abc");
-        let old = m.region(0..8);
+        let old = m.region(0..8, ());
         m.grow(1 << 20).unwrap();
         m.write(3, b"xyz");
         assert_eq!(&old[..], b"\0\0\0abc\0\0");
@@ -280,7 +282,7 @@ mod tests {
             let mut m = Memory::empty();
             m.grow(len).unwrap();
             m.write(len - 4, b"tail");
-            let region = m.region(len - 4..len);
+            let region = m.region(len - 4..len, ());
             drop(m);
             assert_eq!(&region[..], b"tail");
             assert_eq!(region.holders(), 1);

@@ -9,14 +9,16 @@ use std::sync::atomic::Ordering;
 
 use super::MemFs;
 use super::names::Inode;
-use crate::{Advice, Error, File, Op, Region, Result, SyncSite, WriteMode};
+use crate::{Advice, Error, File, Op, OpenMode, Region, Result, SyncSite, WriteMode};
 
 /// A file opened by [`MemFs`].
 pub(super) struct MemFile {
     pub(super) fs: MemFs,
     pub(super) inode: Arc<Inode>,
     pub(super) path: PathBuf,
-    pub(super) writable: bool,
+    pub(super) mode: OpenMode,
+    /// One reference for the handle itself, and one for each map made through it.
+    pub(super) maps: Arc<()>,
 }
 
 impl fmt::Debug for MemFile {
@@ -31,11 +33,19 @@ impl MemFile {
     }
 
     fn check_writable(&self, op: Op, offset: Option<u64>) -> Result<()> {
-        if self.writable {
+        if self.mode != OpenMode::Read {
             return Ok(());
         }
         let e = io::Error::new(io::ErrorKind::PermissionDenied, "opened for reading");
         Err(self.error(op, offset, e))
+    }
+
+    fn check_readable(&self, op: Op, offset: u64) -> Result<()> {
+        if self.mode != OpenMode::Direct {
+            return Ok(());
+        }
+        let e = io::Error::new(io::ErrorKind::PermissionDenied, "opened for direct writes");
+        Err(self.error(op, Some(offset), e))
     }
 }
 
@@ -45,11 +55,15 @@ impl File for MemFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.check_readable(Op::Read, offset)?;
         Ok(self.inode.content.read().read_at(buf, offset))
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         self.check_writable(Op::Write, Some(offset))?;
+        if self.mode == OpenMode::Direct && !crate::aligned::is_aligned(buf, offset) {
+            return Err(self.error(Op::Write, Some(offset), crate::aligned::misaligned()));
+        }
         let _world = self.fs.begin(Op::Write, &self.path);
         let limit = self.fs.file_capacity();
         let mut content = self.inode.content.write();
@@ -100,6 +114,7 @@ impl File for MemFile {
     }
 
     fn map(&self, range: Range<u64>) -> Result<Option<Region>> {
+        self.check_readable(Op::Map, range.start)?;
         let error = |kind: io::ErrorKind, why: String| {
             self.error(Op::Map, Some(range.start), io::Error::new(kind, why))
         };
@@ -117,7 +132,13 @@ impl File for MemFile {
         if range.is_empty() {
             return Ok(Some(Region::from_vec(Vec::new())));
         }
-        Ok(Some(content.memory().region(range.start as usize..range.end as usize)))
+        let counted = (self.inode.maps.clone(), self.maps.clone());
+        let range = range.start as usize..range.end as usize;
+        Ok(Some(content.memory().region(range, counted)))
+    }
+
+    fn is_held(&self) -> Result<bool> {
+        Ok(Arc::strong_count(&self.inode.maps) > Arc::strong_count(&self.maps))
     }
 
     fn advise(&self, _range: Range<u64>, _advice: Advice) {}

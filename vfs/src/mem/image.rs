@@ -278,6 +278,7 @@ pub(super) fn duplicate(names: &Names) -> Names {
             Arc::new(Inode {
                 content: RwLock::new(inode.content.read().duplicate().expect(OUT_OF_MEMORY)),
                 links: AtomicU64::new(inode.links.load(Ordering::SeqCst)),
+                maps: Arc::default(),
             })
         });
         *inode = copy.clone();

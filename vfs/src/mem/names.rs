@@ -27,11 +27,17 @@ pub(super) struct Inode {
     pub(super) content: RwLock<Content>,
     /// How many live names it has.
     pub(super) links: AtomicU64,
+    /// One reference for the file itself, and one for each live map of it.
+    pub(super) maps: Arc<()>,
 }
 
 impl Inode {
     pub(super) fn new(content: Content) -> Arc<Inode> {
-        Arc::new(Inode { content: RwLock::new(content), links: AtomicU64::new(0) })
+        Arc::new(Inode {
+            content: RwLock::new(content),
+            links: AtomicU64::new(0),
+            maps: Arc::default(),
+        })
     }
 }
 

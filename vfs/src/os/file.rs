@@ -11,32 +11,48 @@ use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::Mutex;
 
 use super::sys;
-use crate::{Advice, Error, File, Op, Region, Result, SyncSite, WriteMode};
+use crate::{Advice, Error, ErrorKind, File, Op, Region, Result, SyncSite, WriteMode};
 
 /// A file opened by [`OsFs`](super::OsFs).
 #[derive(Debug)]
 pub(super) struct OsFile {
-    file: fs::File,
+    /// Shared with the maps: the lock that says that there are some goes with the last of them.
+    file: Arc<fs::File>,
     path: PathBuf,
-    writable: bool,
+    access: Access,
     /// Set once the system has refused a durable write: from then on write and sync.
     no_durable_write: AtomicBool,
     maps: Mutex<Maps>,
+}
+
+/// What a handle was opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    ReadWrite,
+    Direct,
 }
 
 /// The access pattern last advised, and the maps it holds for.
 #[derive(Debug)]
 struct Maps {
     pattern: Advice,
-    live: Vec<Weak<MmapRaw>>,
+    live: Vec<Weak<Map>>,
+}
+
+/// A map, with the handle whose shared lock says that it lives.
+#[derive(Debug)]
+struct Map {
+    map: MmapRaw,
+    _file: Arc<fs::File>,
 }
 
 impl OsFile {
-    pub(super) fn new(file: fs::File, path: &Path, writable: bool) -> Self {
+    pub(super) fn new(file: fs::File, path: &Path, access: Access) -> Self {
         OsFile {
-            file,
+            file: Arc::new(file),
             path: path.to_owned(),
-            writable,
+            access,
             no_durable_write: AtomicBool::new(false),
             maps: Mutex::new(Maps { pattern: Advice::Normal, live: Vec::new() }),
         }
@@ -48,11 +64,37 @@ impl OsFile {
 
     /// The system reports a write through a read-only handle as a bad descriptor; say what it is.
     fn check_writable(&self, op: Op, offset: Option<u64>) -> Result<()> {
-        if self.writable {
+        if self.access != Access::Read {
             return Ok(());
         }
         let e = io::Error::new(io::ErrorKind::PermissionDenied, "opened for reading");
         Err(self.error(op, offset, e))
+    }
+
+    fn check_readable(&self, op: Op, offset: u64) -> Result<()> {
+        if self.access != Access::Direct {
+            return Ok(());
+        }
+        let e = io::Error::new(io::ErrorKind::PermissionDenied, "opened for direct writes");
+        Err(self.error(op, Some(offset), e))
+    }
+
+    /// That a direct write comes in blocks is the caller's duty; the system's own message for it
+    /// would read as if it could do no direct writes at all.
+    fn check_write(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.check_writable(Op::Write, Some(offset))?;
+        if self.access != Access::Direct || crate::aligned::is_aligned(buf, offset) {
+            return Ok(());
+        }
+        Err(self.error(Op::Write, Some(offset), crate::aligned::misaligned()))
+    }
+
+    fn write_error(&self, offset: u64, e: io::Error) -> Error {
+        if self.access == Access::Direct && sys::is_refusal(&e) {
+            let kind = ErrorKind::Unsupported;
+            return Error::with_kind(kind, Op::Write, &self.path, Some(offset), e);
+        }
+        self.error(Op::Write, Some(offset), e)
     }
 
     fn system_len(&self, op: Op) -> Result<u64> {
@@ -87,6 +129,7 @@ impl File for OsFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.check_readable(Op::Read, offset)?;
         let mut done = 0;
         while done < buf.len() {
             match sys::read_at(&self.file, &mut buf[done..], offset + done as u64) {
@@ -100,16 +143,16 @@ impl File for OsFile {
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        self.check_writable(Op::Write, Some(offset))?;
+        self.check_write(buf, offset)?;
         write_all(buf, offset, |rest, at| sys::write_at(&self.file, rest, at))
-            .map_err(|e| self.error(Op::Write, Some(offset), e))
+            .map_err(|e| self.write_error(offset, e))
     }
 
     fn write_all_at_with(&self, buf: &[u8], offset: u64, mode: WriteMode) -> Result<()> {
         let WriteMode::Durable(site) = mode else {
             return self.write_all_at(buf, offset);
         };
-        self.check_writable(Op::Write, Some(offset))?;
+        self.check_write(buf, offset)?;
         if !self.no_durable_write.load(Ordering::Relaxed) {
             match write_all(buf, offset, |rest, at| sys::write_durable(&self.file, rest, at)) {
                 Ok(()) => return Ok(()),
@@ -160,6 +203,7 @@ impl File for OsFile {
     }
 
     fn map(&self, range: Range<u64>) -> Result<Option<Region>> {
+        self.check_readable(Op::Map, range.start)?;
         let error = |kind: io::ErrorKind, why: String| {
             self.error(Op::Map, Some(range.start), io::Error::new(kind, why))
         };
@@ -186,18 +230,38 @@ impl File for OsFile {
             .len(len)
             .map_raw_read_only(&self.file)
             .map_err(|e| self.error(Op::Map, Some(range.start), e))?;
-        let map = Arc::new(map);
+        // Before anyone has the map.
+        sys::lock_shared(&self.file);
+        let map = Arc::new(Map { map, _file: self.file.clone() });
         {
             let mut maps = self.maps.lock();
-            sys::advise_map(&map, maps.pattern);
+            sys::advise_map(&map.map, maps.pattern);
             maps.live.retain(|m| m.strong_count() > 0);
             maps.live.push(Arc::downgrade(&map));
         }
-        let base = map.as_ptr();
+        let base = map.map.as_ptr();
         // SAFETY: the map is readable for `len` bytes and stays until `map`, the owner, is dropped.
         // The file was at least that long just now; that nobody truncates it, and that nobody
         // dereferences bytes that are being written, is what `File::map` and `Region` ask for.
         Ok(Some(unsafe { Region::from_raw(base, len, map) }))
+    }
+
+    fn is_held(&self) -> Result<bool> {
+        // The lock belongs to the open file, so that of another handle is in the way of ours, in
+        // this process as in others.
+        let mut maps = self.maps.lock();
+        maps.live.retain(|m| m.strong_count() > 0);
+        match sys::try_lock_alone(&self.file) {
+            Ok(free) => {
+                let _ = self.file.unlock();
+                if !maps.live.is_empty() {
+                    sys::lock_shared(&self.file);
+                }
+                Ok(!free)
+            }
+            Err(e) if sys::is_refusal(&e) => Ok(true),
+            Err(e) => Err(self.error(Op::Lock, None, e)),
+        }
     }
 
     fn advise(&self, range: Range<u64>, advice: Advice) {
@@ -207,7 +271,7 @@ impl File for OsFile {
             maps.pattern = advice;
             maps.live.retain(|m| m.strong_count() > 0);
             for map in maps.live.iter().filter_map(Weak::upgrade) {
-                sys::advise_map(&map, advice);
+                sys::advise_map(&map.map, advice);
             }
         }
     }
@@ -246,7 +310,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         let file = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-        let file = OsFile::new(file, &path, true);
+        let file = OsFile::new(file, &path, Access::ReadWrite);
         file.no_durable_write.store(true, Ordering::Relaxed);
         file.write_all_at_with(b"abc", 2, WriteMode::Durable(SyncSite::Other(0))).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"\0\0abc");

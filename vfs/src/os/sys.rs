@@ -48,6 +48,19 @@ pub(super) fn write_durable(_: &File, _: &[u8], _: u64) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Opens an existing file for writing past the cache.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn open_direct(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    File::options().write(true).custom_flags(flags).open(path)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn open_direct(_: &Path) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Reserves blocks for `0..len` and extends the file. `len` is not 0.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) fn allocate(file: &File, len: u64) -> io::Result<()> {
@@ -82,6 +95,32 @@ pub(super) fn links(_: &Path, found: &fs::Metadata) -> io::Result<u64> {
 pub(super) fn links(_: &Path, _: &fs::Metadata) -> io::Result<u64> {
     Ok(2)
 }
+
+/// Takes the lock of an open file for itself alone, if nobody else has it. On Windows such a lock
+/// would keep others from reading, and nothing is written over in place there: see [`links`].
+#[cfg(unix)]
+pub(super) fn try_lock_alone(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(fs::TryLockError::WouldBlock) => Ok(false),
+        Err(fs::TryLockError::Error(e)) => Err(e),
+    }
+}
+
+#[cfg(windows)]
+pub(super) fn try_lock_alone(_: &File) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Says that the file is mapped, for as long as this handle lives.
+#[cfg(unix)]
+pub(super) fn lock_shared(file: &File) {
+    // Where there are no locks, `try_lock_alone` fails as well.
+    let _ = file.try_lock_shared();
+}
+
+#[cfg(windows)]
+pub(super) fn lock_shared(_: &File) {}
 
 #[cfg(unix)]
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
