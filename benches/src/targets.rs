@@ -102,6 +102,7 @@ pub const TARGETS: &[Target] = &[
     row("vlog", VLOG_DURABLE, "durable 4 KiB, by default", "best raw", Goal::AtLeast(0.9)),
     row("vlog", VLOG_DURABLE, "durable 4 KiB, fdatasync", "raw", Goal::AtLeast(0.9)),
     row("vlog", VLOG_DURABLE, "durable 4 KiB, durable write", "raw", Goal::AtLeast(0.9)),
+    row("vlog", VLOG_DURABLE, "durable 4 KiB, direct", "raw", Goal::AtLeast(0.9)),
     row("vlog", VLOG_DURABLE, "raw O_DIRECT|O_DSYNC", "raw fdatasync", Goal::Shown),
     row("vlog", VLOG_THREADS, "durable 1 KiB, 16 threads", "one thread", Goal::AtLeast(6.0)),
     // Two million a second.

@@ -1,12 +1,13 @@
 //! A file that holds records: what reading one by its place needs.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use kvdb_vfs::{Advice, File, Region, Salt};
 
 use crate::frame::RecordParts;
+use crate::recent::Recent;
 use crate::{Error, Pointer, Result};
 
 /// File, salt, and the map where there is one.
@@ -17,6 +18,10 @@ pub(crate) struct LogFile {
     pub(crate) salt: Salt,
     len: u32,
     maps: bool,
+    /// Whether the map may be looked at: not while the file is being written past the cache.
+    settled: AtomicBool,
+    /// The last bytes of a file that is not settled.
+    recent: Recent,
     map: OnceLock<Option<Region>>,
     /// Bytes below this are written and will not be written again, or only with the same bytes:
     /// a reader may look at them. Stored with release order after the write returned.
@@ -33,8 +38,44 @@ impl LogFile {
         written: u32,
         maps: bool,
     ) -> Self {
-        let written = AtomicU32::new(written);
-        LogFile { path, file, salt, len, maps, map: OnceLock::new(), written }
+        LogFile {
+            path,
+            file,
+            salt,
+            len,
+            maps,
+            settled: AtomicBool::new(true),
+            recent: Recent::default(),
+            map: OnceLock::new(),
+            written: AtomicU32::new(written),
+        }
+    }
+
+    /// The same, to be written past the cache.
+    pub(crate) fn unsettled(mut self) -> Self {
+        *self.settled.get_mut() = false;
+        self
+    }
+
+    /// The file will not be written past the cache any more.
+    pub(crate) fn settle(&self) {
+        if !self.settled.swap(true, Ordering::AcqRel) {
+            self.warm(self.recent.clear());
+        }
+    }
+
+    /// Keeps what was written past the cache for its readers. To be called before
+    /// [`set_written`](Self::set_written) lets them look.
+    pub(crate) fn remember(&self, offset: u32, bytes: &[u8]) {
+        self.warm(self.recent.push(offset, bytes));
+    }
+
+    /// Has the system read a range that is only on the disk, as a buffered write would have left
+    /// it: what was just written is likely to be read.
+    fn warm(&self, range: std::ops::Range<u32>) {
+        if !range.is_empty() {
+            self.file.advise(range.start.into()..range.end.into(), Advice::WillNeed);
+        }
     }
 
     pub(crate) fn written(&self) -> u32 {
@@ -51,6 +92,7 @@ impl LogFile {
     pub(crate) fn map(&self) -> Option<&Region> {
         match self.map.get() {
             Some(map) => map.as_ref(),
+            None if !self.settled.load(Ordering::Acquire) => None,
             None => self.make_map(),
         }
     }
@@ -110,6 +152,11 @@ impl LogFile {
         if let Some(map) = self.map() {
             let part = map.subregion(range);
             return part.ok_or(Error::BadPointer { pointer, what: "it leaves the map" });
+        }
+        if !self.settled.load(Ordering::Acquire)
+            && let Some(bytes) = self.recent.read(range.clone())
+        {
+            return Ok(Region::from_vec(bytes));
         }
         // The length is bounded by what is in the file, see `range`.
         let mut bytes = vec![0; range.len()];

@@ -49,7 +49,7 @@
 //! |---|---|---|
 //! | 0 | 8 | magic `KVDBVLOG` |
 //! | 8 | 4 | format version |
-//! | 12 | 4 | sync method (0 `fdatasync`, 1 durable writes) |
+//! | 12 | 4 | sync method (0 `fdatasync`, 1 durable writes, 2 direct durable writes) |
 //! | 16 | 16 | database id |
 //! | 32 | 8 | file id |
 //! | 40 | 8 | nonce |
@@ -146,6 +146,7 @@ mod log;
 mod options;
 mod position;
 mod reader;
+mod recent;
 mod recovery;
 mod relocate;
 mod replay;

@@ -113,6 +113,19 @@ pub enum SyncMethod {
     /// durable already; otherwise as [`SyncMethod::Fdatasync`], since such a write vouches for
     /// its own bytes only.
     DurableWrite,
+    /// As [`SyncMethod::DurableWrite`], past the page cache (`O_DIRECT` and `O_DSYNC`): the
+    /// fastest there is for durable commits, and the slowest for [`Durability::Buffered`] ones,
+    /// each of which then waits for the device (though not for its cache to be flushed). So a new
+    /// segment is made with [`SyncMethod::Fdatasync`] when most of the last groups were buffered.
+    ///
+    /// Writes come in blocks of 4 KiB. Groups are not padded to them: the block that the last
+    /// group ended in is written once more by the next one, with the same bytes in front. That
+    /// asks of the device what a buffered write asks, too: that a sector is old or new.
+    ///
+    /// The segment being written is read from the last 1 MiB kept in memory, else by positioned
+    /// reads, and mapped when it is left. Where the system or the file system has no such writes,
+    /// new segments are made with [`SyncMethod::Fdatasync`].
+    Direct,
 }
 
 impl SyncMethod {
@@ -120,6 +133,7 @@ impl SyncMethod {
         match self {
             SyncMethod::Fdatasync => 0,
             SyncMethod::DurableWrite => 1,
+            SyncMethod::Direct => 2,
         }
     }
 
@@ -127,6 +141,7 @@ impl SyncMethod {
         match raw {
             0 => Some(SyncMethod::Fdatasync),
             1 => Some(SyncMethod::DurableWrite),
+            2 => Some(SyncMethod::Direct),
             _ => None,
         }
     }

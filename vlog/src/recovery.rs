@@ -12,7 +12,7 @@ use crate::log::admission::{Admission, usable};
 use crate::log::{self, Log, SegmentNamer, Shared, Tail, Writer};
 use crate::relocate::{RecordFiles, Relocation};
 use crate::replay::{Outcome, ReplayEnd};
-use crate::segment::Segment;
+use crate::segment::{Reading, Segment};
 use crate::view::{LogView, Place};
 use crate::{
     Error, Options, Position, ReplayError, Result, SegmentMeta, SegmentName, SegmentRecord,
@@ -89,7 +89,12 @@ impl Recovery {
                 relocated.push((id, Arc::new(table)));
                 continue;
             }
-            let segment = Segment::open(&*fs, dir, database, record.meta, &options, read_only)?;
+            let reading = match (read_only, record.sealed.is_some() || id < head.segment) {
+                (true, _) => Reading::Only,
+                (false, true) => Reading::Sealed,
+                (false, false) => Reading::AndWriting,
+            };
+            let segment = Segment::open(&*fs, dir, database, record.meta, &options, reading)?;
             if let Some(sealed) = &record.sealed {
                 if sealed.length > segment.capacity() || sealed.length < FIRST_FRAME {
                     return Err(Error::Truncated {
@@ -177,7 +182,6 @@ impl Recovery {
             self.rewritten = true;
             return Ok(());
         };
-        let mut buffer = Vec::new();
         for (i, (record, segment)) in self.segments.iter().enumerate().take(last + 1) {
             let id = record.meta.segment;
             if id < from.segment || record.sealed.is_some() {
@@ -188,15 +192,7 @@ impl Recovery {
             if start >= end {
                 continue;
             }
-            let mut at = start;
-            while at < end {
-                let n = (end - at).min(1 << 20);
-                buffer.resize(n as usize, 0);
-                segment.data.file.read_exact_at(&mut buffer, at.into())?;
-                segment.data.file.write_all_at(&buffer, at.into())?;
-                at += n;
-            }
-            segment.sync(SyncSite::LogRecovery)?;
+            segment.rewrite(start..end, SyncSite::LogRecovery)?;
         }
         self.rewritten = true;
         Ok(())
@@ -258,6 +254,12 @@ impl Recovery {
         let Some(outcome) = self.outcome else {
             return Err(Error::Misuse("a log must be replayed before it is appended to"));
         };
+        // What lies before the segment to go on in is not written any more.
+        let left = match start {
+            Start::Clean => outcome.index.unwrap_or(0),
+            Start::At(_) => self.segments.len(),
+        };
+        self.segments.iter().take(left).for_each(|(_, segment)| segment.data.settle());
         let (writer, tail, admission, view) = match start {
             Start::Clean => {
                 let (Some(index), Some(footer), true) =
@@ -316,6 +318,7 @@ impl Recovery {
             view: RwLock::new(view),
             tail: Mutex::new(tail),
             sync_gate: Mutex::new(()),
+            usage: Default::default(),
             dead: Mutex::new(Vec::new()),
             left: Mutex::new(match start {
                 // Passed by in the replay, sealed by nobody yet.

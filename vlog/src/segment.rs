@@ -1,9 +1,10 @@
 //! One segment file.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kvdb_vfs::{File, Fs, OpenMode, Salt, SyncSite};
+use kvdb_vfs::{AlignedBuffer, BLOCK, ErrorKind, File, Fs, OpenMode, Salt, SyncSite, WriteMode};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::file::LogFile;
@@ -11,11 +12,24 @@ use crate::format::{FIRST_FRAME, FORMAT_VERSION, PAGE, SEGMENT_MAGIC, SegmentHea
 use crate::options::SyncMethod;
 use crate::{Error, Options, Result, SegmentMeta, SegmentName, segment_path};
 
+/// What a segment is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// The log is opened for reading only.
+    Only,
+    /// The segment may have to be written, at its end or once more.
+    AndWriting,
+    /// Reading, in a log that is written: nothing of this segment will be.
+    Sealed,
+}
+
 /// An open segment.
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) meta: SegmentMeta,
     pub(crate) method: SyncMethod,
+    /// Where writes go with [`SyncMethod::Direct`].
+    direct: Option<Arc<dyn File>>,
     /// The file had an earlier life: what lies behind the end is neither zero nor in the cache.
     pub(crate) recycled: bool,
     pub(crate) data: LogFile,
@@ -35,24 +49,47 @@ impl Segment {
         let path = segment_path(dir, name.file);
         let file = fs.open(&path, OpenMode::CreateNew)?;
         let meta = meta_for(name, capacity, options);
-        if let Err(e) = fill(fs, dir, &*file, database, &meta, options.prefill) {
-            if let Err(e) = fs.remove(&path) {
-                tracing::warn!(path = %path.display(), error = %e, "half-made segment not removed");
+        let making = Making { fs, dir, path: &path, file: &*file, database };
+        let (meta, direct) = match making.allocate_and_fill(meta, options.prefill) {
+            Ok(made) => made,
+            Err(e) => {
+                if let Err(e) = fs.remove(&path) {
+                    tracing::warn!(path = %path.display(), error = %e, "half-made segment not removed");
+                }
+                return Err(e);
             }
-            return Err(e);
-        }
-        let salt = Salt::derive(database, meta.file, meta.nonce);
-        let method = options.sync_method;
-        let data = LogFile::new(path, file, salt, capacity, FIRST_FRAME, options.maps);
-        Ok(Arc::new(Segment { meta, method, recycled: false, data }))
+        };
+        Ok(Segment::fresh(path, file, database, meta, direct, options, false))
     }
 
-    /// Whether nobody but the holder of this one reference can read the file, by a view or by a
-    /// value, and it has no second name: then it may be written over.
+    /// A segment that was just made.
+    fn fresh(
+        path: PathBuf,
+        file: Arc<dyn File>,
+        database: u128,
+        meta: SegmentMeta,
+        direct: Option<Arc<dyn File>>,
+        options: &Options,
+        recycled: bool,
+    ) -> Arc<Segment> {
+        let salt = Salt::derive(database, meta.file, meta.nonce);
+        let mut data = LogFile::new(path, file, salt, meta.capacity, FIRST_FRAME, options.maps);
+        if direct.is_some() {
+            data = data.unsettled();
+        }
+        let method = SyncMethod::from_raw(meta.method).unwrap_or_default();
+        Arc::new(Segment { meta, method, direct, recycled, data })
+    }
+
+    /// Whether nobody but the holder of this one reference can read the file, and it has no second
+    /// name: then it may be written over. Not by a view (the reference is the only one), not by a
+    /// value read in this opening of the log (nobody else holds the map), and not by a value that
+    /// outlives an earlier opening, in this process or in another (no map of another handle).
     pub(crate) fn is_unused(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) == 1
             && self.data.map_holders() <= 1
             && self.data.file.links().is_ok_and(|links| links == 1)
+            && self.data.file.is_held().is_ok_and(|held| !held)
     }
 
     /// Makes a new segment out of the file of one that is not part of the log any more and that
@@ -70,27 +107,21 @@ impl Segment {
         let (old_path, capacity) = (old.data.path.clone(), old.capacity());
         drop(old);
         let meta = meta_for(name, capacity, options);
-        let made = || -> Result<Arc<dyn File>> {
+        let made = || {
             fs.rename(&old_path, &path)?;
             let file = fs.open(&path, OpenMode::ReadWrite)?;
-            let mut page = vec![0; PAGE as usize];
-            write_header(&mut page, database, &meta);
-            file.write_all_at(&page, 0)?;
-            file.sync_data(SyncSite::LogSegmentCreate)?;
-            fs.sync_dir(dir, SyncSite::LogSegmentDir)?;
-            Ok(file)
+            let making = Making { fs, dir, path: &path, file: &*file, database };
+            let (meta, direct) = making.fill(meta, false)?;
+            Ok::<_, Error>((file, meta, direct))
         };
-        let file = made().inspect_err(|error| {
+        let (file, meta, direct) = made().inspect_err(|error| {
             tracing::warn!(%error, path = %old_path.display(), "segment not recycled");
             for path in [&old_path, &path] {
                 // One of the two is not there.
                 let _ = fs.remove(path);
             }
         })?;
-        let salt = Salt::derive(database, meta.file, meta.nonce);
-        let method = options.sync_method;
-        let data = LogFile::new(path, file, salt, capacity, FIRST_FRAME, options.maps);
-        Ok(Arc::new(Segment { meta, method, recycled: true, data }))
+        Ok(Segment::fresh(path, file, database, meta, direct, options, true))
     }
 
     /// Opens a segment that the manifest names, and checks that it is the one.
@@ -100,10 +131,10 @@ impl Segment {
         database: u128,
         meta: SegmentMeta,
         options: &Options,
-        read_only: bool,
+        reading: Reading,
     ) -> Result<Arc<Segment>> {
         let path = segment_path(dir, meta.file);
-        let mode = if read_only { OpenMode::Read } else { OpenMode::ReadWrite };
+        let mode = if reading == Reading::Only { OpenMode::Read } else { OpenMode::ReadWrite };
         let file = fs.open(&path, mode)?;
         let header = read_header(&*file, &path)?;
         if header.database.get() != database {
@@ -129,9 +160,16 @@ impl Segment {
         let Some(method) = SyncMethod::from_raw(meta.method) else {
             return Err(Error::damaged(&path, 12, "a known sync method"));
         };
-        let data =
+        let direct = match (method, reading) {
+            (SyncMethod::Direct, Reading::AndWriting) => open_direct(fs, &path)?,
+            _ => None,
+        };
+        let mut data =
             LogFile::new(path, file, header.salt(), meta.capacity, FIRST_FRAME, options.maps);
-        Ok(Arc::new(Segment { meta, method, recycled: false, data }))
+        if direct.is_some() {
+            data = data.unsettled();
+        }
+        Ok(Arc::new(Segment { meta, method, direct, recycled: false, data }))
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -140,6 +178,35 @@ impl Segment {
 
     pub(crate) fn capacity(&self) -> u32 {
         self.meta.capacity
+    }
+
+    /// Whether it is written in blocks, past the cache.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Writes at any place of a segment that is not direct, and whole aligned blocks of one that is.
+    pub(crate) fn write(&self, bytes: &[u8], offset: u32, mode: WriteMode) -> Result<()> {
+        let file = self.direct.as_ref().unwrap_or(&self.data.file);
+        Ok(file.write_all_at_with(bytes, offset.into(), mode)?)
+    }
+
+    /// Writes the bytes that are there once more, into the same place, and syncs.
+    pub(crate) fn rewrite(&self, range: Range<u32>, site: SyncSite) -> Result<()> {
+        let block = BLOCK as u32;
+        let (mut at, end) = match self.is_direct() {
+            true => (range.start / block * block, range.end.next_multiple_of(block)),
+            false => (range.start, range.end),
+        };
+        let mut buffer = AlignedBuffer::new();
+        while at < end {
+            let n = (end - at).min(1 << 20);
+            buffer.resize(n as usize);
+            self.data.file.read_exact_at(&mut buffer, at.into())?;
+            self.write(&buffer, at, WriteMode::Buffered)?;
+            at += n;
+        }
+        self.sync(site)
     }
 
     /// Syncs the file.
@@ -223,27 +290,86 @@ fn write_header(page: &mut [u8], database: u128, meta: &SegmentMeta) {
     page[..SegmentHeader::LEN].copy_from_slice(header.as_bytes());
 }
 
-fn fill(
-    fs: &dyn Fs,
-    dir: &Path,
-    file: &dyn File,
+/// How the contents of a new segment are made.
+struct Making<'a> {
+    fs: &'a dyn Fs,
+    dir: &'a Path,
+    path: &'a Path,
+    file: &'a dyn File,
     database: u128,
-    meta: &SegmentMeta,
-    prefill: bool,
-) -> Result<()> {
-    file.allocate(meta.capacity.into())?;
-    let mut block = vec![0; if prefill { 1 << 20 } else { PAGE as usize }];
-    write_header(&mut block, database, meta);
-    let mut at = 0;
-    loop {
-        let n = block.len().min((meta.capacity - at) as usize);
-        file.write_all_at(&block[..n], at.into())?;
-        at += n as u32;
-        if !prefill || at == meta.capacity {
-            break;
-        }
-        block[..SegmentHeader::LEN].fill(0);
+}
+
+impl Making<'_> {
+    /// A handle for direct writes, if that is the method wanted and can be had.
+    fn direct(&self, method: SyncMethod) -> Result<Option<Arc<dyn File>>> {
+        if method == SyncMethod::Direct { open_direct(self.fs, self.path) } else { Ok(None) }
     }
-    file.sync_data(SyncSite::LogSegmentCreate)?;
-    Ok(fs.sync_dir(dir, SyncSite::LogSegmentDir)?)
+
+    fn allocate_and_fill(
+        &self,
+        meta: SegmentMeta,
+        zeros: bool,
+    ) -> Result<(SegmentMeta, Option<Arc<dyn File>>)> {
+        self.file.allocate(meta.capacity.into())?;
+        self.fill(meta, zeros)
+    }
+
+    /// Writes the header, with `zeros` behind it to the end, and makes all of it durable. Returns
+    /// the handle to go on with, and what the header says: another method than `meta` if the file
+    /// system turns out to have no direct writes.
+    fn fill(
+        &self,
+        mut meta: SegmentMeta,
+        zeros: bool,
+    ) -> Result<(SegmentMeta, Option<Arc<dyn File>>)> {
+        let wanted = SyncMethod::from_raw(meta.method).unwrap_or_default();
+        let mut direct = self.direct(wanted)?;
+        let mut block = AlignedBuffer::new();
+        block.resize(if zeros { 1 << 20 } else { PAGE as usize });
+        loop {
+            if wanted == SyncMethod::Direct && direct.is_none() {
+                meta.method = SyncMethod::Fdatasync.to_raw();
+            }
+            block[..PAGE as usize].fill(0);
+            write_header(&mut block, self.database, &meta);
+            match self.write(direct.as_deref().unwrap_or(self.file), &mut block, &meta, zeros) {
+                Err(e) if direct.is_some() && e.kind() == ErrorKind::Unsupported => direct = None,
+                written => break written?,
+            }
+        }
+        self.file.sync_data(SyncSite::LogSegmentCreate)?;
+        self.fs.sync_dir(self.dir, SyncSite::LogSegmentDir)?;
+        Ok((meta, direct))
+    }
+
+    fn write(
+        &self,
+        to: &dyn File,
+        block: &mut AlignedBuffer,
+        meta: &SegmentMeta,
+        zeros: bool,
+    ) -> kvdb_vfs::Result<()> {
+        let mut at = 0;
+        loop {
+            let n = block.len().min((meta.capacity - at) as usize);
+            to.write_all_at(&block[..n], at.into())?;
+            at += n as u32;
+            if !zeros || at == meta.capacity {
+                return Ok(());
+            }
+            block[..SegmentHeader::LEN].fill(0);
+        }
+    }
+}
+
+/// Opens a segment for direct writes; `None` where there are none.
+fn open_direct(fs: &dyn Fs, path: &Path) -> Result<Option<Arc<dyn File>>> {
+    match fs.open(path, OpenMode::Direct) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == ErrorKind::Unsupported => {
+            tracing::debug!(path = %path.display(), "no direct writes here");
+            Ok(None)
+        }
+        Err(e) => Err(e.into()),
+    }
 }

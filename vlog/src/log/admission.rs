@@ -26,6 +26,7 @@ use parking_lot::MutexGuard;
 
 use super::Shared;
 use crate::format::{PAGE, SEGMENT_OVERHEAD, max_frame_len};
+use crate::options::SyncMethod;
 use crate::segment::Segment;
 use crate::{BoxError, Error, Result, SealedSegment, SegmentMeta, SegmentName};
 
@@ -321,9 +322,13 @@ impl Shared {
             return Err(Error::Misuse("segment numbers must grow"));
         }
         let (fs, dir) = (&*self.fs, &*self.dir);
+        let mut options = self.options.clone();
+        if self.usage.was_buffered() && options.sync_method == SyncMethod::Direct {
+            options.sync_method = SyncMethod::Fdatasync;
+        }
         let segment = match self.take_unused(capacity) {
-            Some(old) => Segment::recycle(fs, dir, self.database, name, old, &self.options)?,
-            None => Segment::create(fs, dir, self.database, name, capacity, &self.options)?,
+            Some(old) => Segment::recycle(fs, dir, self.database, name, old, &options)?,
+            None => Segment::create(fs, dir, self.database, name, capacity, &options)?,
         };
         self.add_to_view(&segment);
         if let Err(e) = self.namer.name(&segment.meta) {

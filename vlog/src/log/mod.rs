@@ -1,6 +1,7 @@
 //! The log that is appended to.
 
 pub(crate) mod admission;
+mod blocks;
 mod commit;
 mod queue;
 mod sink;
@@ -9,6 +10,7 @@ mod tail;
 mod writer;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -76,8 +78,29 @@ pub(crate) struct Shared {
     pub(crate) sync_gate: Mutex<()>,
     /// Segments that were left and not yet reported as sealed.
     pub(crate) left: Mutex<Vec<(Arc<Segment>, SealedSegment)>>,
+    pub(crate) usage: Usage,
     /// Segments that are not part of the log any more, whose files may be used again.
     pub(crate) dead: Mutex<Vec<Arc<Segment>>>,
+}
+
+/// How many groups were written since the last segment was made: what the next one is for.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    synced: AtomicU64,
+    buffered: AtomicU64,
+}
+
+impl Usage {
+    fn count(&self, sync: bool) {
+        let counter = if sync { &self.synced } else { &self.buffered };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether most groups since the last call were buffered. None is not most.
+    fn was_buffered(&self) -> bool {
+        let synced = self.synced.swap(0, Ordering::Relaxed);
+        self.buffered.swap(0, Ordering::Relaxed) > synced
+    }
 }
 
 /// How many dead segments are kept for their files.

@@ -8,6 +8,7 @@ use zerocopy::IntoBytes;
 
 use super::Shared;
 use super::admission::Placing;
+use super::blocks::{Blocks, ONE_WRITE};
 use super::queue::Group;
 use super::sink::Sink;
 use crate::format::{
@@ -41,6 +42,9 @@ pub(crate) struct Writer {
     pub(crate) content: Position,
     buffer: Vec<u8>,
     chunks: Vec<Chunk>,
+    blocks: Blocks,
+    /// Segments left by the group being written.
+    leaving: Vec<Arc<Segment>>,
 }
 
 /// One write.
@@ -55,6 +59,15 @@ enum Source {
     Buffer(Range<usize>),
     /// A frame's own buffer.
     Frame(usize),
+}
+
+impl Chunk {
+    fn bytes<'a>(&self, buffer: &'a [u8], frames: &'a [Frame]) -> &'a [u8] {
+        match &self.source {
+            Source::Buffer(range) => buffer.get(range.clone()).unwrap_or_default(),
+            Source::Frame(i) => frames.get(*i).map_or(&[][..], |f| f.bytes()),
+        }
+    }
 }
 
 /// What became of a group that could not be written.
@@ -95,6 +108,8 @@ impl Writer {
             content: end,
             buffer: Vec::new(),
             chunks: Vec::new(),
+            blocks: Blocks::default(),
+            leaving: Vec::new(),
         }
     }
 
@@ -116,6 +131,7 @@ impl Writer {
         let durable = shared.tail.lock().durable;
         self.encode(shared, group, &steps, durable);
         let sync = group.wants_sync();
+        shared.usage.count(sync);
         let done = self.write_out(shared, &group.frames, sync, SyncSite::LogGroup);
         self.buffer.clear();
         self.chunks.clear();
@@ -209,6 +225,7 @@ impl Writer {
         self.link(durable);
         let sealed = self.totals.sealed(self.active.id(), self.at);
         let left = std::mem::replace(&mut self.active, next);
+        self.leaving.push(left.clone());
         shared.left.lock().push((left, sealed));
         self.link = Some(LinkBody::to(&sealed));
         self.at = FIRST_FRAME;
@@ -264,29 +281,36 @@ impl Writer {
         site: SyncSite,
     ) -> Result<Position> {
         let end = self.end();
-        let durable_write = sync
-            && self.active.method == SyncMethod::DurableWrite
-            && self.chunks.len() == 1
-            && self.chunks.iter().all(|c| c.segment.id() == self.active.id())
-            && shared.tail.lock().is_clean();
+        let durable_write =
+            sync && self.is_one_durable_write(frames) && shared.tail.lock().is_clean();
         let padding = self.pad();
         let mode = if durable_write { WriteMode::Durable(site) } else { WriteMode::Buffered };
-        for chunk in &self.chunks {
-            let bytes = match &chunk.source {
-                Source::Buffer(range) => self.buffer.get(range.clone()).unwrap_or_default(),
-                Source::Frame(i) => frames.get(*i).map_or(&[][..], |f| f.bytes()),
-            };
-            let padded = match &chunk.source {
-                Source::Buffer(range) if range.end + padding == self.buffer.len() => {
-                    self.buffer.get(range.start..).unwrap_or_default()
+        for run in self.chunks.chunk_by(|a, b| a.segment.id() == b.segment.id()) {
+            let Some(first) = run.first() else { continue };
+            let segment = &first.segment;
+            if segment.is_direct() {
+                let parts = run.iter().map(|chunk| chunk.bytes(&self.buffer, frames));
+                self.blocks.write(segment, first.offset, parts, mode)?;
+            }
+            for chunk in run {
+                let bytes = chunk.bytes(&self.buffer, frames);
+                if segment.is_direct() {
+                    segment.data.remember(chunk.offset, bytes);
+                } else {
+                    let padded = match &chunk.source {
+                        Source::Buffer(range) if range.end + padding == self.buffer.len() => {
+                            self.buffer.get(range.start..).unwrap_or_default()
+                        }
+                        _ => bytes,
+                    };
+                    segment.write(padded, chunk.offset, mode)?;
                 }
-                _ => bytes,
-            };
-            chunk.segment.data.file.write_all_at_with(padded, chunk.offset.into(), mode)?;
-            let behind = chunk.offset + bytes.len() as u32;
-            chunk.segment.data.set_written(behind);
-            shared.tail.lock().advance(&chunk.segment, behind, bytes.len() as u64);
+                let behind = chunk.offset + bytes.len() as u32;
+                segment.data.set_written(behind);
+                shared.tail.lock().advance(segment, behind, bytes.len() as u64);
+            }
         }
+        self.leaving.drain(..).for_each(|segment| segment.data.settle());
         self.closed_here = false;
         if durable_write {
             let mut tail = shared.tail.lock();
@@ -301,6 +325,17 @@ impl Writer {
         Ok(shared.tail.lock().durable)
     }
 
+    /// Whether a group that was gathered is one write, of a kind that can be durable by itself.
+    fn is_one_durable_write(&self, frames: &[Frame]) -> bool {
+        let here = self.chunks.iter().all(|c| c.segment.id() == self.active.id());
+        let bytes: usize = self.chunks.iter().map(|c| c.bytes(&self.buffer, frames).len()).sum();
+        here && match self.active.method {
+            SyncMethod::Fdatasync => false,
+            SyncMethod::DurableWrite => self.chunks.len() == 1,
+            SyncMethod::Direct => self.active.is_direct() && bytes <= ONE_WRITE,
+        }
+    }
+
     /// Extends the last write to a page's end, if it enters a page of a file that had an earlier
     /// life: else the kernel would have to read the page first. Returns by how many bytes.
     fn pad(&mut self) -> usize {
@@ -309,7 +344,7 @@ impl Writer {
             return 0;
         };
         let enters = *offset / PAGE != (self.at - 1) / PAGE || offset.is_multiple_of(PAGE);
-        if !segment.recycled || !enters || range.end != self.buffer.len() {
+        if segment.is_direct() || !segment.recycled || !enters || range.end != self.buffer.len() {
             return 0;
         }
         let padding = (self.at.next_multiple_of(PAGE) - self.at) as usize;

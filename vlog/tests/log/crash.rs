@@ -288,7 +288,8 @@ fn variants() -> Vec<Options> {
     vec![
         Options { sync_interval_bytes: 4 << 10, ..plain.clone() },
         Options { prefill: true, maps: false, ..plain.clone() },
-        Options { sync_method: SyncMethod::DurableWrite, ..plain },
+        Options { sync_method: SyncMethod::DurableWrite, ..plain.clone() },
+        Options { sync_method: SyncMethod::Direct, prefill: true, ..plain },
     ]
 }
 

@@ -148,6 +148,7 @@ fn every_operation_may_fail_once_or_for_ever() {
     for options in [
         Options { maps: false, ..options() },
         Options { sync_method: SyncMethod::DurableWrite, ..options() },
+        Options { sync_method: SyncMethod::Direct, ..options() },
     ] {
         for fault in [Io, IoAfter, NoSpace, TooManyFiles, ShortWrite, LoseUnsynced] {
             every_operation(fault, false, &options);
