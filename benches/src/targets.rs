@@ -39,6 +39,8 @@ pub const VLOG_SMALL: (usize, usize, usize) = (1 << 19, 16, 40);
 pub const VLOG_LARGE: (usize, usize, usize) = (4096, 16, 64 << 10);
 /// Of a round of durable frames of exactly 4 KiB.
 pub const VLOG_DURABLE: (usize, usize, usize) = (300, 16, 4096 - 32 - 12 - 16);
+/// Of a round of durable frames of 4 KiB of which each is read once.
+pub const VLOG_READ_BACK: (usize, usize, usize) = (1024, 16, 4096 - 32 - 12 - 16);
 /// Of a round of durable appends by sixteen threads; one thread makes a quarter of them.
 pub const VLOG_THREADS: (usize, usize, usize) = (1600, 16, 1024);
 /// Of the log that is replayed for its number of records.
@@ -104,6 +106,7 @@ pub const TARGETS: &[Target] = &[
     row("vlog", VLOG_DURABLE, "durable 4 KiB, durable write", "raw", Goal::AtLeast(0.9)),
     row("vlog", VLOG_DURABLE, "durable 4 KiB, direct", "raw", Goal::AtLeast(0.9)),
     row("vlog", VLOG_DURABLE, "raw O_DIRECT|O_DSYNC", "raw fdatasync", Goal::Shown),
+    row("vlog", VLOG_READ_BACK, "append and read, direct", "fdatasync", Goal::Shown),
     row("vlog", VLOG_THREADS, "durable 1 KiB, 16 threads", "one thread", Goal::AtLeast(6.0)),
     // Two million a second.
     row("vlog", VLOG_REPLAY_SMALL, "replay of 100-byte values", "", Goal::AtMostNanos(500.0)),

@@ -14,8 +14,8 @@ use super::Recorder;
 use crate::disk::{Method, PAGE, Place, Raw};
 use crate::miss::Chase;
 use crate::targets::{
-    CHASE_BYTES, VLOG_DURABLE, VLOG_LARGE, VLOG_READ, VLOG_REPLAY_LARGE, VLOG_REPLAY_SMALL,
-    VLOG_SMALL, VLOG_THREADS,
+    CHASE_BYTES, VLOG_DURABLE, VLOG_LARGE, VLOG_READ, VLOG_READ_BACK, VLOG_REPLAY_LARGE,
+    VLOG_REPLAY_SMALL, VLOG_SMALL, VLOG_THREADS,
 };
 use crate::timing::{fold, nanos};
 
@@ -168,49 +168,110 @@ fn large(recorder: &mut Recorder) {
     }
 }
 
-/// The mean time of a durable append of one page.
-fn durable_appends(sync_method: SyncMethod) -> f64 {
-    let (n, key_len, value_len) = VLOG_DURABLE;
-    assert_eq!(FRAME_HEADER + RECORD_HEADER + key_len + value_len, PAGE);
-    let (key, value) = (vec![3; key_len], vec![7; value_len]);
-    let store = Store::new();
-    let options = Options { initial_segment_size: 8 << 20, sync_method, ..Options::default() };
-    let log = store.open(&options);
-    let mut buffer = Vec::new();
-    nanos(n, || {
-        for version in 1..=n as u64 {
-            buffer = append(&log, &key, &value, version, Durability::Sync, {
-                std::mem::take(&mut buffer)
-            });
-        }
-    })
+/// Durable appends of a page to a log.
+struct Appends {
+    log: Log,
+    _store: Store,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    version: u64,
+    buffer: Vec<u8>,
 }
 
-/// Durable appends of a page by both methods, beside raw durable writes of a page by all three.
+impl Appends {
+    fn new(sync_method: SyncMethod) -> Appends {
+        let (_, key_len, value_len) = VLOG_DURABLE;
+        assert_eq!(FRAME_HEADER + RECORD_HEADER + key_len + value_len, PAGE);
+        let store = Store::new();
+        let options = Options { initial_segment_size: 8 << 20, sync_method, ..Options::default() };
+        let log = store.open(&options);
+        let (key, value) = (vec![3; key_len], vec![7; value_len]);
+        Appends { log, _store: store, key, value, version: 0, buffer: Vec::new() }
+    }
+
+    fn append(&mut self) {
+        self.version += 1;
+        let buffer = std::mem::take(&mut self.buffer);
+        let (key, value) = (&self.key, &self.value);
+        self.buffer = append(&self.log, key, value, self.version, Durability::Sync, buffer);
+    }
+}
+
+/// Durable appends of a page by each method, beside raw durable writes of a page by each. All six
+/// take turns, write by write: how long the device takes changes from one second to the next.
+/// Every file was written to its end before, and every write goes to a place of its own.
 fn durable(recorder: &mut Recorder) {
     let n = VLOG_DURABLE.0;
     let place = Place::new();
-    let raw = |method| {
-        let mut raw = Raw::new(&place.path("raw"), n, method);
-        nanos(n, || (0..n).for_each(|_| raw.write()))
+    let methods = [
+        (Method::Fdatasync, SyncMethod::Fdatasync),
+        (Method::DurableWrite, SyncMethod::DurableWrite),
+        (Method::Direct, SyncMethod::Direct),
+    ];
+    let mut writers = methods.map(|(raw, ours)| {
+        (Raw::new(&place.path(&format!("{raw:?}")), 2048, raw), Appends::new(ours))
+    });
+    let mut times = [(0.0, 0.0); 3];
+    for _ in 0..n {
+        for ((raw, ours), (raw_time, our_time)) in writers.iter_mut().zip(&mut times) {
+            *raw_time += nanos(n, || raw.write());
+            *our_time += nanos(n, || ours.append());
+        }
+    }
+    let best = times.iter().fold(f64::INFINITY, |best, (raw, _)| best.min(*raw));
+    for ((_, method), (raw, ours)) in methods.into_iter().zip(times) {
+        if method == SyncMethod::default() {
+            recorder.record("durable 4 KiB, by default", ours, best);
+        }
+        let row = match method {
+            SyncMethod::Fdatasync => "durable 4 KiB, fdatasync",
+            SyncMethod::DurableWrite => "durable 4 KiB, durable write",
+            SyncMethod::Direct => "durable 4 KiB, direct",
+        };
+        recorder.record(row, ours, raw);
+    }
+    recorder.record("raw O_DIRECT|O_DSYNC", times[2].0, times[0].0);
+}
+
+/// Both methods, where what was appended is read soon.
+fn read_back(recorder: &mut Recorder) {
+    let by_fdatasync = appended_and_read(SyncMethod::Fdatasync);
+    let by_direct = appended_and_read(SyncMethod::Direct);
+    recorder.record("append and read, direct", by_direct, by_fdatasync);
+}
+
+/// The mean time of a durable append of a page with reading it once, to the last byte: each when
+/// half of the others have been appended after it, in random order at the end.
+fn appended_and_read(sync_method: SyncMethod) -> f64 {
+    let (n, key_len, value_len) = VLOG_READ_BACK;
+    let store = Store::new();
+    let options = Options { initial_segment_size: 8 << 20, sync_method, ..Options::default() };
+    let log = store.open(&options);
+    let (key, value) = (vec![3; key_len], vec![7; value_len]);
+    let read = |(pointer, version): (Pointer, u64)| {
+        let value = log.view().read(pointer, &key, version).expect("an intact record");
+        fold(&value)
     };
-    let raw_sync = raw(Method::Fdatasync);
-    let sync = durable_appends(SyncMethod::Fdatasync);
-    let raw_write = raw(Method::DurableWrite);
-    let write = durable_appends(SyncMethod::DurableWrite);
-    let raw_direct = raw(Method::Direct);
-    let direct = durable_appends(SyncMethod::Direct);
-    let default = match SyncMethod::default() {
-        SyncMethod::Fdatasync => sync,
-        SyncMethod::DurableWrite => write,
-        SyncMethod::Direct => direct,
-    };
-    let best = raw_sync.min(raw_write).min(raw_direct);
-    recorder.record("durable 4 KiB, by default", default, best);
-    recorder.record("durable 4 KiB, fdatasync", sync, raw_sync);
-    recorder.record("durable 4 KiB, durable write", write, raw_write);
-    recorder.record("durable 4 KiB, direct", direct, raw_direct);
-    recorder.record("raw O_DIRECT|O_DSYNC", raw_direct, raw_sync);
+    let mut appended = Vec::with_capacity(n);
+    let mut rng = fastrand::Rng::with_seed(3);
+    nanos(n, || {
+        let mut sum = 0u64;
+        for i in 0..n {
+            let mut builder = FrameBuilder::new();
+            builder.push(&key, b"", &value, None).expect("a small record");
+            let done = log.append(builder.finish(), Durability::Sync).expect("an append");
+            appended.push((done.pointers[0], done.version));
+            if i >= n / 2 {
+                sum = sum.wrapping_add(read(appended[i - n / 2]));
+            }
+        }
+        let rest = &mut appended[n / 2..];
+        rng.shuffle(rest);
+        for record in rest {
+            sum = sum.wrapping_add(read(*record));
+        }
+        black_box(sum);
+    })
 }
 
 /// Durable appends by sixteen threads beside one.
@@ -315,6 +376,7 @@ pub(super) fn run(recorder: &mut Recorder) {
         small(recorder);
         large(recorder);
         durable(recorder);
+        read_back(recorder);
         threads(recorder);
         recorder.record("replay of 100-byte values", replay_small.replay(), 1.0);
         recorder.record("replay of 4 KiB values", replay_large.replay(), 1.0);
