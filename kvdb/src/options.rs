@@ -312,6 +312,11 @@ impl Options {
             initial_segment_size: (4 * MIB).min(self.segment_size) as u32 & !4095,
             // Buffered commits gain nothing from writing zeros ahead.
             prefill: self.durability == Durability::Sync,
+            // Each would wait for the device if written past the cache.
+            sync_method: match self.durability {
+                Durability::Sync => kvdb_vlog::SyncMethod::Direct,
+                Durability::Buffered => kvdb_vlog::SyncMethod::Fdatasync,
+            },
             maps: self.memory_map,
             ..kvdb_vlog::Options::default()
         }

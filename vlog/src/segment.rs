@@ -77,7 +77,7 @@ impl Segment {
         if direct.is_some() {
             data = data.unsettled();
         }
-        let method = SyncMethod::from_raw(meta.method).unwrap_or_default();
+        let method = SyncMethod::from_raw(meta.method).unwrap_or(SyncMethod::Fdatasync);
         Arc::new(Segment { meta, method, direct, recycled, data })
     }
 
@@ -322,7 +322,7 @@ impl Making<'_> {
         mut meta: SegmentMeta,
         zeros: bool,
     ) -> Result<(SegmentMeta, Option<Arc<dyn File>>)> {
-        let wanted = SyncMethod::from_raw(meta.method).unwrap_or_default();
+        let wanted = SyncMethod::from_raw(meta.method).unwrap_or(SyncMethod::Fdatasync);
         let mut direct = self.direct(wanted)?;
         let mut block = AlignedBuffer::new();
         block.resize(if zeros { 1 << 20 } else { PAGE as usize });

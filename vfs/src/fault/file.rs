@@ -41,7 +41,7 @@ impl FaultFile {
                 self.inner.write_all_at(buf, offset)?;
                 self.inner.lose_unsynced();
             }
-            Fault::Io | Fault::NoSpace | Fault::TooManyFiles => {}
+            Fault::Io | Fault::NoSpace | Fault::TooManyFiles | Fault::Unsupported => {}
         }
         Err(operation.error(fault))
     }
@@ -83,7 +83,11 @@ impl File for FaultFile {
             Fault::LoseUnsynced => {
                 self.inner.lose_unsynced();
             }
-            Fault::Io | Fault::NoSpace | Fault::TooManyFiles | Fault::ShortWrite => {}
+            Fault::Io
+            | Fault::NoSpace
+            | Fault::TooManyFiles
+            | Fault::Unsupported
+            | Fault::ShortWrite => {}
         }
         Err(operation.error(fault))
     }

@@ -19,6 +19,9 @@ pub enum Fault {
     NoSpace,
     /// The operation has no effect and fails with `EMFILE` ([`ErrorKind::TooManyFiles`]).
     TooManyFiles,
+    /// The operation has no effect and fails as one that the file system does not know
+    /// ([`ErrorKind::Unsupported`]).
+    Unsupported,
     /// The first half of the bytes is written, then the write fails with `ENOSPC`. Writes only.
     ShortWrite,
     /// The sync does nothing and says it did; a durable write is merely buffered. Syncs of files
@@ -37,7 +40,11 @@ impl Fault {
     fn can_hit(self, operation: &Operation<'_>) -> bool {
         let durable_write = operation.op == Op::Write && operation.site.is_some();
         match self {
-            Fault::Io | Fault::IoAfter | Fault::NoSpace | Fault::TooManyFiles => true,
+            Fault::Io
+            | Fault::IoAfter
+            | Fault::NoSpace
+            | Fault::TooManyFiles
+            | Fault::Unsupported => true,
             Fault::ShortWrite => operation.op == Op::Write,
             Fault::SkipSync => matches!(operation.op, Op::SyncData | Op::SyncDir) || durable_write,
             Fault::LoseUnsynced => operation.op == Op::SyncData || durable_write,
@@ -76,6 +83,7 @@ impl<'a> Operation<'a> {
         let kind = match fault {
             Fault::NoSpace | Fault::ShortWrite => ErrorKind::NoSpace,
             Fault::TooManyFiles => ErrorKind::TooManyFiles,
+            Fault::Unsupported => ErrorKind::Unsupported,
             _ => ErrorKind::Io,
         };
         Error::with_kind(kind, self.op, self.path, self.offset, system_error(kind))
@@ -89,6 +97,7 @@ fn system_error(kind: ErrorKind) -> io::Error {
     match kind {
         ErrorKind::NoSpace => Errno::NOSPC.into(),
         ErrorKind::TooManyFiles => Errno::MFILE.into(),
+        ErrorKind::Unsupported => Errno::OPNOTSUPP.into(),
         _ => Errno::IO.into(),
     }
 }
@@ -97,6 +106,7 @@ fn system_error(kind: ErrorKind) -> io::Error {
 fn system_error(kind: ErrorKind) -> io::Error {
     match kind {
         ErrorKind::NoSpace => io::ErrorKind::StorageFull.into(),
+        ErrorKind::Unsupported => io::ErrorKind::Unsupported.into(),
         ErrorKind::TooManyFiles => io::Error::other("too many open files"),
         _ => io::Error::other("input/output error"),
     }

@@ -75,7 +75,8 @@ fn lives(fs: Arc<dyn Fs>, options: Options) {
 fn what_was_appended_is_read_and_replayed_in_every_mode() {
     for maps in [true, false] {
         for prefill in [true, false] {
-            for sync_method in [SyncMethod::Fdatasync, SyncMethod::DurableWrite] {
+            for sync_method in [SyncMethod::Fdatasync, SyncMethod::DurableWrite, SyncMethod::Direct]
+            {
                 let options = Options { maps, prefill, sync_method, ..options() };
                 lives(Arc::new(MemFs::new()), options.clone());
             }
@@ -85,7 +86,7 @@ fn what_was_appended_is_read_and_replayed_in_every_mode() {
 
 #[test]
 fn the_same_on_a_disk() {
-    for sync_method in [SyncMethod::Fdatasync, SyncMethod::DurableWrite] {
+    for sync_method in [SyncMethod::Fdatasync, SyncMethod::DurableWrite, SyncMethod::Direct] {
         let dir = tempfile::tempdir().unwrap();
         // The common directory is absolute, so the store lives below the temporary one.
         let fs: Arc<dyn Fs> = Arc::new(OsFs::new());

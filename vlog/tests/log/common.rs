@@ -20,6 +20,7 @@ pub fn options() -> Options {
         initial_segment_size: 12 << 10,
         tiny_segments: true,
         prefill: false,
+        sync_method: SyncMethod::Fdatasync,
         ..Options::default()
     }
 }

@@ -8,5 +8,6 @@ mod basics;
 mod commits;
 mod crash;
 mod damage;
+mod direct;
 mod faults;
 mod relocated;
