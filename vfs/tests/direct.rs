@@ -1,5 +1,5 @@
 //! Files opened for direct writes, and files held by maps, in every file system alike.
-#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "all of this is a test")]
 
 use std::path::Path;
 use std::sync::Arc;
