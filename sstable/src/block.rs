@@ -12,7 +12,7 @@ use crate::codec::Codec;
 use crate::cursor::{compare, key_head};
 use crate::format::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BLOCK_SHIFT_BIT, BLOCK_WIDE, BlockHeader};
 use crate::heads::partition_point;
-use crate::{Error, MAX_KEY_LEN, Part, Result};
+use crate::{Error, ErrorKind, MAX_KEY_LEN, Part, Result};
 
 /// The parts of a decoded block, all of them checked to lie within it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,8 +20,9 @@ pub(crate) struct Layout {
     pub(crate) count: usize,
     shift: u32,
     wide: bool,
-    /// Width of a version, and of a slot, in bytes.
-    width: usize,
+    /// Ones where a version in a slot has bits.
+    delta_mask: u64,
+    /// Width of a slot in bytes.
     stride: usize,
     slots: usize,
     prefix: usize,
@@ -31,16 +32,32 @@ pub(crate) struct Layout {
     base: u64,
 }
 
+/// Two slots at their narrow kind's longest, and what a read of eight bytes may overshoot.
+const WINDOW: usize = 32;
+
 /// What a slot says, with the ends of the entry before it. Offsets count from the start of the region.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Slot {
-    key_start: u32,
-    key_end: u32,
-    value_start: u32,
-    value_end: u32,
+    key_start: usize,
+    key_end: usize,
+    value_start: usize,
+    value_end: usize,
     /// Bytes of the restart's key behind the prefix that this key begins with.
-    pub(crate) shared: u32,
+    pub(crate) shared: usize,
     pub(crate) version: u64,
+}
+
+/// Where a restart has its key in the keys region of its block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Restart {
+    of: usize,
+    start: usize,
+    len: usize,
+}
+
+impl Restart {
+    /// That of no block.
+    pub(crate) const NONE: Restart = Restart { of: usize::MAX, start: 0, len: 0 };
 }
 
 #[cold]
@@ -94,7 +111,10 @@ impl Layout {
         let wide = header.flags & BLOCK_WIDE != 0;
         let shift = u32::from(header.flags >> BLOCK_SHIFT_BIT);
         let width = u64::from(header.version_width);
-        if count == 0 || shift > 7 || !matches!(width, 0 | 1 | 2 | 4 | 8) {
+        if shift > 7 {
+            return Err(Error::new(ErrorKind::UnsupportedFeature("a reserved flag of a block")));
+        }
+        if count == 0 || !matches!(width, 0 | 1 | 2 | 4 | 8) {
             return Err(corrupt("impossible header"));
         }
         let groups = ((count - 1) >> shift) + 1;
@@ -111,7 +131,10 @@ impl Layout {
             count: count as usize,
             shift,
             wide,
-            width: width as usize,
+            delta_mask: match width {
+                0 => 0,
+                width => u64::MAX >> (64 - 8 * width),
+            },
             stride: stride as usize,
             slots: slots as usize,
             prefix: prefix as usize,
@@ -135,20 +158,20 @@ impl Layout {
     /// Whether the last slot ends where its regions end.
     pub(crate) fn ends_meet(&self, block: &[u8]) -> bool {
         self.ends(block, self.slots + (self.count - 1) * self.stride).is_some_and(|(key, value)| {
-            key as usize == self.values - self.keys && value as usize == self.end - self.values
+            key == self.values - self.keys && value == self.end - self.values
         })
     }
 
     /// The ends of key and value that the slot at `at` holds.
     #[inline(always)]
-    fn ends(&self, block: &[u8], at: usize) -> Option<(u32, u32)> {
+    fn ends(&self, block: &[u8], at: usize) -> Option<(usize, usize)> {
         let slot = block.get(at..)?;
         if self.wide {
             let ends = u64::from_le_bytes(*slot.first_chunk()?);
-            Some((ends as u32, (ends >> 32) as u32))
+            Some(((ends & 0xFFFF_FFFF) as usize, (ends >> 32) as usize))
         } else {
             let ends = u32::from_le_bytes(*slot.first_chunk()?);
-            Some((ends & 0xFFFF, ends >> 16))
+            Some(((ends & 0xFFFF) as usize, (ends >> 16) as usize))
         }
     }
 
@@ -160,26 +183,54 @@ impl Layout {
 
     #[inline(always)]
     fn slot_opt(&self, block: &[u8], i: usize) -> Option<Slot> {
+        // For slot 0 this is inside of the header.
+        let before = self.slots + i * self.stride - self.stride;
+        match block.get(before..).and_then(|rest| rest.first_chunk()) {
+            Some(window) if !self.wide => self.narrow_slot(window, i),
+            _ => self.slot_at_length(block, i),
+        }
+    }
+
+    /// Reads slot `i` from a window that begins with the slot before it. Without a jump: what the
+    /// width of the slots decides are masks and offsets.
+    #[inline(always)]
+    fn narrow_slot(&self, window: &[u8; WINDOW], i: usize) -> Option<Slot> {
+        // No stride is more: see `parse`.
+        let own = self.stride & 15;
+        let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|k| window[at + k]));
+        let ends = u32_at(own);
+        let starts = if i == 0 { 0 } else { u32_at(0) };
+        let shares = usize::from(self.shift != 0);
+        let shared = if shares == 0 { 0 } else { usize::from(window[own + 4]) };
+        let delta = u64::from_le_bytes(std::array::from_fn(|k| window[own + 4 + shares + k]));
+        Some(Slot {
+            key_start: (starts & 0xFFFF) as usize,
+            key_end: (ends & 0xFFFF) as usize,
+            value_start: (starts >> 16) as usize,
+            value_end: (ends >> 16) as usize,
+            shared,
+            version: self.base.checked_add(delta & self.delta_mask)?,
+        })
+    }
+
+    #[cold]
+    fn slot_at_length(&self, block: &[u8], i: usize) -> Option<Slot> {
         let at = self.slots + i * self.stride;
         let (key_start, value_start) = match i {
             0 => (0, 0),
             _ => self.ends(block, at - self.stride)?,
         };
         let (key_end, value_end) = self.ends(block, at)?;
-        let mut rest = block.get(at + if self.wide { 8 } else { 4 }..)?;
+        let mut rest = block.get(at + if self.wide { 8 } else { 4 }..self.prefix)?;
         let mut shared = 0;
         if self.shift != 0 {
             let (first, behind) = rest.split_first()?;
-            (shared, rest) = (u32::from(*first), behind);
+            (shared, rest) = (usize::from(*first), behind);
         }
-        let delta = match self.width {
-            0 => 0,
-            1 => u64::from(*rest.first()?),
-            2 => u64::from(u16::from_le_bytes(*rest.first_chunk()?)),
-            4 => u64::from(u32::from_le_bytes(*rest.first_chunk()?)),
-            _ => u64::from_le_bytes(*rest.first_chunk()?),
-        };
-        let version = self.base.checked_add(delta)?;
+        let mut delta = [0; 8];
+        let width = self.delta_mask.count_ones() as usize / 8;
+        delta[..width].copy_from_slice(rest.get(..width)?);
+        let version = self.base.checked_add(u64::from_le_bytes(delta))?;
         Some(Slot { key_start, key_end, value_start, value_end, shared, version })
     }
 
@@ -188,15 +239,15 @@ impl Layout {
     pub(crate) fn suffix<'b>(&self, block: &'b [u8], slot: &Slot) -> Result<&'b [u8]> {
         block
             .get(self.keys..self.values)
-            .and_then(|keys| keys.get(slot.key_start as usize..slot.key_end as usize))
+            .and_then(|keys| keys.get(slot.key_start..slot.key_end))
             .ok_or_else(|| corrupt("a key leaves its region"))
     }
 
     /// Where in the block an entry's value is. In bounds.
     #[inline]
     pub(crate) fn value_range(&self, slot: &Slot) -> Result<std::ops::Range<usize>> {
-        let start = self.values + slot.value_start as usize;
-        let end = self.values + slot.value_end as usize;
+        let start = self.values + slot.value_start;
+        let end = self.values + slot.value_end;
         if start > end || end > self.end {
             return Err(corrupt("a value leaves its region"));
         }
@@ -242,7 +293,7 @@ impl Layout {
         known: Option<usize>,
         key: &mut Vec<u8>,
     ) -> Result<usize> {
-        let (prefix_len, shared) = (self.keys - self.prefix, slot.shared as usize);
+        let (prefix_len, shared) = (self.keys - self.prefix, slot.shared);
         match known {
             Some(known) if shared <= known => key.truncate(prefix_len + shared),
             known => {
@@ -253,21 +304,65 @@ impl Layout {
                     key.extend_from_slice(self.prefix(block));
                 }
                 if shared != 0 {
-                    let restart = self.slot(block, self.restart_of(i))?;
-                    let start = self.keys + restart.key_start as usize;
-                    if self.suffix(block, &restart)?.len() < shared {
+                    let restart = self.restart(block, self.restart_of(i))?;
+                    if slot.shared > restart.len {
                         return Err(corrupt("a key shares more than there is"));
                     }
-                    append(key, block, start, shared);
+                    append(key, block, self.keys + restart.start, shared);
                 }
             }
         }
+        self.append_suffix(block, i, slot, key)
+    }
+
+    /// As [`Layout::read_key`] where `key` begins with the block's prefix, for a walk backward. There
+    /// each key shares more with its restart than the one read before did, so what is in `key` is of
+    /// no use, and not to look at it saves a jump that nobody could predict.
+    #[inline(always)]
+    pub(crate) fn read_key_backward(
+        &self,
+        block: &[u8],
+        i: usize,
+        slot: &Slot,
+        restart: &mut Restart,
+        key: &mut Vec<u8>,
+    ) -> Result<usize> {
+        let of = self.restart_of(i);
+        if restart.of != of {
+            *restart = self.restart(block, of)?;
+        }
+        key.truncate(self.keys - self.prefix);
+        if slot.shared > restart.len {
+            return Err(corrupt("a key shares more than there is"));
+        }
+        append(key, block, self.keys + restart.start, slot.shared);
+        self.append_suffix(block, i, slot, key)
+    }
+
+    /// Entry `of`, as one that others share bytes with.
+    #[inline]
+    fn restart(&self, block: &[u8], of: usize) -> Result<Restart> {
+        let slot = self.slot(block, of)?;
+        let len = self.suffix(block, &slot)?.len();
+        Ok(Restart { of, start: slot.key_start, len })
+    }
+
+    /// Completes the key of entry `i`. Returns what [`Layout::read_key`] does.
+    #[inline(always)]
+    fn append_suffix(
+        &self,
+        block: &[u8],
+        i: usize,
+        slot: &Slot,
+        key: &mut Vec<u8>,
+    ) -> Result<usize> {
         let suffix_len = self.suffix(block, slot)?.len();
-        append(key, block, self.keys + slot.key_start as usize, suffix_len);
+        append(key, block, self.keys + slot.key_start, suffix_len);
         if key.len() > MAX_KEY_LEN {
             return Err(corrupt("a key is too long"));
         }
-        Ok(if self.restart_of(i) == i { suffix_len } else { shared })
+        // A restart shares nothing, unless it is forged.
+        Ok(if slot.shared == 0 && self.restart_of(i) == i { suffix_len } else { slot.shared })
     }
 
     /// The index of the first entry at or after `(key, version)`, `count` if there is none; with its
@@ -333,7 +428,7 @@ impl Layout {
         for i in first + 1..end {
             let slot = self.slot(block, i)?;
             // More shared with the restart than the target shares: on the restart's side of it.
-            let shared = slot.shared as usize;
+            let shared = slot.shared;
             if shared > common {
                 continue;
             }

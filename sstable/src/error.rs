@@ -47,7 +47,10 @@ pub enum ErrorKind {
     #[error("not a table (no footer)")]
     NotATable,
     /// A table of a format version that this build does not read.
-    #[error("table format version {found} is not supported (this build reads {supported})")]
+    #[error(
+        "table format version {found} is {} than this build reads ({supported})",
+        if found < supported { "older" } else { "newer" }
+    )]
     UnsupportedVersion {
         /// The version in the footer.
         found: u32,

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The last eight bytes of every table.
 pub(crate) const MAGIC: [u8; 8] = *b"kvdbSST\n";
 /// The format version this build writes and reads.
-pub const FORMAT_VERSION: u32 = 0;
+pub const FORMAT_VERSION: u32 = 1;
 /// The fifth byte of every block.
 pub(crate) const BLOCK_MAGIC: u8 = 0xB7;
 

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use kvdb_vfs::Region;
 
 use crate::block;
-use crate::format::PAGE;
 use crate::hit::BlockRef;
 use crate::index::Index;
 use crate::prefetch::prefetch;
@@ -54,15 +53,14 @@ impl<S: Source> Table<S> {
 
     /// Asks for the parts of a block that a walk will read first, if it is in memory.
     #[inline]
-    pub(crate) fn prefetch_block(&self, index: &Index<'_>, block: usize, backward: bool) {
+    pub(crate) fn prefetch_block(&self, index: &Index<'_>, block: usize) {
         if self.codec == Codec::None
             && block < index.blocks()
             && let Some(bytes) = self.source.bytes()
             && let Ok(range) = index.block_range(block)
             && let Some(stored) = bytes.get(range.start as usize..range.end as usize)
         {
-            // Forward, the processor notices by itself that values are read in sequence.
-            prefetch(stored, if backward { PAGE } else { SEARCHED });
+            prefetch(stored, SEARCHED);
         }
     }
 

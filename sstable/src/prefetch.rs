@@ -12,6 +12,21 @@ pub(crate) fn prefetch(bytes: &[u8], len: usize) {
     }
 }
 
+/// As [`prefetch`], for pieces of up to a page that are asked for one after the other and adjoin, so
+/// that the line where one ends is that where another begins.
+#[inline(always)]
+pub(crate) fn prefetch_next(bytes: &[u8], len: usize) {
+    prefetch_line(bytes);
+    if let Some(second) = bytes.get(LINE..)
+        && len > LINE
+    {
+        prefetch_line(second);
+        if len > 2 * LINE {
+            prefetch(second, len.min(4096));
+        }
+    }
+}
+
 #[inline]
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 fn prefetch_line(line: &[u8]) {

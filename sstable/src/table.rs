@@ -99,7 +99,7 @@ impl<S: Source> Table<S> {
         let len = source.len()?;
         let footer_at = match len.checked_sub(FOOTER_LEN as u64) {
             Some(at) => at,
-            None => return Err(no_footer(&source, len)),
+            None => return Err(no_footer(&source, len).at_offset(0)),
         };
         // The properties are most often short and end where the footer begins.
         let tail_at = len - len.min(4096);
@@ -122,7 +122,8 @@ impl<S: Source> Table<S> {
                 found_table: identity.table,
                 expected_database: expected.database,
                 expected_table: expected.table,
-            }));
+            })
+            .at_offset(footer_at));
         }
         let data_len = footer.data_len.get();
         let mut table = Table {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use kvdb_vfs::Region;
 
-use crate::block::{Layout, Slot};
+use crate::block::{Layout, Restart, Slot};
 use crate::hit::BlockRef;
 use crate::index::Index;
 use crate::load::Ahead;
+use crate::prefetch::prefetch_next;
 use crate::{Cursor, Error, Result, Source, Table};
 
 /// How a cursor holds its table: `&Table<S>` or `Arc<Table<S>>`. Sealed.
@@ -28,7 +29,7 @@ pub trait TableRef {
         ahead: &mut Ahead,
     ) -> Result<(u64, BlockRef<'_>)>;
     #[doc(hidden)]
-    fn prefetch_block(&self, index: &Index<'_>, block: usize, backward: bool);
+    fn prefetch_block(&self, index: &Index<'_>, block: usize);
     #[doc(hidden)]
     fn locate(&self, e: Error, offset: u64) -> Error;
     #[doc(hidden)]
@@ -59,8 +60,8 @@ macro_rules! table_ref {
             ) -> Result<(u64, BlockRef<'_>)> {
                 (**self).block_ahead(index, block, ahead)
             }
-            fn prefetch_block(&self, index: &Index<'_>, block: usize, backward: bool) {
-                (**self).prefetch_block(index, block, backward);
+            fn prefetch_block(&self, index: &Index<'_>, block: usize) {
+                (**self).prefetch_block(index, block);
             }
             fn locate(&self, e: Error, offset: u64) -> Error {
                 (**self).locate(e, offset)
@@ -72,6 +73,9 @@ macro_rules! table_ref {
     )*};
 }
 table_ref!(&Table<S>, Arc<Table<S>>);
+
+/// How far ahead of a walk backward values are asked for, in bytes.
+const BEHIND: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -100,6 +104,8 @@ pub struct TableCursor<T> {
     /// What `key` has in common with the restart of `entry`, behind the prefix of the block. `None`:
     /// the key is not of this block.
     known: Option<usize>,
+    /// The restart that a walk backward needed last, if it is of this block.
+    restart: Restart,
     version: u64,
     value: Range<usize>,
 }
@@ -135,6 +141,7 @@ impl<T: TableRef> TableCursor<T> {
             entry: 0,
             key: Vec::new(),
             known: None,
+            restart: Restart::NONE,
             version: 0,
             value: 0..0,
         }
@@ -179,6 +186,7 @@ impl<T: TableRef> TableCursor<T> {
         let (from, had) = (self.block, self.layout.count > 0);
         self.layout.count = 0;
         self.known = None;
+        self.restart = Restart::NONE;
         let table = &self.table;
         let index = table.index()?;
         let (offset, loaded) = table.block(&index, block, &mut self.ahead)?;
@@ -186,8 +194,8 @@ impl<T: TableRef> TableCursor<T> {
         // at the end of a page.
         match block {
             _ if !had => {}
-            _ if block == from + 1 => table.prefetch_block(&index, block + 1, false),
-            _ if block + 1 == from && block > 0 => table.prefetch_block(&index, block - 1, true),
+            _ if block == from + 1 => table.prefetch_block(&index, block + 1),
+            _ if block + 1 == from && block > 0 => table.prefetch_block(&index, block - 1),
             _ => {}
         }
         let layout = Layout::parse(loaded.bytes()).map_err(|e| table.locate(e, offset))?;
@@ -213,6 +221,35 @@ impl<T: TableRef> TableCursor<T> {
                 self.known = Some(known);
                 self.entry = entry;
                 self.state = State::At;
+                Ok(true)
+            }
+            Err(e) => Err(self.locate(e)),
+        }
+    }
+
+    /// Stands on the entry ahead of this one, which is of the same block.
+    #[inline]
+    fn step_back(&mut self) -> Result<bool> {
+        let entry = self.entry - 1;
+        let Place::InPlace(range) = &self.place else { return self.stand_on(entry) };
+        if self.known.is_none() {
+            return self.stand_on(entry);
+        }
+        self.known = None;
+        let source = self.table.bytes().unwrap_or_default();
+        let bytes = source.get(range.clone()).unwrap_or_default();
+        let read = self.layout.slot(bytes, entry).and_then(|slot| {
+            self.value = self.layout.value_range(&slot)?;
+            self.version = slot.version;
+            // Forward, the processor sees a sequence and reads ahead by itself; backward it does not.
+            let ahead = (range.start + self.value.start).saturating_sub(BEHIND);
+            prefetch_next(source.get(ahead..).unwrap_or_default(), self.value.len());
+            self.layout.read_key_backward(bytes, entry, &slot, &mut self.restart, &mut self.key)
+        });
+        match read {
+            Ok(known) => {
+                self.known = Some(known);
+                self.entry = entry;
                 Ok(true)
             }
             Err(e) => Err(self.locate(e)),
@@ -305,7 +342,7 @@ impl<T: TableRef> TableCursor<T> {
     #[inline]
     fn try_prev(&mut self) -> Result<bool> {
         match self.state {
-            State::At if self.entry > 0 => self.stand_on(self.entry - 1),
+            State::At if self.entry > 0 => self.step_back(),
             State::At => self.go_to_last_of(self.block.checked_sub(1)),
             State::Behind => {
                 let last = self.last_block()?;
