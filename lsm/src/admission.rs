@@ -13,6 +13,7 @@
 //! one's room larger than the frame, so that `R` fits behind it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -24,6 +25,11 @@ use crate::stall::{Pressure, StallReason, Stalls};
 
 /// Longest time one write is slowed down.
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
+/// A writer that is due sooner than this goes on at once, and the time is added to what the next one
+/// waits: no sleep is as short as what a small write owes.
+const SHORTEST_DELAY: Duration = Duration::from_micros(100);
+/// Time that slept-over writers, and those that came late, are given back at most.
+const CREDIT: Duration = Duration::from_millis(2);
 
 /// The memtables and the reservations on them. Its lock is held for moments only, never over I/O.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub(crate) struct Admission {
     /// Writers never wait; memtables pile up instead.
     waitless: bool,
     state: Mutex<Memtables>,
+    /// Whether there is a failure in the state: for threads that must not hold writers up.
+    failed: AtomicBool,
     /// Writers wait here for room.
     room: Condvar,
     /// The flush thread waits here for a memtable that can be flushed, and callers of `flush` for
@@ -56,6 +64,8 @@ pub(crate) struct Memtables {
     /// Oldest first.
     pub(crate) sealed: Vec<Arc<Memtable>>,
     spare: Option<Arc<Memtable>>,
+    /// A memtable was filled, and no spare prepared since.
+    filled: bool,
     /// Memtables carried in reservations of large frames.
     carried: usize,
     /// `R` of the invariant.
@@ -132,6 +142,7 @@ impl Admission {
                 logged: 0,
                 sealed: Vec::new(),
                 spare: None,
+                filled: false,
                 carried: 0,
                 reserved: 0,
                 next_sequence: 2,
@@ -141,6 +152,7 @@ impl Admission {
                 pressure: Pressure::default(),
                 pace: Instant::now(),
             }),
+            failed: AtomicBool::new(false),
             room: Condvar::new(),
             work: Condvar::new(),
             stalls: Stalls::default(),
@@ -263,8 +275,9 @@ impl Admission {
         let now = Instant::now();
         let rate = self.delayed_write_rate * (1.0 - debt).max(1.0 / 64.0);
         let cost = Duration::from_secs_f64(bytes as f64 / rate);
-        let due = state.pace.max(now).min(now + LONGEST_DELAY);
-        state.pace = due + cost;
+        let (due, next) = pace(state.pace, now, cost);
+        state.pace = next;
+        let Some(due) = due else { return };
         let mut waited = false;
         while Instant::now() < due
             && !state.closed
@@ -310,6 +323,7 @@ impl Admission {
                         Some(spare) if state.reserved <= spare.room() => {
                             let left = spare.room();
                             state.switch_to(spare, left);
+                            state.filled |= full;
                             true
                         }
                         spare => {
@@ -372,6 +386,7 @@ impl Admission {
         let mut state = self.state.lock();
         if state.failure.as_ref().is_none_or(Error::is_transient) {
             state.failure = Some(error);
+            self.failed.store(true, Ordering::Release);
         }
         drop(state);
         self.wake_all();
@@ -379,9 +394,42 @@ impl Admission {
 
     /// A job that may have failed for want of space has succeeded.
     pub(crate) fn clear_transient_failure(&self) {
+        if !self.has_failure() {
+            return;
+        }
         let mut state = self.state.lock();
         if state.failure.as_ref().is_some_and(Error::is_transient) {
             state.failure = None;
+            self.failed.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether there is a failure, without the lock.
+    pub(crate) fn has_failure(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Makes a spare memtable with all its pages, if one was filled and there is none: called by the
+    /// flush thread, so that writers wait neither for the map nor for its pages.
+    pub(crate) fn prepare_spare(&self) {
+        let wanted = |state: &Memtables| {
+            state.spare.is_none() && !state.closed && state.count() < self.max_memtables
+        };
+        let seed = {
+            let mut state = self.state.lock();
+            if !std::mem::take(&mut state.filled) || !wanted(&state) {
+                return;
+            }
+            state.next_seed()
+        };
+        // No memory: whoever needs the spare will find out.
+        let Ok(spare) = Memtable::new(self.memtable_size, seed) else { return };
+        spare.prefault();
+        let mut state = self.state.lock();
+        if wanted(&state) {
+            state.spare = Some(spare);
+            drop(state);
+            self.room.notify_all();
         }
     }
 
@@ -392,6 +440,14 @@ impl Admission {
         drop(state);
         self.wake_all();
     }
+}
+
+/// When a writer that comes `now` may go, and when the one behind it, if all that go at the pace so
+/// far are to take `cost` of time each on average. `None`: at once.
+fn pace(pace: Instant, now: Instant, cost: Duration) -> (Option<Instant>, Instant) {
+    let earliest = now.checked_sub(CREDIT).unwrap_or(now);
+    let due = pace.max(earliest).min(now + LONGEST_DELAY);
+    ((due >= now + SHORTEST_DELAY).then_some(due), due + cost)
 }
 
 impl Memtables {
@@ -466,7 +522,10 @@ impl Memtables {
                 self.sealed.clear();
             }
             // No memory for a memtable: nothing can be written any more.
-            Err(e) => self.failure = Some(e),
+            Err(e) => {
+                self.failure = Some(e);
+                admission.failed.store(true, Ordering::Release);
+            }
         }
     }
 

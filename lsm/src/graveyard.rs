@@ -7,12 +7,13 @@
 
 use std::any::Any;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::Duration;
 
 use kvdb_vfs::Fs;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 /// How often to try to move the epoch on while something waits for it.
 const EPOCH_LOOK: Duration = Duration::from_millis(5);
@@ -26,7 +27,9 @@ pub(crate) struct Graveyard {
     deferred: AtomicUsize,
     /// Things taken off the queue and not freed yet.
     in_hand: AtomicUsize,
-    changed: Condvar,
+    /// The thread that buries, if there is one, and whether it can be woken.
+    janitor: OnceLock<Thread>,
+    registered: AtomicBool,
 }
 
 pub(crate) enum Remains {
@@ -43,23 +46,24 @@ impl Graveyard {
 
     pub(crate) fn push(&self, remains: Remains) {
         self.queue.lock().push(remains);
-        self.changed.notify_all();
+        self.wake();
     }
 
     /// Something will be pushed by [`push_deferred`](Self::push_deferred) once the epoch has moved on.
+    ///
+    /// Called under the lock that every write takes, so it must not wait for the queue's, which a
+    /// thread of low priority may hold.
     pub(crate) fn expect_deferred(&self) {
-        let queue = self.queue.lock();
-        self.deferred.fetch_add(1, Ordering::Relaxed);
-        drop(queue);
-        self.changed.notify_all();
+        self.deferred.fetch_add(1, Ordering::SeqCst);
+        self.wake();
     }
 
     pub(crate) fn push_deferred(&self, remains: Remains) {
         let mut queue = self.queue.lock();
         queue.push(remains);
-        self.deferred.fetch_sub(1, Ordering::Relaxed);
+        self.deferred.fetch_sub(1, Ordering::SeqCst);
         drop(queue);
-        self.changed.notify_all();
+        self.wake();
     }
 
     /// Whether nothing waits, here or for the epoch.
@@ -70,23 +74,31 @@ impl Graveyard {
 
     /// Whether the epoch has to move on for something to be freed.
     pub(crate) fn awaits_epoch(&self) -> bool {
-        self.deferred.load(Ordering::Relaxed) > 0
+        self.deferred.load(Ordering::SeqCst) > 0
     }
 
-    /// Waits until there may be something to do, or `stop` says not to. While something waits for
-    /// the epoch, only for a moment: nobody tells when it can move on.
+    /// The janitor waits until there may be something to do, or `stop` says not to. While something
+    /// waits for the epoch, only for a moment: nobody tells when it can move on.
+    ///
+    /// No wake-up is lost: whoever has something for the janitor writes first and looks then whether
+    /// it is registered; the janitor registers first and looks then. All of it in one total order, or
+    /// under the lock of the queue.
     pub(crate) fn wait(&self, stop: impl Fn() -> bool) {
-        let mut queue = self.queue.lock();
-        if queue.is_empty() && !stop() {
-            let time = if self.awaits_epoch() { EPOCH_LOOK } else { LONG };
-            self.changed.wait_for(&mut queue, time);
+        self.janitor.get_or_init(std::thread::current);
+        self.registered.store(true, Ordering::SeqCst);
+        if self.queue.lock().is_empty() && !stop() {
+            // Woken between the look and here, it does not sleep: the call is not forgotten.
+            std::thread::park_timeout(if self.awaits_epoch() { EPOCH_LOOK } else { LONG });
         }
     }
 
-    /// Wakes whoever waits.
+    /// Wakes the janitor.
     pub(crate) fn wake(&self) {
-        drop(self.queue.lock());
-        self.changed.notify_all();
+        if self.registered.load(Ordering::SeqCst)
+            && let Some(janitor) = self.janitor.get()
+        {
+            janitor.unpark();
+        }
     }
 
     /// Frees everything that is queued, and what that sets free. Returns how many things it were.

@@ -36,9 +36,8 @@ pub(crate) struct InstallState {
 }
 
 impl<C: Companion> Shared<C> {
-    /// Installs a change: appends it to the manifest, and when it is durable makes the superversion
-    /// that belongs to it the current one. `Ok(false)`: an input is gone, nothing was done.
-    pub(crate) fn install_change(
+    /// [`install_change`](Self::install_change), on this thread.
+    pub(crate) fn install_here(
         &self,
         mut change: StoreChange,
         parts: Installation,

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use kvdb_skiplist::{InsertError, SkipList};
+use kvdb_skiplist::{EntryRef, InsertError, SkipList};
+use kvdb_sstable::key_hash;
 
 use crate::entry::Entry;
 use crate::error::{Error, Result};
+use crate::memtable_filter::MemtableFilter;
 
 const NONE: u64 = u64::MAX;
 
@@ -17,6 +19,7 @@ const NONE: u64 = u64::MAX;
 #[derive(Debug)]
 pub(crate) struct Memtable {
     list: Arc<SkipList>,
+    filter: MemtableFilter,
     /// Arena bytes that frames may use.
     room: usize,
     /// Its place among the memtables, given when it becomes the active one.
@@ -43,6 +46,7 @@ impl Memtable {
         let room = list.remaining();
         Ok(Arc::new(Memtable {
             list: Arc::new(list),
+            filter: MemtableFilter::new(capacity),
             room,
             sequence: AtomicU64::new(0),
             sealed: AtomicBool::new(false),
@@ -50,6 +54,12 @@ impl Memtable {
             start: AtomicU64::new(NONE),
             end: AtomicU64::new(0),
         }))
+    }
+
+    /// Has the system back all of it with pages now.
+    pub(crate) fn prefault(&self) {
+        self.list.prefault();
+        self.filter.prefault();
     }
 
     #[inline]
@@ -109,11 +119,20 @@ impl Memtable {
         self.unapplied.load(Ordering::SeqCst) == 0
     }
 
+    /// The newest entry of `key` at or below `at_most`; `hash` is [`key_hash`] of the key.
+    #[inline]
+    pub(crate) fn get(&self, key: &[u8], at_most: u64, hash: u64) -> Option<EntryRef<'_>> {
+        if self.filter.may_contain(hash) { self.list.get(key, at_most) } else { None }
+    }
+
     /// Inserts an entry. An entry that is there already is replaced.
     pub(crate) fn insert(&self, key: &[u8], version: u64, entry: Entry<'_>) -> Result<()> {
-        let inserted = self
-            .list
-            .insert_with(key, version, entry.encoded_len(), |bytes| entry.encode_into(bytes));
+        let addition = self.filter.begin(key_hash(key));
+        let inserted = self.list.insert_with(key, version, entry.encoded_len(), |bytes| {
+            // Before the entry is linked in: a reader that can find it finds the filter's bits.
+            addition.finish();
+            entry.encode_into(bytes);
+        });
         match inserted {
             Ok(()) => Ok(()),
             Err(InsertError::Exists) => {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::memtable_filter::MemtableFilter;
 
 /// How a tree is to behave. Any of it may differ the next time the tree is opened: every table
 /// carries what is needed to read it.
@@ -208,7 +209,8 @@ impl Options {
     /// and take; indexes and filters of tables that are read by position (about a hundredth of the
     /// data) and frames larger than a memtable come on top.
     pub fn memory_bound(&self) -> u64 {
-        let memtables = (self.max_memtables as u64 + 1) * self.memtable_size as u64;
+        let memtable = self.memtable_size + MemtableFilter::bytes_for(self.memtable_size);
+        let memtables = (self.max_memtables as u64 + 1) * memtable as u64;
         let cache = match self.reads {
             Reads::Mapped => COMPRESSED_CACHE,
             Reads::Positioned { block_cache_bytes } => block_cache_bytes,

@@ -18,6 +18,7 @@ use crate::companion::Companion;
 use crate::error::{Error, Result};
 use crate::file_ids::FileIds;
 use crate::install::InstallState;
+use crate::installer::Installer;
 use crate::options::{Background, Options};
 use crate::pool::Pool;
 use crate::stats::{LevelStats, ReadCounters, Stats, WorkCounters, get};
@@ -39,6 +40,7 @@ pub(crate) struct Shared<C: Companion> {
     pub(crate) current: Current<C::View>,
     /// The install lock. Taken before the admission lock, never while holding it.
     pub(crate) install: Mutex<InstallState>,
+    pub(crate) installer: Installer,
     /// One flush at a time, so that level-0 tables come in order of age.
     pub(crate) flushing: Mutex<()>,
     pub(crate) scheduler: Scheduler,
@@ -206,6 +208,9 @@ impl<C: Companion> Shared<C> {
 
     /// The earlier failure, if it forbids going on.
     pub(crate) fn fatal_failure(&self) -> Option<Error> {
+        if !self.admission.has_failure() {
+            return None;
+        }
         self.admission.lock().failure().filter(|f| !f.is_transient()).cloned()
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned};
 use kvdb_manifest::store::StoreChange;
+use kvdb_sstable::key_head;
 
 use crate::admission::Memtables;
 use crate::cursor::{Input, TreeCursor};
@@ -15,7 +16,8 @@ use crate::graveyard::{Graveyard, Remains};
 use crate::memtable::Memtable;
 use crate::range_delete::RangeDeletes;
 use crate::stats::ReadCounters;
-use crate::version::Version;
+use crate::table::TableFile;
+use crate::version::{Level, Version};
 
 /// Memtables, tables, the companion's view and the range deletes that belong together, and the
 /// discard watermark that the tables were built with. Immutable but for what is inserted into the
@@ -165,25 +167,32 @@ impl<V> Superversion<V> {
     #[inline]
     fn find(&self, key: &[u8], at_most: u64, hash: u64) -> Result<Option<Found<'_>>> {
         for memtable in &self.memtables {
-            if let Some(entry) = memtable.list().get(key, at_most) {
+            if let Some(entry) = memtable.get(key, at_most, hash) {
                 return Found::in_memtable(memtable.list(), entry).map(Some);
             }
         }
-        let levels = self.version.levels();
-        let Some((top, deeper)) = levels.split_first() else { return Ok(None) };
-        for table in top.tables() {
-            if table.record.smallest_version <= at_most
-                && table.covers(key)
-                && let Some(found) = self.find_in(table, key, at_most, hash)?
-            {
+        // The filters of all tables that may have the key are asked for before any is tested, so that
+        // their misses overlap.
+        let mut candidates = Candidates::new(self.version.levels(), key, at_most);
+        let mut ahead: [Option<&TableFile>; AHEAD] = [None; AHEAD];
+        let mut count = 0;
+        while count < AHEAD
+            && let Some(table) = candidates.next()
+        {
+            if let Some(reader) = table.opened() {
+                reader.prefetch_filter(hash);
+            }
+            ahead[count] = Some(table);
+            count += 1;
+        }
+        for table in ahead.into_iter().flatten() {
+            if let Some(found) = self.find_in(table, key, at_most, hash)? {
                 return Ok(Some(found));
             }
         }
-        for level in deeper {
-            if let Some(table) = level.candidate(key)
-                && table.record.smallest_version <= at_most
-                && let Some(found) = self.find_in(table, key, at_most, hash)?
-            {
+        // More than that only where compaction is far behind; no more than that: all have been seen.
+        for table in candidates {
+            if let Some(found) = self.find_in(table, key, at_most, hash)? {
                 return Ok(Some(found));
             }
         }
@@ -193,7 +202,7 @@ impl<V> Superversion<V> {
     #[inline]
     fn find_in<'a>(
         &self,
-        table: &'a crate::table::TableFile,
+        table: &'a TableFile,
         key: &[u8],
         at_most: u64,
         hash: u64,
@@ -216,7 +225,7 @@ impl<V> Superversion<V> {
     /// A cursor that leaves out tables which the options rule out. What it does show is not
     /// filtered otherwise; see [`Visible`](crate::Visible).
     pub fn cursor_with(&self, options: &CursorOptions) -> TreeCursor {
-        let wanted = |t: &crate::table::TableFile| {
+        let wanted = |t: &TableFile| {
             t.record.largest_version > options.since
                 && match &options.lower {
                     Bound::Unbounded => true,
@@ -268,6 +277,53 @@ impl<V> Superversion<V> {
             }
         }
         TreeCursor::new(inputs)
+    }
+}
+
+/// So many tables are looked at ahead of a point read. More only where compaction is far behind.
+const AHEAD: usize = 12;
+
+/// The tables that may hold a version of a key, in the order in which a read asks them.
+struct Candidates<'a, 'k> {
+    levels: &'a [Arc<Level>],
+    depth: usize,
+    /// Number of the next table of level 0.
+    at: usize,
+    key: &'k [u8],
+    head: u64,
+    at_most: u64,
+}
+
+impl<'a, 'k> Candidates<'a, 'k> {
+    #[inline]
+    fn new(levels: &'a [Arc<Level>], key: &'k [u8], at_most: u64) -> Self {
+        Candidates { levels, depth: 0, at: 0, key, head: key_head(key), at_most }
+    }
+}
+
+impl<'a> Iterator for Candidates<'a, '_> {
+    type Item = &'a TableFile;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a TableFile> {
+        loop {
+            let level = self.levels.get(self.depth)?;
+            let table = if self.depth == 0
+                && let Some((i, table)) = level.covering(self.at, self.key, self.head)
+            {
+                self.at = i + 1;
+                table
+            } else {
+                self.depth += 1;
+                match self.levels.get(self.depth)?.candidate(self.key, self.head) {
+                    Some(table) => table,
+                    None => continue,
+                }
+            };
+            if table.record.smallest_version <= self.at_most {
+                return Some(table);
+            }
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::file_ids::{FileIds, leading_file_id, parse_table_file_name};
 use crate::install::InstallState;
+use crate::installer::Installer;
 use crate::memtable::entry_bound;
 use crate::options::{Background, Options};
 use crate::range_delete::RangeDeletes;
@@ -103,6 +104,7 @@ impl<C: Companion> Tree<C> {
             admission,
             current,
             install: Mutex::new(InstallState::default()),
+            installer: Installer::default(),
             flushing: Mutex::new(()),
             scheduler: Scheduler::default(),
             closing: AtomicBool::new(false),
@@ -143,7 +145,7 @@ impl<C: Companion> Tree<C> {
     /// call does nothing.
     pub fn close(&self) {
         self.shared.request_close();
-        self.workers.lock().join();
+        self.workers.lock().join(&self.shared);
         // A compaction on a caller's thread may hold the pool for a moment longer.
         let pool = self.shared.pool.lock().take();
         drop(pool);

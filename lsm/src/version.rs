@@ -14,7 +14,9 @@ use crate::table::{Built, Reader, TableContext, TableFile};
 #[derive(Debug, Default)]
 pub(crate) struct Level {
     tables: Vec<Arc<TableFile>>,
-    /// Heads of the largest keys: most searches end here, without touching a table.
+    /// Heads of the smallest and of the largest keys: most searches end here, without touching a
+    /// table.
+    lows: Vec<u64>,
     heads: Vec<u64>,
     bytes: u64,
 }
@@ -26,9 +28,10 @@ impl Level {
         } else {
             tables.sort_by(|a, b| a.smallest().cmp(b.smallest()));
         }
+        let lows = tables.iter().map(|t| key_head(t.smallest())).collect();
         let heads = tables.iter().map(|t| key_head(t.largest())).collect();
         let bytes = tables.iter().map(|t| t.size()).sum();
-        Level { tables, heads, bytes }
+        Level { tables, lows, heads, bytes }
     }
 
     #[inline]
@@ -47,17 +50,43 @@ impl Level {
     /// Index of the first table whose largest key is ≥ `key`. Not for level 0.
     #[inline]
     pub(crate) fn find(&self, key: &[u8]) -> usize {
-        let head = key_head(key);
+        self.find_with(key, key_head(key))
+    }
+
+    #[inline]
+    fn find_with(&self, key: &[u8], head: u64) -> usize {
         let from = self.heads.partition_point(|&h| h < head);
         // Keys with a long prefix in common have one head: then the keys have to be looked at.
         let alike = self.heads[from..].partition_point(|&h| h == head);
         from + self.tables[from..from + alike].partition_point(|t| t.largest() < key)
     }
 
-    /// The one table that may hold `key`. Not for level 0.
+    /// The one table that may hold `key`, whose head is given. Not for level 0.
     #[inline]
-    pub(crate) fn candidate(&self, key: &[u8]) -> Option<&Arc<TableFile>> {
-        self.tables.get(self.find(key)).filter(|t| t.smallest() <= key)
+    pub(crate) fn candidate(&self, key: &[u8], head: u64) -> Option<&Arc<TableFile>> {
+        let i = self.find_with(key, head);
+        let low = *self.lows.get(i)?;
+        (low < head || (low == head && self.tables[i].smallest() <= key)).then(|| &self.tables[i])
+    }
+
+    /// The first table from number `from` on whose bounds hold `key`, and its number. For level 0.
+    #[inline]
+    pub(crate) fn covering(
+        &self,
+        from: usize,
+        key: &[u8],
+        head: u64,
+    ) -> Option<(usize, &Arc<TableFile>)> {
+        let bounds = self.lows.iter().zip(&self.heads).enumerate().skip(from);
+        for (i, (&low, &high)) in bounds {
+            if low <= head && head <= high {
+                let table = &self.tables[i];
+                if (low < head && head < high) || table.covers(key) {
+                    return Some((i, table));
+                }
+            }
+        }
+        None
     }
 
     /// The tables that overlap the keys from `smallest` to `largest`. Not for level 0.

@@ -10,6 +10,7 @@ use parking_lot::MutexGuard;
 use crate::companion::Companion;
 use crate::error::{Error, Result};
 use crate::pool::Pool;
+use crate::priority;
 use crate::shared::{Schedule, Shared};
 
 /// After a failure that may pass (no space left), a job is tried again after this time.
@@ -20,6 +21,8 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Workers {
     threads: Vec<JoinHandle<()>>,
+    /// Ends after the others, who may wait for it.
+    installer: Option<JoinHandle<()>>,
 }
 
 impl Workers {
@@ -29,7 +32,7 @@ impl Workers {
         let started = workers.start_all(shared);
         if started.is_err() {
             shared.request_close();
-            workers.join();
+            workers.join(shared);
         }
         started.map(|()| workers)
     }
@@ -42,15 +45,19 @@ impl Workers {
         let nice = shared.options.nice;
         let threads = shared.options.compaction_threads;
         if threads > 1 {
-            let pool = Pool::new(threads, move || lower_priority(nice))?;
+            let pool = Pool::new(threads, move || priority::lower(nice))?;
             *shared.pool.lock() = Some(Arc::new(pool));
         }
+        let requests = shared.installer.open();
+        let installing = shared.clone();
+        let work = move || installing.installer_loop(&requests);
+        self.installer = Some(start("kvdb-install", work)?);
         self.spawn(shared, "kvdb-flush", |shared| shared.flush_loop())?;
         self.spawn(shared, "kvdb-urgent", |shared| shared.compaction_loop(Role::Urgent))?;
         for i in 0..threads {
             let role = if i == 0 { Role::TopFirst } else { Role::ByScore };
             self.spawn(shared, &format!("kvdb-compact-{i}"), move |shared| {
-                lower_priority(nice);
+                priority::lower(nice);
                 shared.compaction_loop(role);
             })?;
         }
@@ -64,21 +71,28 @@ impl Workers {
         work: impl FnOnce(&Shared<C>) + Send + 'static,
     ) -> Result<()> {
         let shared = shared.clone();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared));
-        self.threads.push(thread.map_err(|e| Error::Thread(Arc::new(e)))?);
+        self.threads.push(start(name, move || work(&shared))?);
         Ok(())
     }
 
     /// Waits for all threads to end.
-    pub(crate) fn join(&mut self) {
+    pub(crate) fn join<C: Companion>(&mut self, shared: &Shared<C>) {
         let me = std::thread::current().id();
-        for thread in self.threads.drain(..) {
+        let join = |thread: JoinHandle<()>| {
             // The last handle may be dropped by a thread of the tree's own.
             if thread.thread().id() != me && thread.join().is_err() {
                 tracing::error!("a background thread panicked outside of its job");
             }
-        }
+        };
+        self.threads.drain(..).for_each(join);
+        shared.installer.close();
+        self.installer.take().into_iter().for_each(join);
     }
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map_err(|e| Error::Thread(Arc::new(e)))
 }
 
 /// Which jobs a compaction thread takes.
@@ -112,6 +126,7 @@ impl<C: Companion> Shared<C> {
                 return;
             }
             drop(state);
+            self.admission.prepare_spare();
             match self.flush_one() {
                 Ok(_) => {
                     self.admission.clear_transient_failure();
@@ -196,7 +211,7 @@ impl<C: Companion> Shared<C> {
         let graveyard = self.tables.graveyard.clone();
         while !self.is_closing() {
             self.reclaim();
-            graveyard.wait(|| self.is_closing());
+            graveyard.wait(|| self.closing.load(Ordering::SeqCst));
         }
     }
 
@@ -209,17 +224,4 @@ impl<C: Companion> Shared<C> {
             && self.next_job(schedule, false).is_none()
             && self.tables.graveyard.is_empty()
     }
-}
-
-/// Puts the calling thread into a lower scheduling class. Failing to is no failure.
-fn lower_priority(nice: i32) {
-    #[cfg(target_os = "linux")]
-    {
-        let thread = rustix::thread::gettid();
-        if let Err(error) = rustix::process::setpriority_process(Some(thread), nice) {
-            tracing::debug!(%error, "cannot lower a thread's priority");
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = nice;
 }

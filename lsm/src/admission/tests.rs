@@ -264,3 +264,62 @@ fn many_threads_reserve_route_and_flush() {
     });
     assert_eq!(written.load(Ordering::SeqCst), flushed.load(Ordering::SeqCst));
 }
+
+#[test]
+fn slowed_writers_keep_the_pace_on_average_and_never_sleep_for_less_than_a_sleep_takes() {
+    let start = Instant::now();
+    let cost = Duration::from_micros(5);
+    let (mut now, mut next) = (start, start);
+    let mut sleeps = 0;
+    let writes = 10_000;
+    for _ in 0..writes {
+        let (due, behind) = pace(next, now, cost);
+        next = behind;
+        if let Some(due) = due {
+            assert!(due >= now + SHORTEST_DELAY);
+            sleeps += 1;
+            // Every sleep takes a little longer.
+            now = due + Duration::from_micros(60);
+        }
+        now += Duration::from_micros(1);
+    }
+    let took = now - start;
+    let allowed = cost * writes;
+    assert!(took + CREDIT >= allowed, "{took:?} for {allowed:?}: too fast");
+    assert!(took <= allowed + CREDIT, "{took:?} for {allowed:?}: slept-over time is lost");
+    assert!(sleeps < writes / 10, "{sleeps} sleeps");
+}
+
+#[test]
+fn a_writer_that_comes_late_is_given_back_little_and_a_huge_frame_holds_nobody_up_for_ever() {
+    let start = Instant::now();
+    let later = start + Duration::from_secs(10);
+    let (due, next) = pace(start, later, Duration::from_micros(5));
+    assert_eq!(due, None);
+    assert_eq!(next, later - CREDIT + Duration::from_micros(5));
+    let (_, next) = pace(start, start, Duration::from_secs(1000));
+    assert_eq!(pace(next, start, Duration::ZERO).0, Some(start + LONGEST_DELAY));
+}
+
+#[test]
+fn a_spare_is_prepared_when_a_memtable_was_filled_and_not_otherwise() {
+    let admission = admission(Background::Threads);
+    admission.prepare_spare();
+    assert!(admission.lock().spare.is_none());
+    let mut r = admission.admit(100, true).unwrap();
+    admission.route(&mut r, 0, 8, |_| {});
+    drop(r);
+    admission.rotate(|_| {}).unwrap();
+    admission.prepare_spare();
+    assert!(admission.lock().spare.is_none(), "it was not full");
+    let bytes = admission.standard - 1000;
+    for i in 0..2 {
+        let mut r = admission.admit(bytes, true).unwrap();
+        admission.route(&mut r, i * 8, i * 8 + 8, |_| {});
+        drop(flush(&admission));
+    }
+    assert!(admission.lock().spare.is_none());
+    admission.prepare_spare();
+    assert!(admission.lock().spare.is_some());
+    assert!(admission.lock().invariant_holds());
+}

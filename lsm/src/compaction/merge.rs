@@ -87,6 +87,9 @@ impl Cuts {
 
 /// Copies what `dropping` leaves from `cursor` into tables of `level`. The cursor is positioned
 /// here; on an error or when `cancel` is set, the tables written so far are removed.
+///
+/// A table is synced when the one after it is finished: by then the system has written most of it
+/// back, and nothing waits long. The last one is left to the caller.
 pub(crate) fn merge_into_tables<C: Companion>(
     cursor: &mut (impl Cursor + Sourced),
     part: &Part,
@@ -195,7 +198,7 @@ impl<'c, C: Companion> Outputs<'_, 'c, C> {
             .as_ref()
             .is_some_and(|w| cuts.before(w.last_key(), key, w.estimated_size()));
         if cut && let Some(writer) = self.writer.take() {
-            self.finished.push(writer.finish()?);
+            finish_table(writer, &mut self.finished)?;
         }
         Ok(())
     }
@@ -221,8 +224,19 @@ impl<'c, C: Companion> Outputs<'_, 'c, C> {
 
     fn finish(mut self) -> Result<Vec<Finished>> {
         if let Some(writer) = self.writer.take() {
-            self.finished.push(writer.finish()?);
+            finish_table(writer, &mut self.finished)?;
         }
         Ok(self.finished)
     }
+}
+
+fn finish_table<C: Companion>(
+    writer: TableWriter<'_, C>,
+    finished: &mut Vec<Finished>,
+) -> Result<()> {
+    if let Some(before) = finished.last() {
+        before.output.sync()?;
+    }
+    finished.push(writer.finish()?);
+    Ok(())
 }

@@ -94,10 +94,7 @@ impl<C: Companion> Shared<C> {
         let dropped: u64 = done.iter().map(|d| d.dropped).sum();
         let dropped_tombstone = done.iter().map(|d| d.dropped_tombstone).max().unwrap_or(0);
         let finished: Vec<Finished> = done.into_iter().flat_map(|d| d.finished).collect();
-        for table in &finished {
-            self.check_cancelled()?;
-            table.output.sync()?;
-        }
+        self.check_cancelled()?;
         if !finished.is_empty() {
             self.fs.sync_dir(&self.dir, SyncSite::TableDir)?;
         }
@@ -182,6 +179,10 @@ impl<C: Companion> Shared<C> {
             job.to,
             &self.closing,
         )?;
+        if let Some(last) = finished.last() {
+            self.check_cancelled()?;
+            last.output.sync()?;
+        }
         Ok(PartDone {
             finished,
             dropped: dropping.dropped,

@@ -1,0 +1,24 @@
+//! Scheduling priority of the calling thread.
+
+/// Puts the calling thread into a lower scheduling class. Failing to is no failure.
+pub(crate) fn lower(nice: i32) {
+    #[cfg(target_os = "linux")]
+    {
+        let thread = rustix::thread::gettid();
+        if let Err(error) = rustix::process::setpriority_process(Some(thread), nice) {
+            tracing::debug!(%error, "cannot lower a thread's priority");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = nice;
+}
+
+/// The calling thread's nice value; 0 where that cannot be told.
+pub(crate) fn nice() -> i32 {
+    #[cfg(target_os = "linux")]
+    {
+        rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap_or(0)
+    }
+    #[cfg(not(target_os = "linux"))]
+    0
+}
