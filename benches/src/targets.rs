@@ -58,6 +58,11 @@ pub const SSTABLE_FILE: (usize, usize, usize) = (550_000, 16, 100);
 /// Transactions of each thread and round.
 pub const TXN: (usize, usize, usize) = (300_000, 16, 0);
 
+/// Of a tree: entries of all its runs together, keys, values.
+pub const LSM: (usize, usize, usize) = (1_000_000, 16, 100);
+/// Of the tree that is loaded with random keys.
+pub const LSM_LOAD: (usize, usize, usize) = (10_000_000, 16, 128);
+
 /// Bytes through which the yardstick *D* is chased.
 pub const CHASE_BYTES: usize = 64 << 20;
 
@@ -146,4 +151,24 @@ pub const TARGETS: &[Target] = &[
     row("txn", TXN, "blind, two threads", "one thread", Goal::Shown),
     row("txn", TXN, "read-only begin and end", "", Goal::Shown),
     row("txn", TXN, "read-only, two threads", "one thread", Goal::Shown),
+    row("lsm", LSM, "merge of 4 runs", "", Goal::AtMostNanos(40.0)),
+    row("lsm", LSM, "merge of 4 runs, backward", "", Goal::Shown),
+    row("lsm", LSM, "scan of what is visible, 5 runs", "", Goal::Shown),
+    row("lsm", LSM, "get over 5 runs", "D", Goal::AtMost(5.0)),
+    row("lsm", LSM, "get of a missing key", "D", Goal::Shown),
+    row("lsm", LSM, "put, random", "D", Goal::Shown),
+    row("lsm", LSM, "compaction by two threads", "one thread", Goal::AtLeast(1.6)),
+    row("lsm-load", LSM_LOAD, "write amplification", "", Goal::AtMostOf(5.0, "x")),
+    row("lsm-load", LSM_LOAD, "space after settling", "", Goal::AtMostOf(1.12, "x")),
+    row("lsm-load", LSM_LOAD, "put without a pause", "", Goal::Shown),
+    row("lsm-load", LSM_LOAD, "the same until settled", "", Goal::Shown),
+    row("lsm-load", LSM_LOAD, "puts slowed down", "", Goal::Shown),
+    row("lsm-load", LSM_LOAD, "longest put without a pause", "", Goal::Shown),
+    row("lsm-load", LSM_LOAD, "put at 80 %, p99", "", Goal::Shown),
+    row("lsm-load", LSM_LOAD, "put at 80 %, p99, since due", "", Goal::Shown),
+    row("lsm-load", LSM_LOAD, "put at 80 %, p99.9", "", Goal::AtMostNanos(500_000.0)),
+    row("lsm-load", LSM_LOAD, "put at 80 %, p99.9, since due", "", Goal::Shown),
+    row("lsm-load", LSM_LOAD, "longest put at 80 %", "", Goal::AtMostNanos(10_000_000.0)),
+    row("lsm-load", LSM_LOAD, "longest put at 80 %, since due", "", Goal::Shown),
+    row("lsm-load", LSM_LOAD, "puts at 80 % slowed down", "", Goal::Shown),
 ];

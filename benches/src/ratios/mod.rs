@@ -4,6 +4,8 @@
 //! each of its rows in [`TARGETS`], what both took. The figure of a row is the median over
 //! the rounds of the ratio *within* a round.
 
+mod lsm;
+mod lsm_load;
 mod manifest;
 mod report;
 mod skiplist;
@@ -25,6 +27,8 @@ pub const GROUPS: &[(&str, Run)] = &[
     ("vlog", vlog::run),
     ("manifest", manifest::run),
     ("txn", txn::run),
+    ("lsm", lsm::run),
+    ("lsm-load", lsm_load::run),
 ];
 
 /// Measures a part; `None` if there is no such part.
