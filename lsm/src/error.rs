@@ -103,6 +103,10 @@ impl Error {
             _ => None,
         };
         while let Some(e) = cause {
+            // A table that could not be opened, on its way through a cursor.
+            if let Some(own) = e.downcast_ref::<Error>() {
+                return own.is_transient();
+            }
             if let Some(fs) = e.downcast_ref::<kvdb_vfs::Error>() {
                 use kvdb_vfs::ErrorKind::{NoSpace, TooManyFiles};
                 return matches!(fs.kind(), NoSpace | TooManyFiles);

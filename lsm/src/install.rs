@@ -14,6 +14,10 @@ use crate::superversion::Superversion;
 use crate::table::TableFile;
 use crate::version::apply_range_deletes;
 
+/// So many entries from the start of each new table on are held against those above and below before
+/// the table is installed, if the tree is paranoid.
+const CHECKED: usize = 10_000;
+
 /// What goes with a change set.
 #[derive(Default)]
 pub(crate) struct Installation {
@@ -67,6 +71,9 @@ impl<C: Companion> Shared<C> {
         let next = Arc::new(version.apply(&change, &parts.fresh, &self.tables));
         if self.options.paranoid {
             next.check()?;
+            for table in &parts.fresh {
+                next.check_versions(table, CHECKED)?;
+            }
         }
         let gone: Vec<Arc<TableFile>> = {
             let stays = |t: &&Arc<TableFile>| !next.tables().any(|n| n.id() == t.id());

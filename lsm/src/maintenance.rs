@@ -16,6 +16,7 @@ use crate::install::Installation;
 use crate::stats::Stats;
 use crate::table::TableFile;
 use crate::tree::Tree;
+use crate::version::KeyOrder;
 
 /// A unit of background work, for [`Tree::step`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -310,18 +311,11 @@ impl<C: Companion> Tree<C> {
         }
         // A merge that prefers upper levels: of one key, whoever comes first must be newer.
         let mut cursor = current.cursor();
-        let (mut key, mut source, mut last) = (Vec::new(), 0, u64::MAX);
+        let mut order = KeyOrder::default();
         let mut valid = cursor.first()?;
         while valid {
-            let at = cursor.source();
-            if cursor.key() == key && (at < source || cursor.version() >= last) {
-                let what = format!("a version below {last} lies above it, key {key:02x?}");
-                return Err(Error::Inconsistent(what));
-            }
+            order.next(cursor.key(), cursor.version(), cursor.source())?;
             Entry::decode(cursor.value())?;
-            key.clear();
-            key.extend_from_slice(cursor.key());
-            (source, last) = (at, cursor.version());
             valid = cursor.next()?;
         }
         Ok(())

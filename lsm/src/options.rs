@@ -47,7 +47,7 @@ pub struct Options {
     pub versions_to_keep: usize,
     /// Target bytes of a table's block. Default 4 KiB.
     pub block_size: usize,
-    /// Entries between two restart points of a block. Default 16.
+    /// Entries between two restart points of a block: a power of two, at most 128. Default 16.
     pub restart_interval: usize,
     /// Bits per key of a table's filter; 0: no filter. Default 10.
     pub bits_per_key: u32,
@@ -186,7 +186,11 @@ impl Options {
         within("compaction_threads", self.compaction_threads, 1, 64)?;
         within("versions_to_keep", self.versions_to_keep, 1, usize::MAX)?;
         within("block_size", self.block_size, 256, 1 << 20)?;
-        within("restart_interval", self.restart_interval, 1, 256)?;
+        within("restart_interval", self.restart_interval, 1, 128)?;
+        if !self.restart_interval.is_power_of_two() {
+            let reason = format!("{} is not a power of two", self.restart_interval);
+            return Err(Error::option("restart_interval", reason));
+        }
         within("bits_per_key", self.bits_per_key, 0, 64)?;
         if let Compression::Zstd(level) = self.compression {
             within("compression", level, 1, 22)?;
@@ -280,6 +284,10 @@ mod tests {
             o.validate().unwrap_err().to_string(),
             "option max_memtables: 1 is not in 2..=64"
         );
+        for restart_interval in [0, 3, 256] {
+            let o = Options { restart_interval, ..Options::default() };
+            assert!(o.validate().unwrap_err().to_string().contains("restart_interval"));
+        }
         let o = Options { l0_stop_trigger: 12, ..Options::default() };
         assert!(o.validate().unwrap_err().to_string().contains("l0_stop_trigger"));
     }

@@ -154,10 +154,7 @@ impl<V> Superversion<V> {
     /// Asks the processor for what [`get`](Self::get) will look at first in each table that may hold
     /// the key: the words of its filter, if the table is open. Worth it before many reads.
     pub fn prefetch(&self, key: &[u8], hash: u64) {
-        let levels = self.version.levels();
-        let Some((top, deeper)) = levels.split_first() else { return };
-        let top = top.tables().iter().filter(|t| t.covers(key));
-        for table in top.chain(deeper.iter().filter_map(|level| level.candidate(key))) {
+        for table in Candidates::new(self.version.levels(), key, u64::MAX) {
             if let Some(reader) = table.opened() {
                 reader.prefetch_filter(hash);
             }

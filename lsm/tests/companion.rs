@@ -280,3 +280,26 @@ fn a_read_only_tree_reads_and_replays_and_writes_nothing() {
     assert_eq!(tree.get(b"b", 2, 0).unwrap().unwrap(), b"y");
     assert_eq!(tree.get(b"a", 2, 0).unwrap().unwrap(), b"x");
 }
+
+#[test]
+fn superseded_pointers_go_without_further_writes() {
+    let store = Store::new();
+    let tree = open(&store, Log::default());
+    name_segments(&tree, 1..3);
+    for (segment, version) in [(1, 1), (2, 2)] {
+        for key in 0..200u8 {
+            write(&tree, version, &[key], Entry::pointer(&[segment, 250]), (8, 16));
+        }
+        tree.flush().unwrap();
+        if version == 1 {
+            tree.major_compact().unwrap();
+        }
+    }
+    tree.wait_idle().unwrap();
+    assert_eq!(recount(&tree).len(), 2, "a reader may still want the old ones");
+    *tree.companion().floor.lock() = Floor { discard: 2, clock: 0 };
+    tree.wait_idle().unwrap();
+    assert_eq!(recount(&tree), BTreeMap::from([(2, (200, 200 * 250))]));
+    let live = state(&store).live_bytes();
+    assert_eq!(live.keys().collect::<Vec<_>>(), [&2], "nothing refers to the first segment");
+}

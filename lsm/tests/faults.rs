@@ -45,47 +45,84 @@ fn prepared() -> (FaultFs, Store) {
 
 const FAULTS: [Fault; 3] = [Fault::Io, Fault::NoSpace, Fault::ShortWrite];
 
+/// Which operations fail, and how many a compaction does of them at least.
+const STEPS: [(&[Op], &str, u64); 3] = [
+    // Creating, writing and syncing outputs.
+    (FaultPlan::MUTATING, ".sst", 3),
+    // Opening and reading inputs.
+    (&[Op::Open, Op::Read, Op::Len, Op::Map], ".sst", 3),
+    // Syncing the directory, before the manifest hears of the outputs.
+    (&[Op::SyncDir], "db", 1),
+];
+
 #[test]
-fn a_compaction_that_fails_leaves_its_inputs_and_removes_its_outputs() {
-    for fault in FAULTS {
-        for n in 0.. {
-            let (fs, store) = prepared();
-            let tree = store.open(small());
-            tree.companion().raise_floor(Floor { discard: 7, clock: 0 });
-            let before = tree.superversion().shape();
-            let plan = fs.arm(FaultPlan::new(fault).on(FaultPlan::MUTATING).path(".sst").after(n));
-            let result = tree.step(Job::Compact);
-            fs.disarm();
-            if plan.fired() == 0 {
-                assert!(result.unwrap());
-                assert!(n > 3, "a compaction does at least create, write and sync");
-                break;
-            }
-            let error = result.unwrap_err();
-            // A short write is what a disk does that runs full.
-            assert_eq!(error.is_transient(), fault != Fault::Io, "{error}");
-            assert_eq!(tree.superversion().shape(), before, "fault {n}");
-            let tables: usize = tree.superversion().table_counts().iter().sum();
-            assert_eq!(store.table_files().len(), tables, "no output is left behind");
-            check(&tree, 7);
-            let health = tree.health().unwrap();
-            match error.is_transient() {
-                true => {
-                    assert!(tree.step(Job::Compact).unwrap(), "tried again");
-                    assert!(tree.health().is_none(), "and forgotten");
-                }
-                false => {
-                    let refused = tree.write(8, &[(b"k", Entry::tombstone())]).unwrap_err();
-                    assert_eq!(refused.to_string(), health.to_string());
-                    drop(tree);
-                    let tree = store.open(small());
-                    assert!(tree.health().is_none(), "opening again clears it");
-                    check(&tree, 7);
-                    assert!(tree.step(Job::Compact).unwrap());
+fn a_compaction_that_fails_at_any_step_leaves_its_inputs_and_removes_its_outputs() {
+    for (ops, path, least) in STEPS {
+        for fault in FAULTS {
+            let mut failures = 0;
+            for n in 0.. {
+                let (fs, store) = prepared();
+                let plan = FaultPlan::new(fault).on(ops).path(path).after(n);
+                match fail_compaction(&fs, &store, fault, plan) {
+                    Outcome::Failed => failures += 1,
+                    Outcome::NotNeeded => {}
+                    Outcome::NotReached => break,
                 }
             }
+            let possible = fault != Fault::ShortWrite || ops.contains(&Op::Write);
+            assert!(failures >= least || !possible, "{failures} failures of {ops:?}, {fault:?}");
         }
     }
+}
+
+enum Outcome {
+    Failed,
+    /// What failed was only a look ahead.
+    NotNeeded,
+    NotReached,
+}
+
+fn fail_compaction(fs: &FaultFs, store: &Store, fault: Fault, plan: FaultPlan) -> Outcome {
+    // By positioned reads, so that every block is an operation.
+    let options = Options { reads: Reads::Positioned { block_cache_bytes: 64 << 10 }, ..small() };
+    let tree = store.open(options.clone());
+    tree.companion().raise_floor(Floor { discard: 7, clock: 0 });
+    let before = tree.superversion().shape();
+    let what = format!("{plan:?}");
+    let plan = fs.arm(plan);
+    let result = tree.step(Job::Compact);
+    fs.disarm();
+    let error = match result {
+        Ok(done) => {
+            assert!(done);
+            check(&tree, 7);
+            return if plan.fired() == 0 { Outcome::NotReached } else { Outcome::NotNeeded };
+        }
+        Err(error) => error,
+    };
+    // A short write is what a disk does that runs full.
+    assert_eq!(error.is_transient(), fault != Fault::Io, "{error}");
+    assert_eq!(tree.superversion().shape(), before, "{what}");
+    let tables: usize = tree.superversion().table_counts().iter().sum();
+    assert_eq!(store.table_files().len(), tables, "no output is left behind");
+    check(&tree, 7);
+    let health = tree.health().unwrap();
+    match error.is_transient() {
+        true => {
+            assert!(tree.step(Job::Compact).unwrap(), "tried again");
+            assert!(tree.health().is_none(), "and forgotten");
+        }
+        false => {
+            let refused = tree.write(8, &[(b"k", Entry::tombstone())]).unwrap_err();
+            assert_eq!(refused.to_string(), health.to_string());
+            drop(tree);
+            let tree = store.open(options);
+            assert!(tree.health().is_none(), "opening again clears it");
+            check(&tree, 7);
+            assert!(tree.step(Job::Compact).unwrap());
+        }
+    }
+    Outcome::Failed
 }
 
 #[test]

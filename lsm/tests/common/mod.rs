@@ -84,6 +84,11 @@ pub fn small() -> Options {
     }
 }
 
+/// What multiplies counts: `KVDB_TEST_SCALE`, or 1.
+pub fn scale() -> u64 {
+    std::env::var("KVDB_TEST_SCALE").ok().and_then(|s| s.parse().ok()).unwrap_or(1)
+}
+
 /// Number of entries of all versions.
 pub fn count<C: kvdb_lsm::Companion>(tree: &Tree<C>) -> usize {
     let mut cursor = tree.superversion().cursor();

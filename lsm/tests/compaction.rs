@@ -1,0 +1,101 @@
+//! What a compaction does with whole tables: how it is cut into parts, and where outputs end.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::*;
+use kvdb_lsm::*;
+use kvdb_manifest::store::TableRecord;
+
+/// Records of the tables in the manifest.
+fn records(store: &Store, tree: Arc<Tree<NoCompanion>>) -> Vec<TableRecord> {
+    drop(tree);
+    store.manifest().unwrap().read(|state| state.tables().values().cloned().collect())
+}
+
+/// Few keys, of which every one has more versions than a block, or a table, has room for.
+fn many_versions(tree: &Tree<NoCompanion>, keys: u64, versions: u64) {
+    for version in 1..=versions {
+        for key in 0..keys {
+            let value = [version as u8; 40];
+            tree.write(version, &[(&key.to_be_bytes(), Entry::value(&value))]).unwrap();
+        }
+    }
+    tree.flush().unwrap();
+}
+
+#[test]
+fn parts_that_run_side_by_side_never_cut_the_versions_of_a_key() {
+    for (threads, background) in [(4, Background::Threads), (3, Background::Manual)] {
+        let store = Store::new();
+        let options = Options {
+            compaction_threads: threads,
+            min_split_bytes: 1,
+            l0_compaction_trigger: 1 << 10,
+            l0_slowdown_trigger: 1 << 10,
+            l0_stop_trigger: 1 << 11,
+            background,
+            ..small()
+        };
+        let tree = store.open(options);
+        many_versions(&tree, 9, 1500);
+        assert!(tree.superversion().table_counts()[0] > 3);
+        tree.major_compact().unwrap();
+        tree.verify().unwrap();
+        assert_eq!(count(&tree), 9 * 1500, "nobody has allowed to drop anything");
+        let tables = records(&store, tree);
+        // Fewer than one table for each part would mean that nothing was cut.
+        assert!(tables.len() >= threads, "{} tables", tables.len());
+        let mut owner: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        for table in &tables {
+            assert!(table.level > 0);
+            for key in [&table.smallest_key, &table.largest_key] {
+                let former = owner.insert(key.clone(), table.id);
+                assert!(former.is_none_or(|id| id == table.id), "two tables have {key:?}");
+            }
+        }
+        let versions: u64 = tables.iter().map(|t| t.entries).sum();
+        assert_eq!(versions, 9 * 1500);
+    }
+}
+
+#[test]
+fn one_key_is_one_table_however_many_versions_it_has() {
+    let store = Store::new();
+    let options = Options { compaction_threads: 4, min_split_bytes: 1, ..small() };
+    let tree = store.open(options);
+    many_versions(&tree, 1, 4000);
+    tree.major_compact().unwrap();
+    let tables = records(&store, tree);
+    assert_eq!(tables.len(), 1);
+    assert!(tables[0].size > 4 * small().table_size);
+}
+
+#[test]
+fn inputs_are_removed_only_after_the_manifest_has_the_outputs() {
+    let fs = kvdb_vfs::MemFs::new();
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    many_versions(&tree, 100, 3);
+    many_versions(&tree, 100, 3);
+    tree.companion().raise_floor(Floor { discard: 3, clock: 0 });
+    let events: Arc<parking_lot::Mutex<Vec<String>>> = Arc::default();
+    let seen = events.clone();
+    fs.on_operation(move |_, op, path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        seen.lock().push(format!("{op} {name}"));
+    });
+    tree.major_compact().unwrap();
+    tree.wait_idle().unwrap();
+    fs.clear_hook();
+    let events = events.lock();
+    let installed = events.iter().position(|e| e == "sync MANIFEST" || e == "sync data MANIFEST");
+    let removed = events.iter().position(|e| e.starts_with("remove") && e.ends_with(".sst"));
+    let installed = installed.unwrap_or_else(|| panic!("{events:?}"));
+    let removed = removed.unwrap_or_else(|| panic!("{events:?}"));
+    assert!(installed < removed, "{events:?}");
+}

@@ -1,0 +1,100 @@
+//! What the figures say, held against what was done.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::*;
+use kvdb_lsm::*;
+
+fn fill(tree: &Tree<NoCompanion>, keys: std::ops::Range<u64>, version: u64) {
+    for key in keys {
+        tree.write(version, &[(&key.to_be_bytes(), Entry::value(&[7; 50]))]).unwrap();
+    }
+    tree.flush().unwrap();
+}
+
+#[test]
+fn bytes_tables_and_jobs_add_up() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 0..400, 1);
+    let s = tree.stats();
+    assert_eq!((s.flushes, s.compactions, s.moves), (1, 0, 0));
+    assert_eq!(s.levels[0].tables, 1);
+    assert_eq!((s.levels[0].bytes, s.levels[0].write_bytes), (s.flushed_bytes, s.flushed_bytes));
+    assert_eq!(s.levels[0].score, 0.5, "one of two tables");
+    assert!(s.shape.starts_with("L0: 1 "), "{}", s.shape);
+
+    // Disjoint tables of level 0 move down, overlapping ones are merged.
+    fill(&tree, 1000..1400, 2);
+    assert!(tree.step(Job::Compact).unwrap());
+    let s = tree.stats();
+    assert_eq!((s.moves, s.compactions), (2, 0));
+    let sum = |s: &Stats, of: fn(&LevelStats) -> u64| s.levels.iter().map(of).sum::<u64>();
+    assert_eq!(sum(&s, |l| l.moved_bytes), s.flushed_bytes);
+    assert_eq!(s.levels[4].tables, 2, "to the last level, since nothing lies above it");
+    let before = s.levels[4].bytes;
+    fill(&tree, 0..400, 3);
+    fill(&tree, 0..400, 4);
+    let s = tree.stats();
+    let inputs = s.levels[0].bytes;
+    tree.companion().raise_floor(Floor { discard: 4, clock: 0 });
+    assert!(tree.step(Job::Compact).unwrap());
+    let s = tree.stats();
+    assert_eq!(s.compactions, 1);
+    assert!(s.dropped_entries >= 400, "the older version of every key");
+    let read = sum(&s, |l| l.read_bytes);
+    assert_eq!(read, s.compacted_read_bytes);
+    assert!(read >= inputs && read <= inputs + before);
+    assert_eq!(sum(&s, |l| l.write_bytes), s.flushed_bytes + s.compacted_write_bytes);
+    assert!(s.compacted_write_bytes > 0 && s.levels[0].tables == 0);
+    let files: u64 = store
+        .table_files()
+        .iter()
+        .map(|&id| store.fs.metadata(&store.dir.join(table_file_name(id))).unwrap().len)
+        .sum();
+    while tree.step(Job::Reclaim).unwrap() {}
+    let all: u64 = tree.stats().levels.iter().map(|l| l.bytes).sum();
+    assert!(all < files);
+    assert_eq!((s.failed_jobs, s.running, s.sealed_memtables), (0, 0, 0));
+    assert!(s.memtable_bytes > 0);
+}
+
+#[test]
+fn filters_and_lookups_are_counted() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 0..400, 1);
+    let get = |key: u64| tree.get(&key.to_be_bytes(), u64::MAX, 0).unwrap().is_some();
+    assert!((0..100).all(get));
+    let s = tree.stats();
+    assert_eq!((s.table_hits, s.filter_hits, s.filter_misses), (100, 0, 0));
+    // Keys within the table's bounds that are not in it.
+    let missing = |i: u64| {
+        let key = [i.to_be_bytes().as_slice(), b"x"].concat();
+        tree.get(&key, u64::MAX, 0).unwrap().is_none()
+    };
+    assert!((0..399).all(missing));
+    let s = tree.stats();
+    assert_eq!(s.table_hits, 100);
+    assert_eq!(s.filter_hits + s.filter_misses, 399);
+    assert!(s.filter_hits > 350, "{s:?}");
+    // What a memtable answers, no table is asked.
+    tree.write(2, &[(&5u64.to_be_bytes(), Entry::value(b"new"))]).unwrap();
+    assert!(get(5));
+    assert_eq!(tree.stats().table_hits, 100);
+}
+
+#[test]
+fn every_reason_to_wait_is_listed() {
+    let store = Store::new();
+    let s = store.open(small()).stats();
+    let reasons: Vec<_> = s.stalls.iter().map(|s| (s.reason, s.count, s.nanos)).collect();
+    assert_eq!(
+        reasons,
+        [StallReason::Memtables, StallReason::Level0, StallReason::Debt].map(|r| (r, 0, 0))
+    );
+    assert_eq!((s.slowdowns, s.slowdown_nanos), (0, 0));
+    assert_eq!(s.shape, "empty");
+}
