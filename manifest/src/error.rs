@@ -84,13 +84,13 @@ pub enum Error {
     },
 
     /// The file is of a format that this version of the crate does not know.
-    #[error("{}: format version {found}, supported up to {supported}", path.display())]
+    #[error("{}: format version {found}, this program reads {supported}", path.display())]
     UnsupportedVersion {
         /// The manifest.
         path: PathBuf,
         /// Its format version.
         found: u32,
-        /// The newest version that can be read.
+        /// The version that can be read.
         supported: u32,
     },
 

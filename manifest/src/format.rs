@@ -14,8 +14,8 @@ pub const FILE_NAME: &str = "MANIFEST";
 pub const TEMP_NAME: &str = "MANIFEST.tmp";
 /// The largest encoded change, in bytes.
 pub const MAX_CHANGE_LEN: u64 = 1 << 30;
-/// The format that is written, and the newest that is read.
-pub const FORMAT_VERSION: u32 = 0;
+/// The format that is written, and the only one that is read. (Version 0 was for development.)
+pub const FORMAT_VERSION: u32 = 1;
 
 pub(crate) const HEADER_LEN: u64 = size_of::<RawHeader>() as u64;
 pub(crate) const RECORD_HEADER_LEN: u64 = size_of::<RecordHeader>() as u64;
@@ -83,7 +83,7 @@ impl Header {
         if !header.salt().matches(raw.checksum.get(), raw.crc(), 0, 0) {
             return Err(Error::corrupt(path, 0, "the checksum of the header does not match"));
         }
-        if raw.version.get() > FORMAT_VERSION {
+        if raw.version.get() != FORMAT_VERSION {
             return Err(Error::UnsupportedVersion {
                 path: path.to_owned(),
                 found: raw.version.get(),
@@ -221,7 +221,7 @@ mod tests {
         let bytes: [u8; HEADER_LEN as usize] = zerocopy::transmute!(raw);
         assert!(matches!(
             Header::decode(&bytes, Path::new("M")),
-            Err(Error::UnsupportedVersion { found: 1, supported: 0, .. })
+            Err(Error::UnsupportedVersion { found: 2, supported: 1, .. })
         ));
     }
 

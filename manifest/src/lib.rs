@@ -9,7 +9,7 @@
 //! memory changes only after the record is durable, a damaged record is told from a torn one, and
 //! replacing the file by a snapshot is a rename, with no second file that names the current one.
 //!
-//! # File format, version 0
+//! # File format, version 1
 //!
 //! All numbers are little-endian. The file starts with a header of 64 bytes:
 //!
@@ -84,6 +84,9 @@
 
 mod error;
 mod format;
+#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod manifest;
 mod open;
 mod replay;

@@ -17,10 +17,16 @@
 //! sync the directory. Every call that syncs carries a [`SyncSite`], so that a test can switch off
 //! each of them and see whether anything notices ([`FaultPlan::skip_sync`]).
 //!
+//! [`OpenMode::Direct`] opens a file for writing past the cache, in whole blocks; together with
+//! [`WriteMode::Durable`] that is the fastest way to make a small write durable. All three file
+//! systems have it and hold its callers to the same alignment.
+//!
 //! # Reading
 //!
 //! [`File::read_at`] copies, [`File::map`] does not. A [`Region`] shows what is written to the file
 //! after it was mapped, so only bytes that are not going to change may be looked at through it.
+//! Who wants to write over a file asks [`File::is_held`] first: a map that somebody still has, in
+//! this process or in another, holds a shared lock of its file.
 //!
 //! The traits are used as `dyn`: a virtual call is nothing beside a system call.
 //!

@@ -21,14 +21,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// The file was written by a newer version of the format.
-    #[error("{}: format version {found}, this program reads up to {supported}", path.display())]
+    /// The file was written in a newer or an older version of the format.
+    #[error("{}: format version {found}, this program reads {supported}", path.display())]
     UnsupportedVersion {
         /// The file.
         path: PathBuf,
         /// The version in its header.
         found: u32,
-        /// The newest version understood here.
+        /// The version understood here.
         supported: u32,
     },
     /// The file belongs to another database.

@@ -1,13 +1,14 @@
 //! A file that holds records: what reading one by its place needs.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use kvdb_vfs::{Advice, File, Region, Salt};
 
 use crate::frame::RecordParts;
 use crate::recent::Recent;
+use crate::sync::{AtomicBool, AtomicU32};
 use crate::{Error, Pointer, Result};
 
 /// File, salt, and the map where there is one.
@@ -52,8 +53,8 @@ impl LogFile {
     }
 
     /// The same, to be written past the cache.
-    pub(crate) fn unsettled(mut self) -> Self {
-        *self.settled.get_mut() = false;
+    pub(crate) fn unsettled(self) -> Self {
+        self.settled.store(false, Ordering::Relaxed);
         self
     }
 

@@ -8,8 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::Position;
 
-/// Newest format version written and read here.
-pub const FORMAT_VERSION: u32 = 0;
+/// The format version written here, and the only one read. (Version 0 was for development.)
+pub const FORMAT_VERSION: u32 = 1;
 
 pub(crate) const PAGE: u32 = 4096;
 /// The smallest full-grown segment, in bytes.

@@ -35,6 +35,9 @@
 //! The invariant that makes this possible is described in the source of that module: what is
 //! admitted always fits into the active segment or into a spare that is already named.
 //!
+//! The protocols (the queue, rotation, marks, the last reader of a file, close) are modelled under
+//! loom in `tests/loom_models.rs`.
+//!
 //! # Files that are used again
 //!
 //! A segment freed by the caller can give its file to a new one ([`Log::recycle`]). That happens
@@ -44,7 +47,7 @@
 //! ([`kvdb_vfs::File::is_held`], a lock of the file), and it has one name only, so that no
 //! checkpoint shares it. Otherwise it waits, and [`Log::close`] removes it.
 //!
-//! # Format, version 0
+//! # Format, version 1
 //!
 //! All numbers are little-endian. A *seal* is a CRC-32 (IEEE) xored with 32 bits of a mix of a
 //! salt, an offset and a version ([`kvdb_vfs::Salt`]); the salt is made of database, file and a
@@ -151,6 +154,9 @@ mod error;
 mod file;
 mod format;
 mod frame;
+#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod log;
 mod options;
 mod position;
@@ -161,6 +167,7 @@ mod relocate;
 mod replay;
 mod scan;
 mod segment;
+mod sync;
 mod verify;
 mod view;
 

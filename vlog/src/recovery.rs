@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use kvdb_vfs::{Fs, SyncSite};
-use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::format::{END_RESERVE, FIRST_FRAME, LinkBody, MARKER_LEN, Totals};
 use crate::frame::FrameView;
 use crate::log::admission::{Admission, usable};
-use crate::log::{self, Log, SegmentNamer, Shared, Tail, Writer};
+use crate::log::{self, Log, SegmentNamer, Shared, Tail, Usage, Writer};
 use crate::relocate::{RecordFiles, Relocation};
 use crate::replay::{Outcome, ReplayEnd};
 use crate::segment::{Reading, Segment};
+use crate::sync::{Condvar, Mutex, RwLock};
 use crate::view::{LogView, Place};
 use crate::{
     Error, Options, Position, ReplayError, Result, SegmentMeta, SegmentName, SegmentRecord,
@@ -318,7 +318,7 @@ impl Recovery {
             view: RwLock::new(view),
             tail: Mutex::new(tail),
             sync_gate: Mutex::new(()),
-            usage: Default::default(),
+            usage: Usage::new(),
             dead: Mutex::new(Vec::new()),
             left: Mutex::new(match start {
                 // Passed by in the replay, sealed by nobody yet.

@@ -244,14 +244,15 @@ pub(crate) fn read_header(file: &dyn File, path: &Path) -> Result<SegmentHeader>
     if header.magic != SEGMENT_MAGIC {
         return Err(Error::NotASegment { path: path.to_owned() });
     }
-    if header.format.get() > FORMAT_VERSION {
+    if header.format.get() != FORMAT_VERSION {
         return Err(Error::UnsupportedVersion {
             path: path.to_owned(),
             found: header.format.get(),
             supported: FORMAT_VERSION,
         });
     }
-    if !header.verifies() {
+    // What a later version may put where zeros are is not known here.
+    if !header.verifies() || header.reserved.get() != 0 {
         return Err(Error::damaged(path, 0, "a segment header"));
     }
     Ok(header)
@@ -288,6 +289,14 @@ fn write_header(page: &mut [u8], database: u128, meta: &SegmentMeta) {
     };
     header.seal();
     page[..SegmentHeader::LEN].copy_from_slice(header.as_bytes());
+}
+
+/// The first bytes of a segment's file.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn header_page(database: u128, meta: &SegmentMeta) -> Vec<u8> {
+    let mut page = vec![0; PAGE as usize];
+    write_header(&mut page, database, meta);
+    page
 }
 
 /// How the contents of a new segment are made.

@@ -22,12 +22,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
-
 use super::Shared;
 use crate::format::{PAGE, SEGMENT_OVERHEAD, max_frame_len};
 use crate::options::SyncMethod;
 use crate::segment::Segment;
+use crate::sync::MutexGuard;
 use crate::{BoxError, Error, Result, SealedSegment, SegmentMeta, SegmentName};
 
 /// Keeps the list of segments: in a database, the manifest.

@@ -4,12 +4,11 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::Log;
 use super::queue::{Group, Ticket};
 use super::sink::{Committed, Sink};
 use super::writer::WriteFailure;
+use crate::sync::{Condvar, Mutex, yield_now};
 use crate::{Error, Position, Result};
 
 /// Groups are written one after the other and published one after the other; the next may be
@@ -125,7 +124,7 @@ impl<C> Log<C> {
         let mut queue = self.queue.lock();
         if queue.expects_more() {
             drop(queue);
-            std::thread::yield_now();
+            yield_now();
             queue = self.queue.lock();
         }
         queue.take_group(self.shared.options.max_group_bytes)

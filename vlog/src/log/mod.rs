@@ -10,12 +10,11 @@ mod tail;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kvdb_vfs::{Fs, SyncSite};
-use parking_lot::{Condvar, Mutex, RwLock};
 
 use admission::Admission;
 pub use admission::{Room, SegmentNamer};
@@ -30,6 +29,7 @@ pub(crate) use writer::Writer;
 use crate::frame::Frame;
 use crate::relocate::{RecordFiles, RelocatedSegment, Relocation};
 use crate::segment::Segment;
+use crate::sync::{AtomicU64, Condvar, Mutex, RwLock};
 use crate::view::{LogView, Place};
 use crate::{Durability, Error, Options, Position, Relocated, Result, SealedSegment, SegmentMeta};
 
@@ -84,13 +84,17 @@ pub(crate) struct Shared {
 }
 
 /// How many groups were written since the last segment was made: what the next one is for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Usage {
     synced: AtomicU64,
     buffered: AtomicU64,
 }
 
 impl Usage {
+    pub(crate) fn new() -> Self {
+        Usage { synced: AtomicU64::new(0), buffered: AtomicU64::new(0) }
+    }
+
     fn count(&self, sync: bool) {
         let counter = if sync { &self.synced } else { &self.buffered };
         counter.fetch_add(1, Ordering::Relaxed);

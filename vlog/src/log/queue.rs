@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-
-use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::Ordering;
 
 use super::sink::{Committed, Routed};
 use crate::frame::Frame;
+use crate::sync::{AtomicBool, AtomicU8, Condvar, Mutex, SPINS};
 use crate::{Durability, Result};
 
 const WAITING: u8 = 0;
@@ -56,7 +55,7 @@ impl<C> Node<C> {
     pub(crate) fn wait(&self) {
         if self.durability == Durability::Buffered {
             // A buffered group takes a few microseconds: less than sleeping and waking.
-            for _ in 0..200 {
+            for _ in 0..SPINS {
                 if self.state.load(Ordering::Acquire) != WAITING {
                     break;
                 }

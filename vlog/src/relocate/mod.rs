@@ -163,7 +163,7 @@ impl Identity<'_> {
         if !self.magic {
             return Err(Error::NotASegment { path: path() });
         }
-        if self.format > FORMAT_VERSION {
+        if self.format != FORMAT_VERSION {
             let (found, supported) = (self.format, FORMAT_VERSION);
             return Err(Error::UnsupportedVersion { path: path(), found, supported });
         }

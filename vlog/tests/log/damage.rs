@@ -1,7 +1,7 @@
 //! Torn tails are cut; damage to what was durable is an error (rules 46, 47, 49).
 use std::sync::Arc;
 
-use kvdb_vfs::{Fs, MemFs, OpenMode};
+use kvdb_vfs::{DirtyPage, Fs, ImagePolicy, MemFs, NameChange, OpenMode};
 use kvdb_vlog::*;
 
 use crate::common::*;
@@ -119,6 +119,46 @@ fn a_hole_in_the_unsynced_tail_ends_the_log() {
         let len = (next - sample.starts[k].offset) as usize;
         change(&fs, &path, sample.starts[k].offset, |b| b.fill(0), len);
         assert_eq!(sample.reopen(&fs, &options).unwrap(), k, "the frames behind are whole");
+    }
+}
+
+/// Keeps of each unsynced page the sectors whose bits are set, eight to a page, in order.
+struct Kept(u64);
+
+impl ImagePolicy for Kept {
+    fn length(&mut self, _: &std::path::Path, _: u64, current: u64) -> u64 {
+        current
+    }
+    fn page(&mut self, page: &DirtyPage<'_>) -> u8 {
+        (self.0 >> (8 * page.index)) as u8
+    }
+    fn name(&mut self, _: &NameChange<'_>) -> bool {
+        true
+    }
+}
+
+#[test]
+fn any_pages_and_sectors_of_the_unsynced_tail_may_be_missing() {
+    for sync_method in [SyncMethod::Fdatasync, SyncMethod::Direct] {
+        let options = Options { sync_method, ..options() };
+        let sample = Sample::new(&options, 4, 12);
+        let pages = sample.disk.unsynced_pages() as u32;
+        assert!((2..=8).contains(&pages), "{pages}");
+        let all = u64::MAX >> (64 - 8 * pages);
+        // Whole pages in any order; all but one sector; one sector alone; a torn one.
+        let subsets = (0..1u64 << pages).map(|set| {
+            (0..pages).filter(|p| set >> p & 1 == 1).map(|p| 0xFFu64 << (8 * p)).sum::<u64>()
+        });
+        let sectors = (0..8 * pages).flat_map(|s| [all & !(1 << s), 1 << s, all >> s]);
+        let mut fewest = sample.entries.len();
+        for kept in subsets.chain(sectors).chain((0..200 * scale()).map(|n| mix(n) & all)) {
+            let fs: Arc<dyn Fs> = Arc::new(sample.disk.crash_image(&mut Kept(kept)));
+            let n = sample.reopen(&fs, &options).unwrap();
+            assert!(n >= 4, "{n} frames of those synced, kept {kept:x}");
+            assert!(kept != all || n == 16);
+            fewest = fewest.min(n);
+        }
+        assert_eq!(fewest, 4);
     }
 }
 

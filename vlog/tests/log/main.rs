@@ -10,4 +10,5 @@ mod crash;
 mod damage;
 mod direct;
 mod faults;
+mod golden;
 mod relocated;
