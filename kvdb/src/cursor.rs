@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use kvdb_lsm::entry::{Entry, Kind};
 use kvdb_lsm::{CursorOptions, Superversion, TreeCursor, Visible, VisibleOptions};
 use kvdb_sstable::Merge;
-use kvdb_vlog::LogView;
+use kvdb_vlog::{LogView, Pointer};
 use parking_lot::Mutex;
 
 use crate::bounds::Bounds;
@@ -368,6 +368,16 @@ impl<'t> Cursor<'t> {
         }
         let payload = Payload::of(self.key(), &entry, self.folds.view())?;
         Ok(Item::new(self.key(), self.version(), &entry, payload))
+    }
+
+    /// Where in the log the value is, if it is there.
+    pub(crate) fn pointer(&self) -> Option<Pointer> {
+        let entry = self.entry();
+        (entry.kind == Kind::Pointer).then(|| Pointer::from_stored(entry.payload)).flatten()
+    }
+
+    pub(crate) fn view(&self) -> &LogView {
+        self.folds.view()
     }
 
     /// The entry under the cursor. That it decodes was seen when the cursor came here.

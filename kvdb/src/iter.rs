@@ -33,13 +33,53 @@ pub struct Iter<'t> {
     upper: Bound<Vec<u8>>,
     front: End<'t>,
     back: End<'t>,
+    /// How many entries ahead values of the log are fetched; 0: not at all.
+    ahead: usize,
 }
+
+/// Entries ahead that values of the log are fetched unless it is said otherwise.
+const AHEAD: usize = 32;
 
 /// One of the two ends.
 #[derive(Debug, Default)]
 struct End<'t> {
     cursor: Option<Cursor<'t>>,
     place: Place,
+    scout: Option<Scout<'t>>,
+}
+
+/// Runs ahead of an end and tells the system which values of the log will be read.
+#[derive(Debug)]
+struct Scout<'t> {
+    cursor: Cursor<'t>,
+    /// Entries between it and the end it serves.
+    lead: usize,
+    /// It has come to the last entry, or to damage, which the end will meet itself.
+    done: bool,
+}
+
+/// One step of a cursor.
+type Go<'t> = fn(&mut Cursor<'t>) -> Result<bool>;
+
+impl<'t> Scout<'t> {
+    /// Goes on until it is far enough ahead again; in large steps, so that neighbours in the log
+    /// are asked for together.
+    fn run(&mut self, ahead: usize, go: Go<'t>) {
+        if self.done || self.lead > ahead / 2 {
+            return;
+        }
+        let mut pointers = Vec::with_capacity(ahead - self.lead);
+        while self.lead < ahead && !self.done {
+            match go(&mut self.cursor) {
+                Ok(true) => {
+                    self.lead += 1;
+                    pointers.extend(self.cursor.pointer());
+                }
+                _ => self.done = true,
+            }
+        }
+        self.cursor.view().prefetch(&mut pointers);
+    }
 }
 
 /// Where an end is.
@@ -68,7 +108,7 @@ impl End<'_> {
 
 impl<'t> Iter<'t> {
     pub(crate) fn new(picture: Picture<'t>, (lower, upper): Bounds) -> Self {
-        Iter { picture, lower, upper, front: End::default(), back: End::default() }
+        Iter { picture, lower, upper, front: End::default(), back: End::default(), ahead: AHEAD }
     }
 
     /// Moves the front: [`next`](Iterator::next) gives the first entry with a key of `key` or
@@ -76,12 +116,23 @@ impl<'t> Iter<'t> {
     /// still stops where the back is.
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
         self.front.place = Place::From(key.as_ref().to_vec());
+        self.front.scout = None;
     }
 
     /// Moves the back: [`next_back`](DoubleEndedIterator::next_back) gives the last entry with a
     /// key of `key` or less, within the bounds. It still stops where the front is.
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
         self.back.place = Place::From(key.as_ref().to_vec());
+        self.back.scout = None;
+    }
+
+    /// How many entries ahead the system is told of values that live in the log and will be read;
+    /// 0: none. Default: 32. For those who look at few of the values it is better switched off;
+    /// [`keys`](Iter::keys) never does it.
+    #[must_use]
+    pub fn prefetch(mut self, entries: usize) -> Iter<'t> {
+        self.ahead = entries;
+        self
     }
 
     /// The keys alone. Never touches the value log.
@@ -153,6 +204,29 @@ impl<'t> Iter<'t> {
         }
     }
 
+    /// Sees to it that a scout is some way ahead of an end that walks over values of the log.
+    fn look_ahead(&mut self, end: fn(&mut Self) -> &mut End<'t>, go: Go<'t>) {
+        let ahead = self.ahead;
+        let place = end(self);
+        let Some(cursor) = place.cursor.as_ref().filter(|c| ahead > 0 && c.valid()) else { return };
+        if place.scout.is_none() {
+            if !cursor.is_separated() {
+                return;
+            }
+            let key = cursor.key().to_vec();
+            // What is only fetched ahead was not read: it has no track.
+            let picture = Picture { tracks: None, ..self.picture.clone() };
+            let mut cursor = Cursor::new(&picture, (self.lower.clone(), self.upper.clone()));
+            let done = !matches!(cursor.seek(key), Ok(true));
+            end(self).scout = Some(Scout { cursor, lead: 0, done });
+        } else if let Some(scout) = &mut place.scout {
+            scout.lead = scout.lead.saturating_sub(1);
+        }
+        if let Some(scout) = &mut end(self).scout {
+            scout.run(ahead, go);
+        }
+    }
+
     fn give<R>(
         &mut self,
         step: fn(&mut Self) -> Result<bool>,
@@ -171,13 +245,17 @@ impl Iterator for Iter<'_> {
     type Item = Result<Item>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.give(Self::step, |iter| &iter.front, Cursor::item)
+        let item = self.give(Self::step, |iter| &iter.front, Cursor::item)?;
+        self.look_ahead(|iter| &mut iter.front, Cursor::next);
+        Some(item)
     }
 }
 
 impl DoubleEndedIterator for Iter<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.give(Self::step_back, |iter| &iter.back, Cursor::item)
+        let item = self.give(Self::step_back, |iter| &iter.back, Cursor::item)?;
+        self.look_ahead(|iter| &mut iter.back, Cursor::prev);
+        Some(item)
     }
 }
 
