@@ -1,7 +1,7 @@
 //! What all handles of one open database share.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kvdb_lsm::{PENDING, Superversion, Tree};
 use kvdb_manifest::Manifest;
@@ -50,6 +50,8 @@ pub(crate) struct Core {
     pub(crate) committer: Committer,
     /// Flushes, compactions and syncs on callers' threads: close cuts them short.
     pub(crate) work: Gate,
+    /// What the first close has come to, once it has: its error, if it failed.
+    pub(crate) closed: OnceLock<Option<String>>,
     /// Let go when the database is closed.
     pub(crate) locks: Mutex<Vec<LockGuard>>,
 }
@@ -163,8 +165,18 @@ impl Core {
     /// the threads, unlocks. Reading goes on through snapshots' iterators and values only.
     pub(crate) fn close(&self) -> Result<()> {
         if !self.commits.close() {
-            return Ok(());
+            // Not waited for: it may be a callback that the first close waits for.
+            return match self.closed.get() {
+                Some(Some(failure)) => Err(Error::CloseFailed(failure.clone())),
+                _ => Ok(()),
+            };
         }
+        let outcome = self.close_first();
+        self.closed.get_or_init(|| outcome.as_ref().err().map(Error::to_string));
+        outcome
+    }
+
+    fn close_first(&self) -> Result<()> {
         let mut outcome = Ok(());
         if self.log.is_some() && self.options.flush_on_close {
             outcome = self.tree.flush().map_err(Error::from);

@@ -446,8 +446,9 @@ impl Db {
     }
 
     /// Ends it, for all clones: waits for commits in flight, makes the log durable, stops the
-    /// threads, unlocks the directory. A second call does nothing. Afterwards every call fails
-    /// with [`Error::Closed`]; values and iterators there are stay usable.
+    /// threads, unlocks the directory. A second call does nothing but to repeat that the first one
+    /// failed, if it did. Afterwards every call fails with [`Error::Closed`]; values and iterators
+    /// there are stay usable.
     ///
     /// # Errors
     /// Whatever could not be made durable; it is closed all the same.

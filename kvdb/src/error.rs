@@ -93,6 +93,9 @@ pub enum Error {
     /// Whoever was told of its progress broke it off.
     #[error("cancelled")]
     Cancelled,
+    /// The first close could not make everything durable; this is what the later ones say.
+    #[error("the database was closed, but not all could be made durable: {0}")]
+    CloseFailed(String),
     /// A setting out of its range.
     #[error("option {name}: {reason}")]
     InvalidOption {
@@ -233,9 +236,10 @@ impl Error {
             Error::InUse { .. } => ErrorKind::InUse,
             Error::NotFound { .. } => ErrorKind::NotFound,
             Error::Closed => ErrorKind::Closed,
-            Error::Poisoned(_) | Error::OutcomeUnknown(_) | Error::Background(_) => {
-                ErrorKind::Reopen
-            }
+            Error::CloseFailed(_)
+            | Error::Poisoned(_)
+            | Error::OutcomeUnknown(_)
+            | Error::Background(_) => ErrorKind::Reopen,
             Error::DamagedEntry { .. } | Error::Inconsistent(_) => ErrorKind::Corruption,
             Error::Io(e) => of_io(e),
             Error::Log(e) => of_log(e),
@@ -282,7 +286,8 @@ fn of_manifest(error: &kvdb_manifest::Error) -> ErrorKind {
         E::Io(e) => of_io(e),
         E::OutcomeUnknown { .. } | E::Poisoned { .. } => ErrorKind::Reopen,
         E::Missing { .. } => ErrorKind::NotFound,
-        E::ReadOnly { .. }
+        E::NotAManifest { .. }
+        | E::ReadOnly { .. }
         | E::AlreadyExists { .. }
         | E::UnsupportedVersion { .. }
         | E::UnknownFeature { .. } => ErrorKind::Usage,
@@ -327,7 +332,13 @@ impl From<kvdb_sstable::Error> for Error {
 
 impl From<kvdb_manifest::Error> for Error {
     fn from(error: kvdb_manifest::Error) -> Self {
-        Error::Manifest(error)
+        match error {
+            kvdb_manifest::Error::NotAManifest { path } => Error::NotADatabase {
+                reason: "this file is the manifest of another program, or overwritten".into(),
+                path,
+            },
+            error => Error::Manifest(error),
+        }
     }
 }
 

@@ -14,7 +14,7 @@
 //! A crash before step 4 is durable leaves the store as it was, so recovery starts over.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kvdb_lsm::Tree;
 use kvdb_manifest::Manifest;
@@ -48,6 +48,7 @@ pub(crate) fn open(
     clock: Arc<dyn Clock>,
     path: &Path,
 ) -> Result<Core> {
+    let _span = tracing::info_span!("open", path = %path.display()).entered();
     let place = Place::claim(&options, &*fs, path)?;
     let (manifest, manifest_was_cut) = open_manifest(&options, &fs, &place)?;
     let manifest = Arc::new(manifest);
@@ -149,6 +150,7 @@ pub(crate) fn open(
         committer: Committer::default(),
         collector: Collector::default(),
         work: Gate::default(),
+        closed: OnceLock::new(),
         locks: Mutex::new(place.locks),
         options,
     })
@@ -185,10 +187,23 @@ impl Place {
                 break; // the log lives in the same directory
             }
             let mode = if options.read_only { LockMode::Shared } else { LockMode::Exclusive };
-            locks.push(fs.lock(dir, mode).map_err(|e| match e.kind() {
-                kvdb_vfs::ErrorKind::Locked => Error::InUse { path: dir.to_owned() },
-                _ => Error::Io(e),
-            })?);
+            let held = !locks.is_empty();
+            match fs.lock(dir, mode) {
+                Ok(lock) => locks.push(lock),
+                Err(e) if e.kind() == kvdb_vfs::ErrorKind::Locked => {
+                    // By us? Then the two are one directory.
+                    locks.clear();
+                    if held && fs.lock(dir, mode).is_ok() {
+                        let reason = format!(
+                            "{} is the store's own directory by another name",
+                            dir.display()
+                        );
+                        return Err(Error::InvalidOption { name: "value_dir", reason });
+                    }
+                    return Err(Error::InUse { path: dir.to_owned() });
+                }
+                Err(e) => return Err(e.into()),
+            }
         }
         Ok(Place { dir: path.to_owned(), log_dir, locks })
     }
@@ -249,6 +264,10 @@ fn open_manifest(
     Ok((manifest, false))
 }
 
+/// Files by which other databases know their directories.
+const FOREIGN: [&str; 7] =
+    ["CURRENT", "IDENTITY", "KEYREGISTRY", "DISCARD", "PG_VERSION", "data.mdb", "WiredTiger"];
+
 /// A new store takes no directory that holds files of another one, or of a store that has lost its
 /// manifest: they would pass for leftovers of the new one.
 fn check_unclaimed(fs: &dyn Fs, place: &Place) -> Result<()> {
@@ -269,6 +288,10 @@ fn check_unclaimed(fs: &dyn Fs, place: &Place) -> Result<()> {
                 || kvdb_vlog::parse_relocation_path(name).is_some();
             if ours {
                 return refuse(format!("{} but no manifest", name.display()));
+            }
+            if FOREIGN.iter().any(|foreign| name == Path::new(foreign)) {
+                let reason = format!("it holds {}, of another program", name.display());
+                return Err(Error::NotADatabase { path: dir.to_owned(), reason });
             }
         }
     }
@@ -348,7 +371,12 @@ fn start_log(
             ..StoreChange::default()
         };
         tree.flush_recovered(change)?;
-        tracing::debug!(head = pack(head), "recovered");
+        tracing::info!(
+            frames = end.frames,
+            cut_bytes = end.cut_bytes,
+            head = pack(head),
+            "recovered after an unclean end"
+        );
         Start::At(fresh.segment)
     };
     let (tree, housekeeper) = (Arc::downgrade(tree), housekeeper.clone());

@@ -394,6 +394,7 @@ impl Options {
             range("max_transaction_size", size, 4 * KIB, self.segment_size)?;
         }
         range("versions_to_keep", self.versions_to_keep, 1, usize::MAX)?;
+        range("max_conflict_memory", self.max_conflict_memory, 4 * KIB, usize::MAX)?;
         range("block_size", self.block_size, KIB, MIB)?;
         range("filter_bits_per_key", self.filter_bits_per_key, 0, 32)?;
         range("max_replay_bytes", self.max_replay_bytes, MIB as u64, u64::MAX)?;

@@ -25,6 +25,10 @@ pub(crate) fn clean(
     manifest: &Manifest<StoreState>,
     move_aside: bool,
 ) -> Result<()> {
+    name_unknown(fs, dir)?;
+    if log_dir != dir {
+        name_unknown(fs, log_dir)?;
+    }
     clean_dir(fs, dir, move_aside, |path| Ok(is_orphaned_table(path, manifest)))?;
     clean_dir(fs, log_dir, move_aside, |path| is_orphaned_log_file(fs, path, manifest))
 }
@@ -51,6 +55,28 @@ fn clean_dir(
         }
     }
     Ok(())
+}
+
+/// Names what lies in a store's directory and is none of ours.
+fn name_unknown(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    for entry in fs.list(dir)? {
+        if !is_of_a_store(&entry.name) {
+            let path = dir.join(&entry.name);
+            tracing::info!(path = %path.display(), "left alone: no file of a store");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name in a directory is one that stores give.
+fn is_of_a_store(name: &Path) -> bool {
+    let name = name.to_str().unwrap_or_default();
+    let of_table = name.strip_suffix(".tmp").unwrap_or(name);
+    name == ASIDE
+        || [kvdb_manifest::FILE_NAME, kvdb_manifest::TEMP_NAME].contains(&name)
+        || kvdb_lsm::parse_table_file_name(Path::new(of_table)).is_some()
+        || kvdb_vlog::parse_segment_path(Path::new(name)).is_some()
+        || kvdb_vlog::parse_relocation_path(Path::new(name)).is_some()
 }
 
 /// Whether a file has the name of a table that the manifest does not know.

@@ -30,6 +30,7 @@ impl<C: Companion> Shared<C> {
         let _one_at_a_time = self.flushing.lock();
         let Some(memtable) = self.admission.lock().flushable() else { return Ok(false) };
         let memtables = [memtable];
+        let _span = tracing::debug_span!("flush").entered();
         let flush = || self.flush_memtables(&memtables, StoreChange::default());
         let result = match catch_unwind(AssertUnwindSafe(flush)) {
             Ok(result) => result,

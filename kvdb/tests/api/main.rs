@@ -5,8 +5,13 @@
 mod common;
 
 mod all_versions;
+mod bad_input;
 mod bulk_writer;
+mod conflict_memory;
 mod drop_range;
+mod log_events;
 mod many_keys;
 mod merge_operator;
+mod prefetch;
+mod rules;
 mod sequence;

@@ -40,6 +40,7 @@ impl<C: Companion> Shared<C> {
     /// Runs a job whose ranges are reserved. `Ok(false)`: given up, because an input has left the
     /// tree meanwhile. On an error the inputs are installed as before and the outputs are removed.
     pub(crate) fn run_job(&self, job: &Job) -> Result<bool> {
+        let _span = tracing::debug_span!("compaction", from = job.from, to = job.to).entered();
         let run = || if job.is_move { self.run_move(job) } else { self.run_merge(job) };
         let result = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(result) => result,
