@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     // Any range of the language, forwards or backwards.
     let week = snapshot.range("2024-02-05".."2024-02-12");
     assert_eq!(week.count(), 21);
-    let last = snapshot.range(.."2024-02-20").rev().next().expect("there are some")?;
+    let last = snapshot.range(.."2024-02-20").next_back().expect("there are some")?;
     println!("the last before the 20th: {}", last.key().escape_ascii());
 
     // From both ends at once: they meet in the middle.
