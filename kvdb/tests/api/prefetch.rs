@@ -53,6 +53,9 @@ impl File for NotingFile {
     fn links(&self) -> Result<u64> {
         self.inner.links()
     }
+    fn is_held(&self) -> Result<bool> {
+        self.inner.is_held()
+    }
     fn map(&self, range: Range<u64>) -> Result<Option<Region>> {
         self.inner.map(range)
     }
