@@ -294,8 +294,9 @@ impl<W: Write> Builder<W> {
         let (offset, start) = (self.offset(), self.out.len());
         let raw_len = self.block.finish(self.options.codec, &mut self.out)?;
         self.properties.block_bytes += raw_len as u64;
-        let len = self.out.len() - start;
-        self.out.resize(start + len.next_multiple_of(align), 0);
+        // What is aligned is the place in the file: compressed blocks begin anywhere.
+        let padding = (align as u64 - self.offset() % align as u64) % align as u64;
+        self.out.resize(self.out.len() + padding as usize, 0);
         let crc = crc32fast::hash(&self.out[start + 4..]);
         let sealed = self.options.salt.seal(crc, offset, 0);
         self.out[start..start + 4].copy_from_slice(&sealed.to_le_bytes());

@@ -38,8 +38,8 @@
 //! | properties | where the index ends |
 //! | footer, 192 bytes | where the properties end; it ends with the file |
 //!
-//! Filter, index and properties are padded with zeros to multiples of 64 bytes, which belong to them.
-//! The padding of a block belongs to the block.
+//! Filter, index and properties begin at multiples of 64: each is padded with zeros, which belong to it.
+//! The padding of a block belongs to the block, and the last block is padded to the filter.
 //!
 //! **Footer**
 //!

@@ -8,8 +8,8 @@ mod common;
 #[allow(unreachable_pub)]
 mod sign;
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Entry, build, random_entries, scale};
 use kvdb_sstable::{
@@ -19,23 +19,42 @@ use kvdb_sstable::{
 use kvdb_vfs::{Fs, MemFs, OpenMode, Region, Salt};
 use sign::{FOOTER, HANDLES, sign, u64_at};
 
-/// Counts the largest allocation at once.
+/// Counts what the thread that asks has allocated: the largest piece, what is held, and the most
+/// that was.
 struct Watch;
-static LARGEST: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static MOST: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(taken: usize, returned: usize) {
+    // A thread that ends has no counters any more.
+    let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(taken)));
+    let held = HELD.try_with(|held| {
+        held.set(held.get() + taken as isize - returned as isize);
+        held.get()
+    });
+    let _ = MOST.try_with(|most| most.set(most.get().max(held.unwrap_or(0))));
+}
 
 // SAFETY: all calls go to the system's allocator as they are.
 unsafe impl std::alloc::GlobalAlloc for Watch {
     unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        count(layout.size(), 0);
         // SAFETY: the caller's promises are handed on.
         unsafe { std::alloc::System.alloc(layout) }
     }
     unsafe fn dealloc(&self, ptr: *mut u8, layout: std::alloc::Layout) {
+        count(0, layout.size());
         // SAFETY: as above.
         unsafe { std::alloc::System.dealloc(ptr, layout) }
     }
     unsafe fn realloc(&self, ptr: *mut u8, layout: std::alloc::Layout, size: usize) -> *mut u8 {
-        LARGEST.fetch_max(size, Ordering::Relaxed);
+        // Both pieces may be there while one is copied to the other.
+        count(size, 0);
+        count(0, layout.size());
         // SAFETY: as above.
         unsafe { std::alloc::System.realloc(ptr, layout, size) }
     }
@@ -51,6 +70,15 @@ fn options(codec: Codec, interval: usize) -> BuilderOptions {
     options.restart_interval = interval;
     options.salt = Salt::derive(1, 2, 3);
     options
+}
+
+fn codecs() -> Vec<Codec> {
+    vec![
+        Codec::None,
+        Codec::Lz4,
+        #[cfg(feature = "zstd")]
+        Codec::Zstd(1),
+    ]
 }
 
 fn small(codec: Codec) -> (Vec<Entry>, Vec<u8>) {
@@ -127,7 +155,7 @@ fn use_all<S: Source>(table: &Table<S>, keys: &[Entry], right: Option<&[Entry]>)
 
 #[test]
 fn every_single_byte_flip_is_an_error_or_does_no_harm() {
-    for codec in [Codec::None, Codec::Lz4] {
+    for codec in codecs() {
         let (entries, bytes) = small(codec);
         let masks: &[u8] =
             if scale() > 1 { &[1, 2, 4, 8, 16, 32, 64, 128, 255] } else { &[1, 0x80] };
@@ -152,15 +180,19 @@ fn every_single_byte_flip_is_an_error_or_does_no_harm() {
 
 #[test]
 fn every_truncation_is_an_error_at_open() {
-    let (_, bytes) = small(Codec::None);
-    for len in 0..bytes.len() {
-        let e = Table::open(&bytes[..len], ReaderOptions::default()).unwrap_err();
-        match e.kind() {
-            ErrorKind::Truncated(Part::Footer) => assert!(len == 0 || len >= 5),
-            ErrorKind::NotATable => assert!((1..5).contains(&len)),
-            other => panic!("{other:?} at {len}"),
+    for codec in codecs() {
+        let (_, bytes) = small(codec);
+        for len in 0..bytes.len() {
+            let e = Table::open(&bytes[..len], ReaderOptions::default()).unwrap_err();
+            match e.kind() {
+                ErrorKind::Truncated(Part::Footer) => assert!(len == 0 || len >= 5),
+                ErrorKind::NotATable => assert!((1..5).contains(&len)),
+                other => panic!("{other:?} at {len}"),
+            }
+            assert_eq!(e.offset(), Some(len.saturating_sub(FOOTER) as u64), "{len}");
         }
     }
+    let (_, bytes) = small(Codec::None);
     // And so is every prolongation.
     let mut longer = bytes.clone();
     for _ in 0..300 {
@@ -215,6 +247,122 @@ fn each_kind_of_bad_input_has_its_own_error() {
     assert_eq!((e.path(), e.offset()), (Some(path), Some(256)));
     assert!(e.is_corruption());
     assert_eq!(e.to_string(), "/broken.sst: checksum mismatch in the block at offset 256");
+}
+
+#[test]
+fn every_bad_input_names_the_file_and_the_offset() {
+    let fs = MemFs::new();
+    let (_, bytes) = small(Codec::None);
+    let len = bytes.len() as u64;
+    let footer = bytes.len() - FOOTER;
+    let mut files = 0;
+    let mut open = |bytes: &[u8]| {
+        files += 1;
+        let path = std::path::PathBuf::from(format!("/{files}.sst"));
+        let file = fs.open(&path, OpenMode::CreateNew).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        let mut options = ReaderOptions::default();
+        options.identity = Some(kvdb_sstable::Identity::default());
+        (Table::open(file, options), path)
+    };
+    let footer_with = |at: usize, byte: u8, signed: bool| {
+        let mut changed = bytes.clone();
+        changed[footer + at] = byte;
+        if signed {
+            sign(&mut changed);
+        }
+        changed
+    };
+    let wrong = ErrorKind::WrongTable {
+        found_database: 0,
+        found_table: 9,
+        expected_database: 0,
+        expected_table: 0,
+    };
+    let version = |found| ErrorKind::UnsupportedVersion { found, supported: 1 };
+    let at_open = [
+        (b"a text".to_vec(), ErrorKind::NotATable, 0),
+        (vec![b'x'; 5000], ErrorKind::NotATable, 5000 - FOOTER as u64),
+        (bytes[..100].to_vec(), ErrorKind::Truncated(Part::Footer), 0),
+        (bytes[..700].to_vec(), ErrorKind::Truncated(Part::Footer), 700 - FOOTER as u64),
+        (footer_with(180, 0, true), version(0), footer as u64),
+        (footer_with(180, 2, true), version(2), footer as u64),
+        (footer_with(160, 77, true), ErrorKind::UnknownCodec(77), footer as u64),
+        (footer_with(16, 9, true), wrong, footer as u64),
+        (footer_with(33, 200, false), ErrorKind::ChecksumMismatch(Part::Footer), footer as u64),
+    ];
+    for (bytes, kind, offset) in at_open {
+        let (table, path) = open(&bytes);
+        let e = table.unwrap_err();
+        assert_eq!(e.kind(), kind);
+        assert_eq!((e.path(), e.offset()), (Some(path.as_path()), Some(offset)), "{e}");
+        assert!(e.to_string().starts_with(path.to_str().unwrap()), "{e}");
+    }
+
+    // And behind the footer: each section and a block, at its own offset.
+    let parts = [Part::Filter, Part::Index, Part::Properties];
+    for (handle, part) in HANDLES.into_iter().zip(parts) {
+        let offset = u64_at(&bytes, footer + handle);
+        assert!(offset < len);
+        let mut damaged = bytes.clone();
+        damaged[offset as usize + 20] ^= 4;
+        let (table, path) = open(&damaged);
+        let e = match (part, table) {
+            (Part::Properties, table) => table.unwrap_err(),
+            (Part::Index, table) => table.unwrap().get_unfiltered(b"k", 1).unwrap_err(),
+            (_, table) => table.unwrap().get(b"k", 1, key_hash(b"k")).unwrap_err(),
+        };
+        assert_eq!(e.kind(), ErrorKind::ChecksumMismatch(part));
+        assert_eq!((e.path(), e.offset()), (Some(path.as_path()), Some(offset)), "{e}");
+    }
+    let mut damaged = bytes.clone();
+    damaged[20] ^= 4;
+    let (table, path) = open(&damaged);
+    let table = table.unwrap();
+    for e in [table.verify().unwrap_err(), table.cursor().first().unwrap_err()] {
+        assert_eq!(e.kind(), ErrorKind::ChecksumMismatch(Part::Block));
+        assert_eq!((e.path(), e.offset()), (Some(path.as_path()), Some(0)), "{e}");
+    }
+}
+
+/// Takes everything and keeps nothing.
+struct Discard(u64);
+
+impl std::io::Write for Discard {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.0 += buf.len() as u64;
+        Ok(buf.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_builder_holds_eight_bytes_a_key_and_little_more_however_large_the_table() {
+    // 64 MiB; 4 GiB at a scale of 64.
+    let n = 64 * 1024 * scale() as u64;
+    for codec in [Codec::None, Codec::Lz4] {
+        let mut options = BuilderOptions::default();
+        options.codec = codec;
+        let mut value = [0; 1024];
+        let mut rng = fastrand::Rng::with_seed(14);
+        MOST.set(HELD.get());
+        let before = HELD.get();
+        let mut builder = kvdb_sstable::Builder::new(Discard(0), options).unwrap();
+        for i in 0..n {
+            rng.fill(&mut value);
+            builder.add(&i.to_be_bytes(), 1, &value).unwrap();
+        }
+        let (discard, properties) = builder.finish().unwrap();
+        let most = (MOST.get() - before) as u64;
+        assert_eq!((discard.0, properties.entries), (properties.file_len, n));
+        assert!(properties.file_len >= n * 1024);
+        // A vector that grows is there twice for a moment, at half and at all of its length; per
+        // block the index holds some 30 bytes, and is written from a copy.
+        let bound = (3 << 20) + 24 * n + 150 * properties.blocks;
+        assert!(most <= bound && bound < properties.file_len / 8, "{most} of {bound}");
+    }
 }
 
 #[test]
@@ -282,7 +430,9 @@ fn forged_tables_with_right_checksums_do_no_harm() {
         let mut forged = bytes.clone();
         forge(&mut rng, &mut forged);
         let len = forged.len();
-        LARGEST.store(0, Ordering::Relaxed);
+        LARGEST.set(0);
+        MOST.set(HELD.get());
+        let before = HELD.get();
         let mut options = ReaderOptions::default();
         options.verify_checksums = rng.u32(0..4) > 0;
         if let Ok(table) = Table::open(forged, options) {
@@ -290,10 +440,12 @@ fn forged_tables_with_right_checksums_do_no_harm() {
             let keys = &entries[..entries.len().min(6)];
             clean += usize::from(use_all(&table, keys, None));
         }
-        // A block may decompress to 255 times its size and a page; other tests of this program run
-        // beside this one and have tables of this size.
-        let largest = LARGEST.load(Ordering::Relaxed);
+        // A block may decompress to 255 times its size and a page, and a key of the longest kind may
+        // come out of it.
+        let (largest, most) = (LARGEST.get(), MOST.get() - before);
         assert!(largest <= len * 256 + 65_536 * 4, "{largest} bytes at once for a file of {len}");
+        let bound = (len * 600 + 65_536 * 8) as isize;
+        assert!(most <= bound, "{most} bytes held for a file of {len}");
     }
     // The forging is not so coarse that nothing gets past the front door, nor so timid that nothing
     // is noticed.

@@ -76,22 +76,25 @@ fn every_block_size_interval_codec_and_key_shape() {
 #[test]
 fn keys_of_the_greatest_length_and_long_values() {
     let mut rng = fastrand::Rng::with_seed(2);
+    let mut entries = Vec::new();
+    for i in 0..8u8 {
+        let mut key = vec![7; 65_535];
+        key[65_500] = i;
+        entries.push((key, 1, vec![i; 100]));
+        let mut key = vec![7; 65_000];
+        key[10] = i / 4;
+        entries.push((key, u64::from(i), vec![i; 300_000 * usize::from(i % 3)]));
+    }
+    let entries = common::sort(entries);
     for codec in codecs() {
-        let mut entries = Vec::new();
-        for i in 0..8u8 {
-            let mut key = vec![7; 65_535];
-            key[65_500] = i;
-            entries.push((key, 1, vec![i; 100]));
-            let mut key = vec![7; 65_000];
-            key[10] = i / 4;
-            entries.push((key, u64::from(i), vec![i; 300_000 * usize::from(i % 3)]));
+        for (block_size, interval) in [(256, 1), (4096, 4), (65_536, 128), (1 << 20, 16)] {
+            let table = build(&entries, options(block_size, interval, codec));
+            let table = Table::open(table, ReaderOptions::default()).unwrap();
+            table.verify().unwrap();
+            check_gets(&entries, &table);
+            let mut model = Model::new(entries.clone());
+            compare_walks(&mut rng, &mut table.cursor(), &mut model, 100);
         }
-        let entries = common::sort(entries);
-        let table = build(&entries, options(4096, 4, codec));
-        let table = Table::open(table, ReaderOptions::default()).unwrap();
-        table.verify().unwrap();
-        check_gets(&entries, &table);
-        compare_walks(&mut rng, &mut table.cursor(), &mut Model::new(entries), 300);
     }
 }
 
