@@ -2,50 +2,28 @@
 
 use std::hint::black_box;
 
-use fastrand::Rng;
-use heed::types::Bytes;
-use heed::{Database, Env, EnvFlags, EnvOpenOptions, RoTxn};
+use heed::RoTxn;
 use kvdb_benches::disk::Place;
-use kvdb_benches::input::{Flat, random_keys};
+use kvdb_benches::input::Flat;
 use kvdb_benches::ratios::{HEADING, Recorder};
 use kvdb_benches::targets::{Goal, SSTABLE, Target};
 use kvdb_benches::timing::{fold, nanos};
-use kvdb_sstable::{Builder, BuilderOptions, Cursor, ReaderOptions, Table, key_hash};
+use kvdb_peers::{Input, Lmdb, table};
+use kvdb_sstable::{Cursor, Table, key_hash};
 use kvdb_vfs::Region;
 
 const ROUNDS: usize = 5;
 const GETS: usize = 250_000;
 const ROWS: [&str; 3] = ["get", "scan", "scan backward"];
 
-struct Lmdb {
-    env: Env,
-    entries: Database<Bytes, Bytes>,
-}
+struct Reads<'l>(&'l Lmdb);
 
-impl Lmdb {
-    fn new(place: &Place, keys: &Flat, value: &[u8]) -> heed::Result<Lmdb> {
-        let path = place.path("lmdb");
-        std::fs::create_dir_all(&path)?;
-        let mut options = EnvOpenOptions::new();
-        options.map_size(1 << 30);
-        // SAFETY: the directory is new and only this process knows it, so no other environment has
-        // these files, and nobody changes them behind the map's back. `NO_SYNC` weakens what a
-        // crash leaves, which nobody will look at.
-        let env = unsafe { options.flags(EnvFlags::NO_SYNC).open(&path)? };
-        let mut transaction = env.write_txn()?;
-        let entries = env.create_database(&mut transaction, None)?;
-        for key in keys.iter() {
-            entries.put(&mut transaction, key, value)?;
-        }
-        transaction.commit()?;
-        Ok(Lmdb { env, entries })
-    }
-
+impl Reads<'_> {
     fn get_all(&self, transaction: &RoTxn<'_>, keys: &Flat) -> f64 {
         nanos(GETS, || {
             let mut sum = 0u64;
             for key in keys.iter() {
-                let value = self.entries.get(transaction, key).expect("lmdb");
+                let value = self.0.entries.get(transaction, key).expect("lmdb");
                 sum = sum.wrapping_add(fold(value.expect("a key that is there")));
             }
             black_box(sum);
@@ -62,28 +40,16 @@ impl Lmdb {
             black_box(sum);
         };
         Ok(if forward {
-            let mut entries = self.entries.iter(transaction)?;
+            let mut entries = self.0.entries.iter(transaction)?;
             nanos(SSTABLE.0, || fold_all(&mut entries))
         } else {
-            let mut entries = self.entries.rev_iter(transaction)?;
+            let mut entries = self.0.entries.rev_iter(transaction)?;
             nanos(SSTABLE.0, || fold_all(&mut entries))
         })
     }
 }
 
 type Ours = Table<Region>;
-
-fn build(keys: &Flat, value: &[u8]) -> Ours {
-    let mut builder = Builder::new(Vec::new(), BuilderOptions::default()).expect("the defaults");
-    for key in keys.iter() {
-        builder.add(key, 1, value).expect("ascending keys");
-    }
-    let bytes = builder.finish().expect("a table").0;
-    let table = Table::open(Region::from_vec(bytes), ReaderOptions::default());
-    let table = table.expect("an intact table");
-    table.verify().expect("an intact table");
-    table
-}
 
 fn get_all(table: &Ours, keys: &Flat) -> f64 {
     nanos(GETS, || {
@@ -110,19 +76,17 @@ fn scan(table: &Ours, forward: bool) -> f64 {
 }
 
 fn main() -> heed::Result<()> {
-    let (n, key_len, value_len) = SSTABLE;
-    let keys = Flat::new(&random_keys(n, key_len, 1)).sorted();
-    let queries = keys.shuffled(2);
-    let mut value = vec![0; value_len];
-    Rng::with_seed(4).fill(&mut value);
-    let table = build(&keys, &value);
+    let n = SSTABLE.0;
+    let input = Input::new();
+    let table = table(&input);
     let place = Place::new();
-    let lmdb = Lmdb::new(&place, &keys, &value)?;
+    let lmdb = Lmdb::new(&place, &input)?;
     let transaction = lmdb.env.read_txn()?;
+    let lmdb = Reads(&lmdb);
     let mut recorder = Recorder::default();
     // The round before the first warms everything up.
     for round in 0..=ROUNDS {
-        let part = queries.iter().skip(round % (n / GETS) * GETS).take(GETS);
+        let part = input.queries.iter().skip(round % (n / GETS) * GETS).take(GETS);
         let part = Flat::new(&part.map(<[u8]>::to_vec).collect::<Vec<_>>());
         let figures = [
             (get_all(&table, &part), lmdb.get_all(&transaction, &part)),
