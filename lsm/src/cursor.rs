@@ -205,9 +205,10 @@ impl OneTable {
     #[inline]
     fn open(&mut self) -> Result<&mut TableCursor<Arc<Reader>>> {
         if self.cursor.is_none() {
-            let reader = self.file.reader().map_err(kvdb_sstable::Error::other)?;
+            let reader =
+                self.file.reader_for_walk(self.scan).map_err(kvdb_sstable::Error::other)?;
             if self.scan {
-                self.file.read_ahead().map_err(kvdb_sstable::Error::other)?;
+                self.file.read_ahead(&reader);
             }
             self.cursor = Some(reader.owned_cursor());
         }

@@ -35,8 +35,8 @@ pub(crate) struct Graveyard {
 pub(crate) enum Remains {
     /// Something whose drop may take long.
     Object(Box<dyn Any + Send>),
-    /// A file that is no longer part of the tree, with what may still map it.
-    File(PathBuf, Option<Box<dyn Any + Send>>),
+    /// A file that is no longer part of the tree. What may still map it was queued before.
+    File(PathBuf),
 }
 
 impl Graveyard {
@@ -118,8 +118,7 @@ impl Graveyard {
             for remains in batch {
                 match remains {
                     Remains::Object(object) => drop(object),
-                    Remains::File(path, map) => {
-                        drop(map);
+                    Remains::File(path) => {
                         if let Err(error) = fs.remove(&path) {
                             // It is an orphan now, and removed when the tree is opened again.
                             tracing::warn!(path = %path.display(), %error, "cannot remove an old table");

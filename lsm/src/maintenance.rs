@@ -325,7 +325,7 @@ impl<C: Companion> Tree<C> {
     fn recount(&self, table: &TableFile) -> Result<()> {
         let companion = &self.shared.companion;
         let mut sums: BTreeMap<u32, PointerSum> = BTreeMap::new();
-        let mut cursor = table.reader()?.owned_cursor();
+        let mut cursor = table.reader_for_walk(true)?.owned_cursor();
         let mut valid = cursor.first()?;
         while valid {
             let entry = Entry::decode(cursor.value())?;

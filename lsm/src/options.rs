@@ -207,17 +207,18 @@ impl Options {
         Ok(())
     }
 
-    /// The most memory the tree takes, in bytes: memtables (and one more for a flush or a rotation on
-    /// demand), block cache, and for each job that may run at once its output buffers, the filter's
-    /// hashes and the index of the table it builds. Page cache behind maps is the system's to give
-    /// and take; indexes and filters of tables that are read by position (about a hundredth of the
-    /// data) and frames larger than a memtable come on top.
+    /// The most memory the tree takes, in bytes: memtables with their filters (and one more for a flush
+    /// or a rotation on demand); block cache, and the indexes and filters of open tables, where tables
+    /// are read by position; and for each job that may run at once its output buffers, the filter's
+    /// hashes and the index of the table it builds. Page cache behind maps is the system's to give and
+    /// take. Frames larger than a memtable, and what cursors and values of the caller's keep alive, come
+    /// on top.
     pub fn memory_bound(&self) -> u64 {
         let memtable = self.memtable_size + MemtableFilter::bytes_for(self.memtable_size);
         let memtables = (self.max_memtables as u64 + 1) * memtable as u64;
         let cache = match self.reads {
             Reads::Mapped => COMPRESSED_CACHE,
-            Reads::Positioned { block_cache_bytes } => block_cache_bytes,
+            Reads::Positioned { block_cache_bytes } => block_cache_bytes + self.sections_limit(),
         };
         // Eight bytes per key, of which the shortest entries take about 32 bytes each.
         let flush = BUILDER + self.memtable_size as u64 / 4;
@@ -225,15 +226,27 @@ impl Options {
         memtables + cache + flush + parts * (BUILDER + self.table_size / 4)
     }
 
+    /// Bytes of the indexes and filters of open tables, where they are in memory and not mapped: half
+    /// as much as the block cache, but room for those of a table or two. Tables that were not read
+    /// lately are closed beyond that.
+    pub(crate) fn sections_limit(&self) -> u64 {
+        match self.reads {
+            Reads::Mapped => u64::MAX,
+            Reads::Positioned { block_cache_bytes } => {
+                (block_cache_bytes / 2).max(1 << 20).max(self.table_size / 8)
+            }
+        }
+    }
+
     /// The defaults scaled to a memory budget: about half of it for memtables, a quarter for the block
-    /// cache where there is one.
+    /// cache and open tables' indexes where tables are read by position.
     ///
     /// # Errors
     /// [`Error::Option`] for a smaller budget.
     pub fn within_memory(budget: u64, reads: Reads) -> Result<Options> {
         let mut o = Options { memory_budget: budget, reads, ..Options::default() };
         if let Reads::Positioned { block_cache_bytes } = &mut o.reads {
-            *block_cache_bytes = budget / 4;
+            *block_cache_bytes = budget / 6;
         }
         while o.memory_bound() > budget {
             if o.memtable_size as u64 * 12 > budget {

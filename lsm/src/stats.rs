@@ -56,6 +56,8 @@ pub struct Stats {
     pub table_hits: u64,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
+    /// Bytes of the indexes and filters of open tables, where tables are not mapped.
+    pub index_bytes: u64,
 }
 
 /// One level.

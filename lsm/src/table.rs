@@ -1,7 +1,7 @@
 //! A table of the tree: its record in the manifest, and its reader once somebody needs it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use kvdb_manifest::store::TableRecord;
@@ -25,6 +25,10 @@ pub(crate) struct TableContext {
     pub(crate) mapped: bool,
     pub(crate) cache: Option<BlockCache>,
     pub(crate) graveyard: Arc<Graveyard>,
+    /// Bytes of the indexes and filters of open tables that are not mapped.
+    sections: AtomicU64,
+    /// How many of them there may be before tables are closed again.
+    pub(crate) sections_limit: u64,
 }
 
 impl TableContext {
@@ -38,7 +42,25 @@ impl TableContext {
         // Compressed blocks are worth keeping decompressed, also where the file is mapped.
         let cache = cache.or_else(|| Some(BlockCache::new(COMPRESSED_CACHE)));
         let graveyard = Graveyard::new();
-        TableContext { fs, dir: dir.to_owned(), database, mapped, cache, graveyard }
+        TableContext {
+            fs,
+            dir: dir.to_owned(),
+            database,
+            mapped,
+            cache,
+            graveyard,
+            sections: AtomicU64::new(0),
+            sections_limit: options.sections_limit(),
+        }
+    }
+
+    /// Bytes of indexes and filters in memory, in open tables that are not mapped.
+    pub(crate) fn sections(&self) -> u64 {
+        self.sections.load(Ordering::Relaxed)
+    }
+
+    fn is_short_of_memory(&self) -> bool {
+        self.sections() >= self.sections_limit
     }
 }
 
@@ -55,6 +77,9 @@ pub(crate) struct Built {
 
 /// One table, shared by all versions of the tree that have it. When the last of them goes and the
 /// table is no longer part of the tree, its file is queued for removal.
+///
+/// A table that is not mapped and that nobody reads any more is closed by putting another handle of
+/// it, which is not open, into the next superversion: nobody has to ask whether it is open still.
 #[derive(Debug)]
 pub(crate) struct TableFile {
     pub(crate) record: TableRecord,
@@ -62,19 +87,84 @@ pub(crate) struct TableFile {
     context: Arc<TableContext>,
     reader: OnceLock<Arc<Reader>>,
     opening: Mutex<()>,
+    /// Whether it was read since this was last asked. Kept for tables that are not mapped.
+    used: AtomicBool,
+    /// Behind the reader, so that it goes first.
+    life: Arc<Life>,
+}
+
+/// The file of a table, shared by all handles of it.
+#[derive(Debug)]
+struct Life {
+    path: PathBuf,
+    graveyard: Arc<Graveyard>,
     obsolete: AtomicBool,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire) {
+            self.graveyard.push(Remains::File(std::mem::take(&mut self.path)));
+        }
+    }
+}
+
+/// Bytes of a reader's index and filter, if they are in memory of ours.
+fn held(reader: &Reader) -> u64 {
+    match reader.source() {
+        AnySource::File(_) => {
+            let p = reader.properties();
+            p.file_len.saturating_sub(p.stored_bytes)
+        }
+        _ => 0,
+    }
 }
 
 impl TableFile {
     pub(crate) fn new(record: TableRecord, built: Built, context: Arc<TableContext>) -> Self {
+        let life = Arc::new(Life {
+            path: table_path(&context.dir, record.id),
+            graveyard: context.graveyard.clone(),
+            obsolete: AtomicBool::new(false),
+        });
+        TableFile::with_life(record, built, context, life)
+    }
+
+    fn with_life(
+        record: TableRecord,
+        built: Built,
+        context: Arc<TableContext>,
+        life: Arc<Life>,
+    ) -> Self {
         TableFile {
             record,
             built,
             context,
             reader: OnceLock::new(),
             opening: Mutex::new(()),
-            obsolete: AtomicBool::new(false),
+            used: AtomicBool::new(false),
+            life,
         }
+    }
+
+    /// Another handle of the same table, which is not open.
+    pub(crate) fn closed(&self) -> TableFile {
+        TableFile::with_life(
+            self.record.clone(),
+            self.built,
+            self.context.clone(),
+            self.life.clone(),
+        )
+    }
+
+    /// Bytes that closing the table would set free; 0 if it is not open, or mapped.
+    pub(crate) fn held(&self) -> u64 {
+        self.reader.get().map_or(0, |reader| held(reader))
+    }
+
+    /// Whether it was read since this was last asked.
+    pub(crate) fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -127,9 +217,23 @@ impl TableFile {
     /// The reader; opens the file if this is the first use.
     #[inline]
     pub(crate) fn reader(&self) -> Result<&Arc<Reader>> {
+        if !self.context.mapped && !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
         match self.reader.get() {
             Some(reader) => Ok(reader),
             None => self.open(),
+        }
+    }
+
+    /// A reader for a walk through the table. `once`: for one that is not coming back, a job's. If
+    /// the table is not open and not mapped, that is a reader of the walk's own, which goes with it; so
+    /// it is for everybody while open tables take more memory than they may.
+    pub(crate) fn reader_for_walk(&self, once: bool) -> Result<Arc<Reader>> {
+        let own = !self.context.mapped && (once || self.context.is_short_of_memory());
+        match self.reader.get() {
+            None if own => Ok(Arc::new(self.open_reader(Advice::Random)?)),
+            _ => self.reader().cloned(),
         }
     }
 
@@ -146,6 +250,10 @@ impl TableFile {
             return Ok(reader);
         }
         let reader = self.open_reader(Advice::Random)?;
+        self.context.sections.fetch_add(held(&reader), Ordering::Relaxed);
+        if self.context.is_short_of_memory() {
+            self.context.graveyard.wake();
+        }
         Ok(self.reader.get_or_init(|| Arc::new(reader)))
     }
 
@@ -168,16 +276,15 @@ impl TableFile {
 
     /// Has the system read the whole file: it is about to be, from front to back. Without this a
     /// map that is advised for random access would be read page by page.
-    pub(crate) fn read_ahead(&self) -> Result<()> {
-        if let AnySource::Mapped(_, Some(file)) | AnySource::File(file) = self.reader()?.source() {
+    pub(crate) fn read_ahead(&self, reader: &Reader) {
+        if let AnySource::Mapped(_, Some(file)) | AnySource::File(file) = reader.source() {
             file.advise(0..self.size(), Advice::WillNeed);
         }
-        Ok(())
     }
 
     /// Reads the table from end to end and compares it with its record.
     pub(crate) fn verify(&self) -> Result<()> {
-        let reader = self.reader()?;
+        let reader = self.reader_for_walk(true)?;
         reader.verify()?;
         let (p, r) = (reader.properties(), &self.record);
         let same = p.entries == r.entries
@@ -193,18 +300,15 @@ impl TableFile {
 
     /// The table has left the tree; its file goes when its last holder does.
     pub(crate) fn mark_obsolete(&self) {
-        self.obsolete.store(true, Ordering::Release);
+        self.life.obsolete.store(true, Ordering::Release);
     }
 }
 
 impl Drop for TableFile {
     fn drop(&mut self) {
-        let reader = self.reader.take().map(|r| Box::new(r) as Box<dyn std::any::Any + Send>);
-        let graveyard = &self.context.graveyard;
-        if self.obsolete.load(Ordering::Acquire) {
-            graveyard.push(Remains::File(self.path(), reader));
-        } else if let Some(reader) = reader {
-            graveyard.push(Remains::Object(reader));
+        if let Some(reader) = self.reader.take() {
+            self.context.sections.fetch_sub(held(&reader), Ordering::Relaxed);
+            self.context.graveyard.push(Remains::Object(Box::new(reader)));
         }
     }
 }

@@ -166,6 +166,19 @@ impl Version {
         Version { levels }
     }
 
+    /// The same tables, some of them closed.
+    pub(crate) fn with_closed(&self, close: impl Fn(&TableFile) -> bool) -> Version {
+        let levels = self.levels.iter().enumerate().map(|(depth, level)| {
+            if !level.tables.iter().any(|t| close(t)) {
+                return level.clone();
+            }
+            let reopen =
+                |t: &Arc<TableFile>| if close(t) { Arc::new(t.closed()) } else { t.clone() };
+            Arc::new(Level::new(depth, level.tables.iter().map(reopen).collect()))
+        });
+        Version { levels: levels.collect() }
+    }
+
     #[inline]
     pub(crate) fn levels(&self) -> &[Arc<Level>] {
         &self.levels
@@ -323,9 +336,9 @@ impl Runs for LevelRuns {
 
     fn open(&self, i: usize) -> kvdb_sstable::Result<Self::Cursor> {
         let table = &self.tables[i];
-        let reader = table.reader().map_err(kvdb_sstable::Error::other)?;
+        let reader = table.reader_for_walk(self.scan).map_err(kvdb_sstable::Error::other)?;
         if self.scan {
-            table.read_ahead().map_err(kvdb_sstable::Error::other)?;
+            table.read_ahead(&reader);
         }
         Ok(reader.owned_cursor())
     }
@@ -347,7 +360,8 @@ impl Runs for WholeLevel {
     }
 
     fn open(&self, i: usize) -> kvdb_sstable::Result<Self::Cursor> {
-        Ok(self.0.tables[i].reader().map_err(kvdb_sstable::Error::other)?.owned_cursor())
+        let reader = self.0.tables[i].reader_for_walk(false);
+        Ok(reader.map_err(kvdb_sstable::Error::other)?.owned_cursor())
     }
 
     fn find(&self, key: &[u8], _version: u64) -> usize {

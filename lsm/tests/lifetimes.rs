@@ -175,3 +175,47 @@ fn orphans_go_and_strangers_stay() {
     }
     assert!(tree.file_ids().next() > 902, "ids start above everything in the directory");
 }
+
+#[test]
+fn tables_that_nobody_reads_are_closed_when_memory_is_short() {
+    let store = Store::new();
+    let reads = Reads::Positioned { block_cache_bytes: 64 << 10 };
+    let options = Options { reads, bits_per_key: 64, table_size: 512 << 10, ..small() };
+    let tree = store.open(options);
+    let n = 200_000u64;
+    for k in 0..n {
+        tree.write(k + 1, &[(&k.to_be_bytes(), Entry::value(b""))]).unwrap();
+    }
+    tree.major_compact().unwrap();
+    tree.wait_idle().unwrap();
+    // The filters alone have eight bytes for each key.
+    let limit = 1 << 20;
+    let settle = || {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while tree.stats().index_bytes > limit {
+            assert!(std::time::Instant::now() < deadline, "{}", tree.stats().index_bytes);
+            tree.step(Job::Reclaim).unwrap();
+        }
+    };
+    let get = |k: u64| tree.get(&k.to_be_bytes(), u64::MAX, 0).unwrap().is_some();
+    let mut closed = 0;
+    for k in (0..n).step_by(97) {
+        assert!(get(k));
+        closed += u64::from(tree.stats().index_bytes > limit);
+        settle();
+    }
+    assert!(closed > 0);
+    // Whoever holds an older superversion goes on with the tables it has open.
+    let held = tree.superversion();
+    for k in (0..n).rev().step_by(97) {
+        assert!(get(k));
+        tree.step(Job::Reclaim).unwrap();
+        assert!(
+            held.get(&k.to_be_bytes(), u64::MAX, key_hash(&k.to_be_bytes())).unwrap().is_some()
+        );
+    }
+    drop(held);
+    settle();
+    assert_eq!(store.table_files().len(), tables(&tree), "closing a table removes no file");
+    tree.verify().unwrap();
+}

@@ -48,7 +48,7 @@ pub(crate) fn split(job: &Job, width: usize, least: u64) -> Vec<Part> {
 /// About `4 * parts` block boundaries of a table, each with the bytes that follow it. `None` if the
 /// table cannot be read or is too small to tell; whoever reads it next reports why.
 fn cuts_within(table: &Arc<TableFile>, parts: usize) -> Option<Vec<(Vec<u8>, u64)>> {
-    let reader = table.reader().ok()?;
+    let reader = table.reader_for_walk(true).ok()?;
     let blocks = reader.properties().blocks as usize;
     let wanted = 4 * parts;
     if blocks < 2 * wanted {
