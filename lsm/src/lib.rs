@@ -14,6 +14,9 @@
 //! - *Compactions* merge tables downwards. On each level below 0 the tables are disjoint, all versions
 //!   of a key are in one of them, and nothing newer lies below something older.
 //!
+//! A point read asks first what costs least: each memtable has a filter of its own, and the filters of
+//! all tables that may have the key are asked for before any is tested. The key is hashed once.
+//!
 //! Which tables there are, and on which level, is in the manifest. The memory of it is the
 //! [`Superversion`]: memtables, levels, the companion's view, range deletes and the discard watermark,
 //! immutable, and replaced as a whole. A reader pins it with an epoch guard ([`Tree::pin`]: no lock,
@@ -65,6 +68,14 @@
 //! `table_size`, a little earlier at a boundary of the level below, and where a range delete begins
 //! or ends. Memory is bounded by the number of inputs, not by their size.
 //!
+//! # Memory
+//!
+//! [`Options::memory_budget`] is one bound on all of it: memtables and their filters, the block cache,
+//! indexes and filters of open tables, and what jobs build with. Options that may take more are
+//! refused, [`Options::within_memory`] finds some that do not. Files that are mapped cost no memory of
+//! the tree's. Where tables are read by position, those that were not read lately are closed when their
+//! indexes and filters exceed their share.
+//!
 //! What may be left out is told in one place, `compaction::dropping`: versions that no reader at or
 //! above the discard floor can see (but [`Options::versions_to_keep`]); a tombstone or expired entry only
 //! together with everything older of its key, and only if no older table outside of the job overlaps
@@ -73,7 +84,8 @@
 //!
 //! Background threads: one for flushes, [`Options::compaction_threads`] for compactions and as many for
 //! their parts, at a lower priority, one at normal priority for level 0 when writers are being slowed
-//! down, and a janitor that frees what nobody reads. With [`Background::Manual`] there is
+//! down, a janitor that frees what nobody reads, and one that installs change sets for the threads of low
+//! priority, which must not hold a lock that a write takes. With [`Background::Manual`] there is
 //! none, and [`Tree::step`] does one unit of work at a time.
 
 mod admission;

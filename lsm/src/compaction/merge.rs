@@ -50,7 +50,7 @@ impl Cuts {
     }
 
     /// Whether the output, which holds entries up to `last` and has `size` bytes, ends before `key`.
-    fn before(&mut self, last: &[u8], key: &[u8], size: u64) -> bool {
+    pub(super) fn before(&mut self, last: &[u8], key: &[u8], size: u64) -> bool {
         if self.table_size == u64::MAX {
             return false;
         }
@@ -74,7 +74,7 @@ impl Cuts {
     }
 
     /// An output begins with `key`.
-    fn begin(&mut self, key: &[u8]) {
+    pub(super) fn begin(&mut self, key: &[u8]) {
         self.overlap = 0;
         if let Some(next) = &self.next {
             let tables = next.tables();

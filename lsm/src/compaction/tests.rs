@@ -1,4 +1,22 @@
 //! Picking, with levels built by hand.
+//!
+//! | rule | test |
+//! |---|---|
+//! | the last level gives the targets of those above | `targets_follow_from_the_last_level`, `an_empty_tree_has_its_base_at_the_bottom` |
+//! | the base never lies below a level with tables | `the_base_level_never_lies_below_a_level_with_tables` |
+//! | the score of a level is divided by that of the next | `a_level_waits_while_the_next_one_is_fuller` |
+//! | least overlap goes first | `an_overfull_level_is_compacted_where_it_overlaps_least` |
+//! | tombstones, superseded entries, log garbage weigh in | `entries_that_will_go_make_a_table_worth_more` |
+//! | what overlaps nothing is moved, not over too many grandparents | `a_table_over_too_many_grandparents_is_not_moved`, `level_0_goes_as_a_whole_and_is_moved_only_if_nothing_overlaps` |
+//! | inputs are widened while that is free | `more_inputs_are_taken_if_they_cost_nothing` |
+//! | level 0 keeps its order of age | `a_table_of_level_0_never_overtakes_an_older_one_that_stays` |
+//! | level 0 → 0 while the base is busy | `level_0_is_merged_in_itself_while_the_base_is_busy` |
+//! | ranges are reserved on both levels | `overlapping_jobs_do_not_run_at_once` |
+//! | an idle tree looks for what can go, and not twice | `tombstones_superseded_and_expired_entries_are_looked_for_without_writes`, `a_table_is_not_rewritten_again_before_anything_has_changed`, `a_table_with_tombstones_goes_down_to_what_they_hide` |
+//! | pointers meet those they supersede | `pointers_above_the_last_level_are_brought_down_to_those_they_may_supersede` |
+//! | outputs end at a size, at a boundary below, over few grandparents, at a range delete | `outputs_end_where_the_next_level_and_range_deletes_say` |
+//!
+//! The rules of dropping are in `dropping`, each with its test.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -345,4 +363,47 @@ fn pointers_above_the_last_level_are_brought_down_to_those_they_may_supersede() 
     assert_eq!((job.from, job.to, job.reason), (0, 4, Reason::LogGarbage));
     assert!(pick(with(10 * MIB, 100 * MIB)).is_none(), "little to win");
     assert!(pick(with(MIB, 2 * MIB)).is_none(), "the tables are as large as the log");
+}
+
+#[test]
+fn a_level_waits_while_the_next_one_is_fuller() {
+    // Level 2 is five times its target, level 3 four times: what level 2 would hand down would have to
+    // be moved on at once.
+    let mut tables = row(2, 1, 0, 10, 5 * MIB);
+    tables.extend(row(3, 100, 0, 20, 20 * MIB));
+    tables.extend(row(4, 200, 0, 100, 10 * MIB));
+    let s = scores(&version(tables.clone()));
+    assert_eq!(s.base, 2);
+    assert_eq!(s.scores[2..4], [5.0, 4.0]);
+    assert_eq!(s.candidates(), [3, 2]);
+    // With level 3 within its target it is level 2's turn.
+    tables.retain(|t| t.level != 3);
+    tables.extend(row(3, 100, 0, 20, 4 * MIB));
+    assert_eq!(scores(&version(tables)).candidates(), [2]);
+}
+
+#[test]
+fn outputs_end_where_the_next_level_and_range_deletes_say() {
+    use super::merge::Cuts;
+    use crate::range_delete::RangeDeletes;
+    use kvdb_manifest::store::RangeDelete;
+
+    let next = version(row(4, 1, 0, 10, 4 * MIB)).levels()[4].clone();
+    let cuts = |limit| Cuts::new(MIB, Some(next.clone()), limit, Arc::default());
+    let key = |n: u32| format!("{n:06}").into_bytes();
+    let mut c = cuts(u64::MAX);
+    c.begin(&key(0));
+    assert!(!c.before(&key(0), &key(5), MIB / 2), "half full, within a table of the next level");
+    assert!(c.before(&key(5), &key(10), MIB / 2), "half full, at a boundary");
+    assert!(!c.before(&key(10), &key(20), MIB / 2 - 1), "too small to end at a boundary");
+    assert!(c.before(&key(20), &key(21), MIB), "full");
+    let mut c = cuts(10 * MIB);
+    c.begin(&key(0));
+    assert!(!c.before(&key(19), &key(25), 1), "over two tables of the next level");
+    assert!(c.before(&key(25), &key(35), 1), "over three: more than it may drag along");
+    let range = RangeDelete { start: key(3), end: Some(key(7)), version: 1 };
+    let mut c = Cuts::new(MIB, None, u64::MAX, Arc::new(RangeDeletes::new(vec![range])));
+    c.begin(&key(0));
+    assert!(c.before(&key(2), &key(3), 1) && c.before(&key(6), &key(7), 1));
+    assert!(!c.before(&key(3), &key(6), 1));
 }
