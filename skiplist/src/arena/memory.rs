@@ -72,10 +72,16 @@ impl Memory {
         #[cfg(all(target_os = "linux", not(any(miri, kvdb_heap_arena))))]
         {
             let skip = self.start.as_ptr().addr() - self.owner.as_ptr().addr();
-            let populated = self.owner.advise_range(memmap2::Advice::PopulateWrite, skip, self.len);
-            if let Err(refused) = populated {
-                // Linux before 5.14. The pages come with their first use then.
-                let _ = refused;
+            // A huge page at a time: the system holds a lock meanwhile that other threads' faults and
+            // maps may have to wait for.
+            for at in (0..self.len).step_by(ALIGN) {
+                let len = ALIGN.min(self.len - at);
+                let advice = memmap2::Advice::PopulateWrite;
+                if let Err(refused) = self.owner.advise_range(advice, skip + at, len) {
+                    // Linux before 5.14. The pages come with their first use then.
+                    let _ = refused;
+                    return;
+                }
             }
         }
         #[cfg(not(all(target_os = "linux", not(any(miri, kvdb_heap_arena)))))]
