@@ -61,9 +61,10 @@
 //! into one. An idle tree looks for tombstones, superseded and expired entries that can go, for
 //! range deletes to be applied, and for pointers that may supersede others below.
 //!
-//! As in Badger, a running job reserves its key range on both of its levels (the *compaction status*), so
-//! that disjoint jobs run at once and overlapping ones wait; inputs are deleted only after the manifest
-//! has the outputs; writers stall by the number of level-0 tables. One job is cut into key ranges that
+//! Kept from Badger: a running job reserves its key range on both of its levels (the *compaction
+//! status*), so that disjoint jobs run at once and overlapping ones wait; jobs are taken by their level's
+//! score; what overlaps nothing below is moved; inputs are deleted only after the manifest has the
+//! outputs; writers stall by the number of level-0 tables. One job is cut into key ranges that
 //! run in parallel on the tree's own thread pool; cuts are user keys. Outputs end at
 //! `table_size`, a little earlier at a boundary of the level below, and where a range delete begins
 //! or ends. Memory is bounded by the number of inputs, not by their size.
