@@ -115,8 +115,12 @@ impl Companion for ValueLog {
         }
         // Their files are removed, not used again: a value may outlive this opening of the store,
         // and a later one in the same process would not know that its map is still being read.
-        if !change.segments_freed.is_empty()
-            && let Err(error) = log.forget(&change.segments_freed)
+        // Spares that were given up are out of the view already.
+        let view = log.view();
+        let known = |id: &u32| view.holders(*id).is_some();
+        let freed: Vec<u32> = change.segments_freed.iter().copied().filter(known).collect();
+        if !freed.is_empty()
+            && let Err(error) = log.forget(&freed)
         {
             tracing::error!(%error, "forgetting freed segments");
         }

@@ -17,7 +17,7 @@ use crate::committer::Committer;
 use crate::companion::ValueLog;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
-use crate::gc::Collector;
+use crate::gc::{Collector, Worker};
 use crate::housekeeper::Housekeeper;
 use crate::item::{Found, Looked, resolve};
 use crate::limits::Limits;
@@ -42,6 +42,7 @@ pub(crate) struct Core {
     pub(crate) recovered_end: kvdb_vlog::Position,
     pub(crate) housekeeper: Arc<Housekeeper>,
     pub(crate) collector: Collector,
+    pub(crate) gc: Worker,
     /// Numbers of sequences that were given back.
     pub(crate) returned: Returned,
     /// Commits in flight: close lets them end.
@@ -193,6 +194,7 @@ impl Core {
         self.tree.close();
         self.work.close();
         self.housekeeper.stop();
+        self.gc.stop();
         if let Some(log) = &self.log {
             outcome = outcome.and(log.close().map_err(Error::from));
             if !self.manifest.is_poisoned() {

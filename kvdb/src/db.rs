@@ -90,6 +90,11 @@ impl Db {
             core.housekeeper.start(core.clone()).map_err(|source| {
                 Error::Io(kvdb_vfs::Error::new(kvdb_vfs::Op::Open, path, None, source))
             })?;
+            if core.options.collect_garbage {
+                core.gc.start(core.clone()).map_err(|source| {
+                    Error::Io(kvdb_vfs::Error::new(kvdb_vfs::Op::Open, path, None, source))
+                })?;
+            }
         }
         Ok(db)
     }

@@ -39,7 +39,7 @@ impl Housekeeper {
         let thread = std::thread::Builder::new().name("kvdb-log".into()).spawn(move || {
             let kept = catch_unwind(AssertUnwindSafe(|| run(&shared, &core)));
             if let (Err(panic), Some(log)) = (kept, &core.log) {
-                log.poison(panicked(&*panic));
+                log.poison(panicked("housekeeping", &*panic));
             }
         })?;
         *self.thread.lock() = Some(thread);
@@ -67,11 +67,14 @@ impl Housekeeper {
 }
 
 /// A panic here ends the care for the log: writers must not go on as if nothing had happened.
-fn panicked(panic: &(dyn std::any::Any + Send)) -> kvdb_vlog::Error {
+pub(crate) fn panicked(
+    during: &'static str,
+    panic: &(dyn std::any::Any + Send),
+) -> kvdb_vlog::Error {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let message = text.or_else(|| panic.downcast_ref::<String>().cloned());
     kvdb_vlog::Error::Panicked {
-        during: "housekeeping",
+        during,
         message: message.unwrap_or_else(|| "no message".to_owned()),
     }
 }

@@ -30,7 +30,7 @@ use crate::companion::{Namer, SegmentIds, ValueLog, named, seal_record, segment_
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
-use crate::gc::Collector;
+use crate::gc::{Collector, Worker};
 use crate::housekeeper::Housekeeper;
 use crate::limits::Limits;
 use crate::options::Options;
@@ -149,6 +149,7 @@ pub(crate) fn open(
         commits: Arc::default(),
         committer: Committer::default(),
         collector: Collector::default(),
+        gc: Worker::default(),
         work: Gate::default(),
         closed: OnceLock::new(),
         locks: Mutex::new(place.locks),

@@ -137,6 +137,13 @@ pub struct Options {
     pub block_cache_size: usize,
     /// Who does the background work. Default: threads.
     pub background: Background,
+    /// Whether garbage of the value log is collected in the background. [`Db::gc`] does it on
+    /// demand either way. Default: true.
+    pub collect_garbage: bool,
+    /// Bytes of the value log per byte in use, above which garbage is collected although the
+    /// database is being written to: the higher, the less is moved, the lower, the less space is
+    /// taken. At rest less is taken anyway. 1.1 ..= 10, default 1.35.
+    pub space_amplification: f64,
     /// Write the memtable to a table when the database is closed, so that opening replays nothing.
     /// Default: false, the log is enough.
     pub flush_on_close: bool,
@@ -177,6 +184,8 @@ impl Default for Options {
             memory_map: true,
             block_cache_size: 64 * MIB,
             background: Background::Threads,
+            collect_garbage: true,
+            space_amplification: 1.35,
             flush_on_close: false,
             merge_operator: None,
         }
@@ -255,6 +264,8 @@ impl Options {
         memory_map: bool,
         block_cache_size: usize,
         background: Background,
+        collect_garbage: bool,
+        space_amplification: f64,
         flush_on_close: bool,
     }
 
@@ -397,6 +408,7 @@ impl Options {
         range("max_conflict_memory", self.max_conflict_memory, 4 * KIB, usize::MAX)?;
         range("block_size", self.block_size, KIB, MIB)?;
         range("filter_bits_per_key", self.filter_bits_per_key, 0, 32)?;
+        range("space_amplification", self.space_amplification, 1.1, 10.0)?;
         range("max_replay_bytes", self.max_replay_bytes, MIB as u64, u64::MAX)?;
         Ok(())
     }

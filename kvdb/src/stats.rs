@@ -114,6 +114,9 @@ pub enum Step {
     FreeSegments,
     /// Collect garbage of the log once: move what is in use of some files.
     Collect,
+    /// Take one step towards what a database at rest looks like: memtable flushed, an active
+    /// segment with garbage left for a new one, garbage collected.
+    Rest,
 }
 
 impl Step {
@@ -126,6 +129,7 @@ impl Step {
         Step::SyncLog,
         Step::FreeSegments,
         Step::Collect,
+        Step::Rest,
     ];
 }
 
@@ -167,6 +171,7 @@ impl Db {
             Step::SyncLog => log.idle_sync()?,
             Step::FreeSegments => core.free_dead_segments()?.files > 0,
             Step::Collect => core.collect_step()?,
+            Step::Rest => core.rest_step()?,
         })
     }
 }

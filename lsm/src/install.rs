@@ -27,6 +27,9 @@ pub(crate) struct Installation {
     pub(crate) fresh: Vec<Arc<TableFile>>,
     /// Memtables whose contents the added tables hold.
     pub(crate) flushed: Vec<Arc<Memtable>>,
+    /// Every frame of the log before this position was routed: the replay head may move up to it
+    /// as far as memtables permit.
+    pub(crate) logged_to: Option<u64>,
 }
 
 /// What the install lock protects beside the right to install.
@@ -59,6 +62,13 @@ impl<C: Companion> Shared<C> {
             let replay = memtables.replay_head_without(&parts.flushed);
             if !parts.flushed.is_empty() && change.replay_head.is_none() {
                 change.replay_head = replay.map(unpack);
+            }
+            if let Some(end) = parts.logged_to {
+                let head = memtables.replay_head_without(&[]).map_or(end, |start| start.min(end));
+                change.replay_head = Some(unpack(head));
+                if self.manifest.read(|s| s.replay_head()) >= change.replay_head {
+                    return Ok(false);
+                }
             }
             parts.flushed.iter().all(|f| sealed.iter().any(|s| Arc::ptr_eq(f, s)))
         };

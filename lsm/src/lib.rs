@@ -135,6 +135,7 @@ pub use stats::{LevelStats, Stats};
 pub use superversion::{CursorOptions, Pinned, Superversion};
 pub use tree::Tree;
 pub use visible::{PENDING, Visible, VisibleOptions};
+pub use priority::lower as lower_priority;
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]

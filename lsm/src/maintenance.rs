@@ -57,6 +57,26 @@ impl<C: Companion> Tree<C> {
         shared.current.replace(current.with_range_deletes(&memtables, &change));
     }
 
+    /// Moves the replay head up to `end` (packed, as in [`route`](Self::route)), or to the first frame
+    /// that is in a memtable, if that comes before. After a flush the head stands where the
+    /// flushed frames end; when the log goes on elsewhere, this lets go of what lies between.
+    /// `false`: the head is there already.
+    ///
+    /// Every frame before `end` must have been routed, and be durable.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    pub fn advance_replay_head(&self, end: u64) -> Result<bool> {
+        let parts = Installation { logged_to: Some(end), ..Installation::default() };
+        self.shared.install_change(StoreChange::default(), parts)
+    }
+
+    /// Where the first frame that is in a memtable begins in the log (packed, as in
+    /// [`route`](Self::route)); `None`: everything is in tables.
+    pub fn unflushed_from(&self) -> Option<u64> {
+        self.shared.admission.lock().replay_head_without(&[])
+    }
+
     /// Seals the active memtable, unless it is empty, and wakes the flush thread.
     ///
     /// # Errors

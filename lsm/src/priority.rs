@@ -1,7 +1,8 @@
 //! Scheduling priority of the calling thread.
 
-/// Puts the calling thread into a lower scheduling class. Failing to is no failure.
-pub(crate) fn lower(nice: i32) {
+/// Puts the calling thread into a lower scheduling class (Unix nice value). Failing to is no
+/// failure.
+pub fn lower(nice: i32) {
     #[cfg(target_os = "linux")]
     {
         let thread = rustix::thread::gettid();

@@ -1,6 +1,7 @@
 //! Opening a log that exists: replay, and what must be done before it is appended to again.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
 use kvdb_vfs::{Fs, SyncSite};
@@ -320,6 +321,7 @@ impl Recovery {
             sync_gate: Mutex::new(()),
             usage: Usage::new(),
             dead: Mutex::new(Vec::new()),
+            segment_limit: AtomicU32::new(u32::MAX),
             left: Mutex::new(match start {
                 // Passed by in the replay, sealed by nobody yet.
                 Start::Clean => left,
@@ -333,5 +335,5 @@ impl Recovery {
 
 fn tail(active: Arc<Segment>, end: Position) -> Tail {
     active.data.set_written(end.offset);
-    Tail { end, durable: end, active, dirty: Vec::new(), unsynced: 0 }
+    Tail { end, durable: end, active, dirty: Vec::new(), unsynced: 0, written: 0 }
 }

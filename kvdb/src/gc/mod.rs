@@ -25,8 +25,10 @@
 mod collector;
 mod files;
 mod job;
+mod survey;
 mod survivors;
 mod units;
+mod worker;
 
 use std::ops::ControlFlow;
 
@@ -35,11 +37,13 @@ pub use collector::GcTotals;
 pub use files::LogFileStats;
 pub(crate) use files::file_stats;
 pub(crate) use units::{Choice, choose, collectable};
+pub(crate) use worker::Worker;
 
 use crate::core::Core;
 use crate::db::Db;
 use crate::error::{Error, ErrorKind, Result};
 use job::{Done, Failure};
+use survey::Survey;
 
 /// What a collection on demand is to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,8 +51,9 @@ use job::{Done, Failure};
 pub struct GcOptions {
     /// Files of which less than this part is garbage are left alone. 0 to 1, default 0.2.
     pub min_garbage: f64,
-    /// Write what is in memory to tables first, and bring together in the tree what was
-    /// overwritten with what overwrote it: only then is all garbage known. Default: false.
+    /// First write what is in memory to tables, bring together in the tree what was overwritten
+    /// with what overwrote it, and begin a new segment: only then is all garbage known, and can go.
+    /// Default: false.
     pub settle: bool,
     /// Also move segments without garbage that were never collected: afterwards values lie in key
     /// order, which makes scans over large values sequential. Default: false.
@@ -299,7 +304,10 @@ impl Core {
     fn settle_for_collection(&self) -> Result<()> {
         self.tree.flush()?;
         self.tree.major_compact()?;
-        self.log()?.prepare()?;
+        let end = self.log()?.end();
+        if self.manifest.read(|state| Survey::new(state, end)).has_young() {
+            self.leave_active_segment()?;
+        }
         Ok(())
     }
 }

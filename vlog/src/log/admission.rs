@@ -21,6 +21,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Shared;
 use crate::format::{PAGE, SEGMENT_OVERHEAD, max_frame_len};
@@ -68,6 +69,8 @@ pub(crate) struct Admission {
     /// The highest segment number so far.
     last_segment: Option<u32>,
     waiting: usize,
+    /// The spares were given up for the log being at rest: none is wanted before one is needed.
+    dormant: bool,
 }
 
 /// What a fresh segment takes, in bytes.
@@ -94,6 +97,7 @@ impl Admission {
             next_capacity: last.saturating_mul(2).min(segment_size),
             last_segment,
             waiting: 0,
+            dormant: false,
         }
     }
 
@@ -154,7 +158,36 @@ impl Admission {
     }
 
     pub(crate) fn wants_spare(&self) -> bool {
-        self.spares.is_empty() && !self.making && !self.closed
+        let needed = !self.dormant || self.left < usable(self.next_capacity) / 4;
+        self.spares.is_empty() && !self.making && !self.closed && needed
+    }
+
+    /// Gives up the spares, if nothing is reserved.
+    pub(crate) fn take_spares(&mut self) -> Vec<Arc<Segment>> {
+        if self.reserved > 0 || self.making {
+            return Vec::new();
+        }
+        self.dormant = true;
+        self.spares.drain(..).collect()
+    }
+
+    pub(crate) fn is_making(&self) -> bool {
+        self.making
+    }
+
+    /// Leaves the active segment for the last spare, if nothing is reserved. Returns the segments
+    /// to enter, one after the other.
+    pub(crate) fn rotate_all(&mut self) -> Vec<Arc<Segment>> {
+        if self.reserved > 0 {
+            return Vec::new();
+        }
+        let mut entered = Vec::new();
+        while let Some(next) = self.rotate() {
+            entered.push(next);
+        }
+        self.dormant = true;
+        self.check();
+        entered
     }
 
     /// The invariant, checked wherever one of its terms changed.
@@ -281,7 +314,8 @@ impl Shared {
         len: u32,
     ) -> Result<MutexGuard<'a, Admission>> {
         let needed = (len + SEGMENT_OVERHEAD).next_multiple_of(PAGE);
-        let capacity = a.next_capacity.max(needed).min(self.options.segment_size);
+        let limit = self.segment_limit.load(Ordering::Relaxed);
+        let capacity = a.next_capacity.min(limit).max(needed).min(self.options.segment_size);
         let last = a.last_segment;
         a.making = true;
         let made = MutexGuard::unlocked(&mut a, || {
@@ -297,6 +331,7 @@ impl Shared {
             Ok(segment) => {
                 a.last_segment = Some(segment.id());
                 a.spares.push_back(segment);
+                a.dormant = false;
                 a.full = false;
                 a.next_capacity = capacity.saturating_mul(2).min(self.options.segment_size);
                 Ok(a)

@@ -4,13 +4,14 @@ pub(crate) mod admission;
 mod blocks;
 mod commit;
 mod queue;
+mod rotate;
 mod sink;
 mod standalone;
 mod tail;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) usage: Usage,
     /// Segments that are not part of the log any more, whose files may be used again.
     pub(crate) dead: Mutex<Vec<Arc<Segment>>>,
+    /// Segments are made no larger than this many bytes, but as large as a frame needs.
+    pub(crate) segment_limit: AtomicU32,
 }
 
 /// How many groups were written since the last segment was made: what the next one is for.

@@ -21,6 +21,8 @@ pub(crate) struct Tail {
     pub(crate) dirty: Vec<Arc<Segment>>,
     /// Bytes written since the last sync began.
     pub(crate) unsynced: u64,
+    /// Bytes written since the log was opened.
+    pub(crate) written: u64,
 }
 
 impl Tail {
@@ -34,6 +36,7 @@ impl Tail {
         }
         self.end = Position::new(active.id(), offset);
         self.unsynced += bytes;
+        self.written += bytes;
     }
 
     /// Whether a write that is durable by itself makes everything durable.

@@ -388,6 +388,25 @@ impl Writer {
         done.map(|_| true)
     }
 
+    /// Leaves the active segment for the last spare and begins that durably. `None`: room is
+    /// reserved, and nothing was done.
+    pub(crate) fn rotate(&mut self, shared: &Shared) -> Result<Option<Position>> {
+        self.resume(shared)?;
+        let entered = shared.admission.lock().rotate_all();
+        if entered.is_empty() {
+            return Ok(None);
+        }
+        let durable = shared.tail.lock().durable;
+        for next in entered {
+            self.enter(shared, next, durable);
+        }
+        self.link(durable);
+        let done = self.write_out(shared, &[], true, SyncSite::LogBackground);
+        self.buffer.clear();
+        self.chunks.clear();
+        done.map(|_| Some(self.end()))
+    }
+
     /// Ends the log with a footer, unless it ends with one. Everything else is durable already.
     pub(crate) fn close(&mut self, shared: &Shared) -> Result<()> {
         if self.footer.is_some() || self.closed_here {

@@ -1,0 +1,291 @@
+//! Collection in the background: when, and how fast.
+//!
+//! One thread of low priority looks at the log a few times a second. While the database is written
+//! to, it collects when the log takes more space than
+//! [`Options::space_amplification`](crate::Options::space_amplification) permits, no faster than
+//! it has to: paced by the bytes that commits write, the more the closer to the limit. When
+//! nothing was written for a while, it brings the store to rest: flushes the memtable, leaves an
+//! active segment with garbage, and collects at full speed what is worth it.
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvdb_manifest::store::StoreChange;
+use kvdb_vlog::segment_path;
+use parking_lot::{Condvar, Mutex};
+
+use super::survey::Survey;
+use super::{GcReport, Watch};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::housekeeper::panicked;
+use crate::pipeline::pack;
+
+/// How often to look.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long nothing must have been written for the store to be at rest.
+const REST: Duration = Duration::from_secs(1);
+/// How often a store at rest is flushed for less than what makes a difference in space.
+const REST_FLUSH: Duration = Duration::from_secs(5);
+/// The tree is compacted for the log's sake when tables above the last level refer to so large a
+/// part of what the last level refers to, while the database is written to and at rest.
+const BUSY_UPPER_PART: u64 = 8;
+const REST_UPPER_PART: u64 = 20;
+/// After a failure, how long to leave it alone at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// However slowly commits come in, collection may write so many bytes a second.
+const LEAST_RATE: f64 = (8 << 20) as f64;
+/// Scheduling class of the thread (Unix nice value): below that of compactions.
+const NICE: i32 = 10;
+
+/// The thread, and the means to stop it.
+#[derive(Debug, Default)]
+pub(crate) struct Worker {
+    stop: Arc<Stop>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Stop {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    /// Waits; true if it is over.
+    fn wait(&self, time: Duration) -> bool {
+        let mut stopped = self.stopped.lock();
+        if !*stopped {
+            self.changed.wait_for(&mut stopped, time);
+        }
+        *stopped
+    }
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub(crate) fn start(&self, core: Arc<Core>) -> std::io::Result<()> {
+        let stop = self.stop.clone();
+        let thread = std::thread::Builder::new().name("kvdb-gc".into()).spawn(move || {
+            kvdb_lsm::lower_priority(NICE);
+            let worked = catch_unwind(AssertUnwindSafe(|| Round::new(&core, &stop).run()));
+            if let (Err(panic), Some(log)) = (worked, &core.log) {
+                log.poison(panicked("garbage collection", &*panic));
+            }
+        })?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Ends the thread and waits for it. The collection under way must have been told before.
+    pub(crate) fn stop(&self) {
+        *self.stop.stopped.lock() = true;
+        self.stop.changed.notify_all();
+        let thread = self.thread.lock().take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("garbage collection panicked");
+        }
+    }
+}
+
+/// What the thread knows from one look to the next.
+struct Round<'a> {
+    core: &'a Core,
+    stop: &'a Stop,
+    /// Bytes appended to the log up to the last look, and since when there are no more.
+    appended: u64,
+    since: Instant,
+    /// Size of the manifest when there was last nothing to do, and whether at rest.
+    done: Option<(u64, bool)>,
+    /// The replay head when the memtable was last sealed from here.
+    sealed: Option<(u32, u32)>,
+    /// Bytes per second that commits write, smoothed.
+    rate: f64,
+    looked: Instant,
+    pause: Duration,
+    /// When to flush also for little.
+    next_flush: Instant,
+}
+
+impl<'a> Round<'a> {
+    fn new(core: &'a Core, stop: &'a Stop) -> Self {
+        let now = Instant::now();
+        Round {
+            core,
+            stop,
+            appended: 0,
+            since: now,
+            done: None,
+            sealed: None,
+            rate: 0.0,
+            looked: now,
+            pause: Duration::ZERO,
+            next_flush: now,
+        }
+    }
+
+    fn run(&mut self) {
+        let mut more = false;
+        while !self.stop.wait(if more { Duration::ZERO } else { LOOK.max(self.pause) }) {
+            more = match self.look() {
+                Ok(more) => {
+                    self.pause = Duration::ZERO;
+                    more
+                }
+                Err(Error::Closed) => false,
+                Err(error) => {
+                    self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                    tracing::warn!(%error, "garbage collection");
+                    false
+                }
+            };
+        }
+    }
+
+    /// Does one thing, if there is one to do.
+    fn look(&mut self) -> Result<bool> {
+        let Some(log) = &self.core.log else { return Ok(false) };
+        if log.poisoned().is_some() {
+            return Ok(false);
+        }
+        self.note_appended(log.appended());
+        let at_rest = self.since.elapsed() >= REST;
+        let size = self.core.manifest.size();
+        let flushed = self.core.tree.unflushed_from().is_none();
+        if at_rest && flushed && self.done == Some((size, true)) {
+            return Ok(false);
+        }
+        let survey = self.core.manifest.read(|state| Survey::new(state, log.end()));
+        log.limit_segments(survey.segment_limit());
+        let did = match at_rest {
+            true => {
+                let now = Instant::now();
+                let flush = survey.wants_flush_at_rest() || now >= self.next_flush;
+                if flush {
+                    self.next_flush = now + REST_FLUSH;
+                }
+                self.core.come_to_rest(&survey, flush, |_, _| self.go_on())
+            }
+            false => self.keep_up(&survey),
+        }?;
+        self.done = (!did).then_some((size, at_rest));
+        Ok(did)
+    }
+
+    /// Takes note of how much was written since the last look.
+    fn note_appended(&mut self, appended: u64) {
+        let now = Instant::now();
+        let seconds = (now - self.looked).as_secs_f64().max(1e-3);
+        let rate = (appended - self.appended.min(appended)) as f64 / seconds;
+        // Over about a second; faster upwards, since being late costs space.
+        let weight = if rate > self.rate { 0.5 } else { seconds.min(0.5) };
+        self.rate += (rate - self.rate) * weight;
+        if appended != self.appended {
+            self.since = now;
+        }
+        (self.appended, self.looked) = (appended, now);
+    }
+
+    fn go_on(&self) -> ControlFlow<()> {
+        match self.core.collector.is_stopped() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// While the database is written to: as much as the space limit asks for.
+    fn keep_up(&mut self, survey: &Survey) -> Result<bool> {
+        let core = self.core;
+        // Once until it is flushed.
+        if survey.wants_flush(core.options.memtable_size as u64) && self.sealed != Some(survey.head)
+        {
+            self.sealed = Some(survey.head);
+            core.tree.rotate()?;
+        }
+        if survey.wants_compaction(BUSY_UPPER_PART) {
+            core.tree.major_compact()?;
+            return Ok(true);
+        }
+        let limit = core.options.space_amplification;
+        let Some(choice) = survey.busy_choice(limit) else { return Ok(false) };
+        // At the limit as fast as commits come in, and the further above it the faster.
+        let excess = (survey.amplification() - limit) / limit;
+        let rate = (self.rate * (1.0 + 20.0 * excess)).max(LEAST_RATE);
+        let mut due = Instant::now();
+        let mut paced = |_, bytes: u64| {
+            due += Duration::from_secs_f64(bytes as f64 / rate);
+            let ahead = due.saturating_duration_since(Instant::now());
+            if !ahead.is_zero() {
+                self.stop.wait(ahead);
+            }
+            self.go_on()
+        };
+        core.collect(choice, &mut Watch::new(&mut paced), &mut GcReport::default())
+    }
+}
+
+impl Core {
+    /// One step towards rest, for when nothing is being written: `false` if the store is there.
+    fn come_to_rest(
+        &self,
+        survey: &Survey,
+        flush: bool,
+        mut go_on: impl FnMut(super::GcStage, u64) -> ControlFlow<()>,
+    ) -> Result<bool> {
+        let log = self.log()?;
+        if flush && self.tree.unflushed_from().is_some() {
+            self.tree.flush()?;
+            return Ok(true);
+        }
+        if survey.wants_compaction(REST_UPPER_PART) {
+            self.tree.major_compact()?;
+            return Ok(true);
+        }
+        if survey.wants_rotation_at_rest() && self.leave_active_segment()? {
+            return Ok(true);
+        }
+        log.prepare()?;
+        let choice = survey.idle_choice();
+        let mut report = GcReport::default();
+        let collected = self.collect(choice, &mut Watch::new(&mut go_on), &mut report)?;
+        Ok(collected || report.files_removed > 0 || self.give_up_spares(survey)?)
+    }
+
+    /// Removes the segments that are kept ready, if they weigh something.
+    fn give_up_spares(&self, survey: &Survey) -> Result<bool> {
+        if !survey.spares_weigh() {
+            return Ok(false);
+        }
+        let _choosing = self.collector.choosing();
+        let spares = self.log()?.give_up_spares();
+        let segments_freed = spares.iter().map(|s| s.segment).collect();
+        if spares.is_empty() {
+            return Ok(false);
+        }
+        self.tree.install(StoreChange { segments_freed, ..StoreChange::default() })?;
+        self.collector.doom(spares.iter().map(|s| segment_path(self.log_dir(), s.file)));
+        self.remove_doomed();
+        Ok(true)
+    }
+
+    /// Begins a new segment and moves the replay head there, if nothing is in memtables. `false`:
+    /// a commit got in the way.
+    pub(crate) fn leave_active_segment(&self) -> Result<bool> {
+        let log = self.log()?;
+        let Some(end) = log.rotate()? else { return Ok(false) };
+        log.prepare()?;
+        log.sync_through(end)?;
+        Ok(self.tree.advance_replay_head(pack(end))?)
+    }
+
+    /// One step towards rest, for those who step by hand.
+    pub(crate) fn rest_step(&self) -> Result<bool> {
+        let end = self.log()?.end();
+        let survey = self.manifest.read(|state| Survey::new(state, end));
+        self.come_to_rest(&survey, true, |_, _| ControlFlow::Continue(()))
+    }
+}

@@ -1,0 +1,64 @@
+//! Leaving the active segment on demand, and how large the next ones are.
+
+use std::sync::atomic::Ordering;
+
+use std::sync::Arc;
+
+use super::Log;
+use crate::format::PAGE;
+use crate::{Error, Position, Result, SegmentMeta};
+
+impl<C> Log<C> {
+    /// Segments are made no larger than this from now on (but as large as a frame needs), however
+    /// far they have grown: a caller whose data has shrunk does not want the next gigabyte
+    /// preallocated. Rounded to pages, at least 64 KiB; [`Options::segment_size`] stays the limit.
+    ///
+    /// [`Options::segment_size`]: crate::Options::segment_size
+    pub fn limit_segments(&self, bytes: u64) {
+        let limit = u32::try_from(bytes).unwrap_or(u32::MAX) / PAGE * PAGE;
+        self.shared.segment_limit.store(limit.max(64 << 10), Ordering::Relaxed);
+    }
+
+    /// Bytes appended since the log was opened, headers and markers included.
+    pub fn appended(&self) -> u64 {
+        self.shared.tail.lock().written
+    }
+
+    /// Gives up the segments that are kept ready: for a log at rest. They are out of the view when
+    /// this returns; the caller frees them in its manifest, and then removes their files. The next
+    /// one is made when the active segment is nearly full. Returns none while a commit is under way.
+    pub fn give_up_spares(&self) -> Vec<SegmentMeta> {
+        let spares = self.shared.admission.lock().take_spares();
+        if !spares.is_empty() {
+            let ids: Vec<u32> = spares.iter().map(|s| s.id()).collect();
+            self.shared.remove_from_view(&ids);
+        }
+        spares.iter().map(|s: &Arc<_>| s.meta).collect()
+    }
+
+    /// Leaves the active segment for a fresh one, which is begun durably, so that all before it
+    /// can be collected. Existing spares are passed by, and no further one is made before one is
+    /// needed: for a time when nothing is written. Returns where the log goes on, or `None` if a
+    /// commit is under way, and nothing was done.
+    ///
+    /// # Errors
+    /// Of making the segment, which change nothing; [`Error::Poisoned`] if writing its first bytes
+    /// failed; [`Error::Closed`].
+    pub fn rotate(&self) -> Result<Option<Position>> {
+        let shared = &self.shared;
+        {
+            let a = shared.admission.lock();
+            shared.check_usable(&a)?;
+            if a.reserved > 0 || a.is_making() {
+                return Ok(None);
+            }
+            drop(shared.make_spare(a, 0)?);
+        }
+        let Some(mut writer) = self.writer.try_lock() else { return Ok(None) };
+        shared.check_poison()?;
+        match writer.rotate(shared) {
+            Ok(end) => Ok(end),
+            Err(e) => Err(Error::Poisoned { cause: shared.set_poison(e) }),
+        }
+    }
+}
