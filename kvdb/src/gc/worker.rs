@@ -237,9 +237,12 @@ impl Core {
         mut go_on: impl FnMut(super::GcStage, u64) -> ControlFlow<()>,
     ) -> Result<bool> {
         let log = self.log()?;
-        if flush && self.tree.unflushed_from().is_some() {
+        let unflushed = self.tree.unflushed_from();
+        if flush && unflushed.is_some() {
             self.tree.flush()?;
-            return Ok(true);
+            if self.tree.unflushed_from() != unflushed {
+                return Ok(true);
+            }
         }
         if survey.wants_compaction(REST_UPPER_PART) {
             self.tree.major_compact()?;
