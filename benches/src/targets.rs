@@ -62,6 +62,12 @@ pub const TXN: (usize, usize, usize) = (300_000, 16, 0);
 pub const LSM: (usize, usize, usize) = (1_000_000, 16, 100);
 /// Of the tree that is loaded with random keys.
 pub const LSM_LOAD: (usize, usize, usize) = (10_000_000, 16, 128);
+/// Records of the collected segment whose pointers are resolved: all of 128 MiB.
+pub const GC_RESOLVE: (usize, usize, usize) = (122_000, 16, 1024);
+/// Of the store whose half-dead segments are collected.
+pub const GC_MOVE: (usize, usize, usize) = (30_000, 16, 4096);
+/// Of the store that is overwritten.
+pub const GC_OVERWRITE: (usize, usize, usize) = (16_000, 16, 4096);
 
 /// Bytes through which the yardstick *D* is chased.
 pub const CHASE_BYTES: usize = 64 << 20;
@@ -171,4 +177,13 @@ pub const TARGETS: &[Target] = &[
     row("lsm-load", LSM_LOAD, "longest put at 80 %", "", Goal::AtMostNanos(10_000_000.0)),
     row("lsm-load", LSM_LOAD, "longest put at 80 %, since due", "", Goal::Shown),
     row("lsm-load", LSM_LOAD, "puts at 80 % slowed down", "", Goal::Shown),
+    row("gc", GC_RESOLVE, "resolve a relocated pointer", "", Goal::AtMostNanos(100.0)),
+    // Nanoseconds per KiB.
+    row("gc", GC_MOVE, "moving what is in use", "copying", Goal::AtLeast(0.8)),
+    row("gc", GC_OVERWRITE, "commits beside it, all garbage", "without", Goal::AtLeast(0.95)),
+    row("gc", GC_OVERWRITE, "commits beside it, part garbage", "without", Goal::AtLeast(0.8)),
+    row("gc", GC_OVERWRITE, "space, overwritten", "", Goal::AtMostOf(1.5, "of live")),
+    row("gc", GC_OVERWRITE, "log written per byte", "", Goal::AtMostOf(1.9, "bytes")),
+    row("gc", GC_OVERWRITE, "space, at rest", "", Goal::AtMostOf(1.25, "of live")),
+    row("gc", GC_OVERWRITE, "space, all collected", "", Goal::AtMostOf(1.03, "of live")),
 ];

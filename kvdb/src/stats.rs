@@ -31,6 +31,8 @@ pub struct Stats {
     pub tree_bytes: u64,
     /// Sum of the segments' written bytes.
     pub log_bytes: u64,
+    /// Bytes appended to the value log since the database was opened.
+    pub log_appended: u64,
     /// The files of the value log: segments as they were written, and what garbage collection made
     /// of them.
     pub log_files: Vec<LogFileStats>,
@@ -238,6 +240,7 @@ impl Core {
             conflict_bytes: self.oracle.tracked_bytes() as u64,
             range_drops: self.superversion().range_deletes().iter().count() as u64,
             segments,
+            log_appended: self.log.as_ref().map_or(0, |log| log.appended()),
             log_files,
             gc: self.collector.totals(),
             log_bytes,

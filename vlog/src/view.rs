@@ -160,6 +160,16 @@ impl LogView {
         Ok(f(record.key, record.tag, record.value))
     }
 
+    /// Where the record is in its file now, in bytes from the file's start: the pointer's own
+    /// offset, or where garbage collection has moved the record to. Does not look at the record.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSegment`], [`Error::BadPointer`]; damage of a relocation table.
+    #[inline]
+    pub fn offset_in_file(&self, pointer: Pointer) -> Result<u32> {
+        Ok(self.locate(pointer)?.1)
+    }
+
     /// Tells the system that these records will be read soon. Neighbours closer than 16 KiB
     /// become one request. Sorts `pointers` by place; unknown ones are skipped. Never fails.
     pub fn prefetch(&self, pointers: &mut [Pointer]) {

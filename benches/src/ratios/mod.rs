@@ -6,6 +6,7 @@
 
 mod lsm;
 mod lsm_load;
+mod gc;
 mod manifest;
 mod report;
 mod skiplist;
@@ -29,6 +30,7 @@ pub const GROUPS: &[(&str, Run)] = &[
     ("txn", txn::run),
     ("lsm", lsm::run),
     ("lsm-load", lsm_load::run),
+    ("gc", gc::run),
 ];
 
 /// Measures a part; `None` if there is no such part.
