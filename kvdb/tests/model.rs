@@ -137,7 +137,7 @@ fn run(seed: u64, options: &Options, steps: u64, largest: usize) -> u64 {
             _ => {
                 let everything = rng.u8(..3) == 0;
                 let gc = if everything { GcOptions::full() } else { GcOptions::default() };
-                let report = db.gc(&gc).unwrap();
+                let report = db.gc(&gc.look_up(rng.bool())).unwrap();
                 assert_eq!(report.damaged, []);
                 collections += report.collections;
             }

@@ -253,6 +253,11 @@ impl<V> Superversion<V> {
         TreeCursor::new(inputs)
     }
 
+    /// The records of its tables.
+    pub fn table_records(&self) -> impl Iterator<Item = &kvdb_manifest::store::TableRecord> {
+        self.version.tables().map(|table| &table.record)
+    }
+
     /// A cursor over all versions of all keys in the memtables and in the tables whose records
     /// `wanted` accepts, to be read from front to back once.
     pub fn cursor_over(

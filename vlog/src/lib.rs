@@ -170,6 +170,7 @@ mod segment;
 mod sync;
 mod verify;
 mod view;
+mod walk;
 
 pub use error::{BoxError, Error, ReplayError, Result};
 pub use format::{

@@ -45,7 +45,8 @@ impl<'a> Reader<'a> {
         Ok(FrameHeader::check(bytes, salt, offset, limit))
     }
 
-    fn bytes(&mut self, offset: u32, len: usize) -> Result<Option<&[u8]>> {
+    /// Bytes from `offset` on; `None` beyond the limit.
+    pub(crate) fn bytes(&mut self, offset: u32, len: usize) -> Result<Option<&[u8]>> {
         let end = u64::from(offset) + len as u64;
         if end > self.limit.into() {
             return Ok(None);

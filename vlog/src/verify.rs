@@ -75,14 +75,7 @@ fn verify_records(table: &Relocation) -> Result<Verified> {
 /// Verifies a record that carries its version, at `offset`; returns its length in the file.
 fn verify_record(file: &LogFile, offset: u32) -> Result<usize> {
     let damaged = || Error::damaged(&file.path, offset.into(), "a relocated record");
-    let rest = file.written().saturating_sub(offset);
-    // The header first: it says how much to read, and no more than the file has is read.
-    let header = file.bytes(offset, rest.min(crate::format::RECORD_HEADER as u32))?;
-    let len = crate::frame::stored_len(&header).ok_or_else(damaged)?;
-    if len > u64::from(rest) {
-        return Err(damaged());
-    }
-    let bytes = file.bytes(offset, len as u32)?;
+    let bytes = crate::walk::stored(file, offset)?;
     let parts = RecordParts::parse(&bytes).ok_or_else(damaged)?;
     let version = parts.version.ok_or_else(damaged)?;
     let raw = crc32fast::hash(parts.covered);

@@ -39,6 +39,8 @@ pub(crate) struct Collector {
     /// Files that no manifest names any more, to be removed.
     doomed: Mutex<Vec<PathBuf>>,
     totals: Mutex<GcTotals>,
+    /// How to find what is in use, if not by what is cheaper: for tests.
+    look_up: Mutex<Option<bool>>,
     stopped: AtomicBool,
 }
 
@@ -81,6 +83,14 @@ impl Collector {
 
     pub(crate) fn doom(&self, files: impl IntoIterator<Item = PathBuf>) {
         self.doomed.lock().extend(files);
+    }
+
+    pub(crate) fn look_up(&self) -> Option<bool> {
+        *self.look_up.lock()
+    }
+
+    pub(crate) fn set_look_up(&self, look_up: Option<bool>) {
+        *self.look_up.lock() = look_up;
     }
 
     pub(crate) fn take_doomed(&self) -> Vec<PathBuf> {

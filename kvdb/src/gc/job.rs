@@ -57,11 +57,16 @@ impl Core {
         claim: &Claim<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Done, Failure> {
-        let victims = |segment| claim.contains(segment);
         // Pinned after the victims were seen to lie before the replay head.
         let superversion = self.superversion();
         let view = superversion.view().clone();
-        let mut survivors = Survivors::new(&superversion, &victims);
+        let look_up = self.collector.look_up();
+        let go_on = || self.check_collecting();
+        let mut survivors = match Survivors::new(&superversion, claim, look_up, &go_on) {
+            Ok(survivors) => survivors,
+            Err(Error::Log(error)) => return Err(unreadable(claim, &view, error)),
+            Err(error) => return Err(error.into()),
+        };
         let mut outputs = Outputs {
             core: self,
             writer: None,
@@ -85,6 +90,10 @@ impl Core {
             self.check_collecting()?;
             watch.at(GcStage::Copying, bytes)?;
         }
+        if let Some((segment, count)) = survivors.missing() {
+            let what = format!("{count} records in use are not to be found in segment {segment}");
+            return Err(Failure::Damaged { segment, error: Error::Inconsistent(what) });
+        }
         drop(survivors);
         drop(superversion);
         outputs.finish(claim, &view, done, watch)
@@ -93,6 +102,15 @@ impl Core {
     /// Whether a collection may go on.
     pub(super) fn check_collecting(&self) -> Result<()> {
         if self.collector.is_stopped() { Err(Error::Closed) } else { Ok(()) }
+    }
+}
+
+/// The victim whose records cannot even be told apart.
+fn unreadable(claim: &Claim<'_>, view: &LogView, error: kvdb_vlog::Error) -> Failure {
+    let unread = |s: &&u32| view.record_names(**s, |_, _, _| {}).is_err();
+    match claim.segments().iter().find(unread) {
+        Some(&segment) => Failure::Damaged { segment, error: error.into() },
+        None => Failure::Failed(error.into()),
     }
 }
 

@@ -10,7 +10,8 @@
 //!
 //! 1. **Choose** ([`units`]): files before the replay head by benefit and cost. Live bytes are sums
 //!    over the tables' records, never a counter.
-//! 2. **Find** ([`survivors`]): the entries of a pinned superversion that point into the victims.
+//! 2. **Find** ([`survivors`]): the entries of a pinned superversion that point into the victims, by
+//!    reading the tables that refer to them or by looking the victims' records up, whatever is nearer.
 //! 3. **Copy** ([`job`]): each record is verified, then written, with a new checksum, to files cut
 //!    at [`Options::segment_size`](crate::Options::segment_size) by key range. A victim with
 //!    damage is left whole, reported, and not chosen again.
@@ -22,6 +23,7 @@
 //! change set is durable removes what was written and leaves everything as it was; after a crash
 //! the next opening does.
 
+mod by_records;
 mod collector;
 mod files;
 mod job;
@@ -62,11 +64,21 @@ pub struct GcOptions {
     /// bytes: the more, the longer are the runs in key order; as much free space is needed
     /// meanwhile. Default 1 GiB.
     pub batch_bytes: u64,
+    /// Whether what is in use is found by looking up the victims' records, or by reading the
+    /// tables that refer to them; by itself what is cheaper. For tests.
+    #[doc(hidden)]
+    pub look_up: Option<bool>,
 }
 
 impl Default for GcOptions {
     fn default() -> Self {
-        GcOptions { min_garbage: 0.2, settle: false, sort: false, batch_bytes: 1 << 30 }
+        GcOptions {
+            min_garbage: 0.2,
+            settle: false,
+            sort: false,
+            batch_bytes: 1 << 30,
+            look_up: None,
+        }
     }
 }
 
@@ -87,6 +99,12 @@ impl GcOptions {
     #[must_use]
     pub fn settle(self, settle: bool) -> Self {
         GcOptions { settle, ..self }
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub fn look_up(self, look_up: bool) -> Self {
+        GcOptions { look_up: Some(look_up), ..self }
     }
 
     /// Sets [`GcOptions::sort`].
@@ -211,6 +229,7 @@ impl Db {
         if options.settle {
             core.settle_for_collection()?;
         }
+        core.collector.set_look_up(options.look_up);
         let mut report = GcReport::default();
         let choice = Choice {
             min_garbage: options.min_garbage,

@@ -2,15 +2,23 @@
 //!
 //! The tables that refer to a victim are read in key order, all versions of all keys, with the
 //! memtables of the same superversion; whatever points into a victim survives. Nothing of the
-//! victims themselves is read for that, and nothing is sorted, since the tree is. A superversion
-//! that was pinned when the victims lay before the replay head shows every pointer into them that
-//! any later version can hold: flushes and compactions only leave entries out, and what is
-//! written later points behind the head. So what it does not show is garbage for good.
+//! victims themselves is read for that, and nothing is sorted, since the tree is. Where the victims
+//! hold few records beside what these tables hold, the records are looked up instead
+//! ([`by_records`](super::by_records)).
+//!
+//! A superversion that was pinned when the victims lay before the replay head shows every pointer
+//! into them that any later version can hold: flushes and compactions only leave entries out, and
+//! what is written later points behind the head. So what it does not show is garbage for good. As
+//! many as the tables' records say must be found in either way; if not, the victim is damaged.
+
+use std::collections::BTreeMap;
 
 use kvdb_lsm::entry::Entry;
 use kvdb_lsm::{Cursor as _, Superversion, TreeCursor};
 use kvdb_vlog::{LogView, Pointer};
 
+use super::by_records::Found;
+use super::collector::Claim;
 use crate::error::{Error, Result};
 use crate::item::decode_pointer;
 
@@ -18,6 +26,10 @@ use crate::item::decode_pointer;
 /// pacing and cancelling look at them often.
 const BATCH_BYTES: u64 = 2 << 20;
 const BATCH_RECORDS: usize = 1024;
+/// So many entries of a table are passed over in the time of one lookup.
+const LOOKUP_COST: u64 = 32;
+/// Most records in use that are gathered in memory.
+const MOST_FOUND: u64 = 1 << 19;
 
 /// A record that survives.
 #[derive(Debug, Clone, Copy)]
@@ -27,22 +39,53 @@ pub(crate) struct Survivor {
     pub(crate) pointer: Pointer,
 }
 
+/// How survivors are found.
+enum Source {
+    Tables { cursor: TreeCursor, started: bool },
+    Records { found: Found, next: usize },
+}
+
 /// The records in use, in key order, in batches.
 pub(crate) struct Survivors<'a> {
-    victims: &'a dyn Fn(u32) -> bool,
-    cursor: TreeCursor,
-    started: bool,
+    claim: &'a Claim<'a>,
+    source: Source,
     keys: Vec<u8>,
     batch: Vec<Survivor>,
+    /// How many must be found still, by segment.
+    expected: BTreeMap<u32, u64>,
 }
 
 impl<'a> Survivors<'a> {
     pub(crate) fn new(
         superversion: &Superversion<LogView>,
-        victims: &'a dyn Fn(u32) -> bool,
-    ) -> Self {
-        let cursor = superversion.cursor_over(|t| t.pointers.iter().any(|p| victims(p.segment)));
-        Survivors { victims, cursor, started: false, keys: Vec::new(), batch: Vec::new() }
+        claim: &'a Claim<'a>,
+        by_records: Option<bool>,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Self> {
+        let victims = |segment| claim.contains(segment);
+        let mut expected: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut entries = 0;
+        for table in superversion.table_records() {
+            let mut refers = false;
+            for sum in table.pointers.iter().filter(|p| victims(p.segment)) {
+                *expected.entry(sum.segment).or_default() += sum.count;
+                refers = true;
+            }
+            entries += if refers { table.entries } else { 0 };
+        }
+        let source = match by_records.unwrap_or_else(|| is_sparse(claim, entries)) {
+            true => {
+                let found = Found::new(superversion, claim.segments(), go_on)?;
+                Source::Records { found, next: 0 }
+            }
+            false => {
+                let refers = |t: &kvdb_manifest::store::TableRecord| {
+                    t.pointers.iter().any(|p| victims(p.segment))
+                };
+                Source::Tables { cursor: superversion.cursor_over(refers), started: false }
+            }
+        };
+        Ok(Survivors { claim, source, keys: Vec::new(), batch: Vec::new(), expected })
     }
 
     /// Gathers the next batch; empty at the end.
@@ -50,28 +93,49 @@ impl<'a> Survivors<'a> {
         self.keys.clear();
         self.batch.clear();
         let mut bytes = 0;
-        let mut on = match self.started {
-            true => self.cursor.valid(),
-            false => self.cursor.first()?,
-        };
-        self.started = true;
-        while on && bytes < BATCH_BYTES && self.batch.len() < BATCH_RECORDS {
-            let entry = Entry::decode(self.cursor.value()).map_err(|error| {
-                Error::DamagedEntry { key: self.cursor.key().to_vec(), what: error.to_string() }
-            })?;
-            if entry.kind.is_pointer() {
-                let pointer = decode_pointer(entry.payload, self.cursor.key())?;
-                if (self.victims)(pointer.segment()) {
-                    let start = self.keys.len();
-                    self.keys.extend_from_slice(self.cursor.key());
-                    let (key, version) = ((start, self.keys.len()), self.cursor.version());
-                    self.batch.push(Survivor { key, version, pointer });
-                    bytes += u64::from(pointer.len());
-                }
+        while bytes < BATCH_BYTES && self.batch.len() < BATCH_RECORDS {
+            let Some(pointer) = self.push_next()? else { break };
+            bytes += u64::from(pointer.len());
+            if let Some(count) = self.expected.get_mut(&pointer.segment()) {
+                *count = count.saturating_sub(1);
             }
-            on = self.cursor.next()?;
         }
         Ok(&self.batch)
+    }
+
+    /// Adds the next survivor to the batch.
+    fn push_next(&mut self) -> Result<Option<Pointer>> {
+        let start = self.keys.len();
+        let (version, pointer) = match &mut self.source {
+            Source::Records { found, next } => {
+                let Some((key, version, pointer)) = found.get(*next) else { return Ok(None) };
+                *next += 1;
+                self.keys.extend_from_slice(key);
+                (version, pointer)
+            }
+            Source::Tables { cursor, started } => {
+                let mut on = if *started { cursor.next()? } else { cursor.first()? };
+                *started = true;
+                loop {
+                    if !on {
+                        return Ok(None);
+                    }
+                    let pointer = pointer_at(cursor)?;
+                    if let Some(pointer) = pointer.filter(|p| self.claim.contains(p.segment())) {
+                        self.keys.extend_from_slice(cursor.key());
+                        break (cursor.version(), pointer);
+                    }
+                    on = cursor.next()?;
+                }
+            }
+        };
+        self.batch.push(Survivor { key: (start, self.keys.len()), version, pointer });
+        Ok(Some(pointer))
+    }
+
+    /// A segment of which not all was found that tables refer to, after the last batch.
+    pub(crate) fn missing(&self) -> Option<(u32, u64)> {
+        self.expected.iter().find(|(_, count)| **count > 0).map(|(s, count)| (*s, *count))
     }
 
     /// The key of a survivor of the last batch.
@@ -82,5 +146,28 @@ impl<'a> Survivors<'a> {
     /// The last batch.
     pub(crate) fn batch(&self) -> &[Survivor] {
         &self.batch
+    }
+}
+
+/// Whether looking up the victims' records is cheaper than reading `entries` entries of tables.
+fn is_sparse(claim: &Claim<'_>, entries: u64) -> bool {
+    let (mut records, mut live) = (0, 0);
+    for unit in &claim.units {
+        let mean = (unit.live.bytes / unit.live.count.max(1)).max(64);
+        records += unit.size / mean;
+        live += unit.live.count;
+    }
+    entries / LOOKUP_COST > records && live <= MOST_FOUND
+}
+
+/// The pointer that the cursor stands on, if it is one.
+fn pointer_at(cursor: &TreeCursor) -> Result<Option<Pointer>> {
+    let entry = Entry::decode(cursor.value()).map_err(|error| Error::DamagedEntry {
+        key: cursor.key().to_vec(),
+        what: error.to_string(),
+    })?;
+    match entry.kind.is_pointer() {
+        true => decode_pointer(entry.payload, cursor.key()).map(Some),
+        false => Ok(None),
     }
 }

@@ -164,6 +164,23 @@ impl Relocation {
         Ok(file.map(|file| (file, bucket[at].new_offset.get())))
     }
 
+    /// Old offset, file and new offset of each record.
+    ///
+    /// # Errors
+    /// Damage of the table.
+    pub(crate) fn moved(&self) -> Result<impl Iterator<Item = (u32, &LogFile, u32)>> {
+        let (directory, entries) = self.parts()?;
+        let buckets = directory.windows(2).enumerate();
+        Ok(buckets.flat_map(move |(bucket, ends)| {
+            let range = ends[0].get() as usize..ends[1].get() as usize;
+            let base = (bucket as u32) << self.shift;
+            entries.get(range).unwrap_or_default().iter().filter_map(move |entry| {
+                let file = self.files.get(usize::from(entry.file_ordinal.get()))?;
+                Some((base | u32::from(entry.old_low.get()), &**file, entry.new_offset.get()))
+            })
+        }))
+    }
+
     /// Where the records are now.
     ///
     /// # Errors
