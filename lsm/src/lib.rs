@@ -129,13 +129,13 @@ pub use found::Found;
 pub use kvdb_sstable::{Cursor, key_hash};
 pub use maintenance::Job;
 pub use options::{Background, Compression, Options, Reads};
+pub use priority::lower as lower_priority;
 pub use range_delete::RangeDeletes;
 pub use stall::{StallReason, StallStats};
 pub use stats::{LevelStats, Stats};
 pub use superversion::{CursorOptions, Pinned, Superversion};
 pub use tree::Tree;
 pub use visible::{PENDING, Visible, VisibleOptions};
-pub use priority::lower as lower_priority;
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]

@@ -4,9 +4,9 @@
 //! each of its rows in [`TARGETS`], what both took. The figure of a row is the median over
 //! the rounds of the ratio *within* a round.
 
+mod gc;
 mod lsm;
 mod lsm_load;
-mod gc;
 mod manifest;
 mod report;
 mod skiplist;
