@@ -200,3 +200,94 @@ impl SkipList {
         Some(before)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use crate::cursor::Position;
+
+    const N: u64 = if cfg!(miri) { 300 } else { 3000 };
+
+    /// Fails unless the walk knows where in the index it is.
+    fn check(list: &SkipList, at: &Position) {
+        let arena = list.arena();
+        let node = at.node.expect("an entry");
+        let order = |record, node: NodeId| {
+            let base = arena.record_node(record);
+            match base == Arena::head() {
+                true => std::cmp::Ordering::Less,
+                false => arena.key(base).cmp(arena.key(node)),
+            }
+        };
+        assert!(order(at.ahead.here, node).is_le(), "the record is before the entry");
+        let next = list.record_after(at.ahead.here);
+        assert!(next.is_none_or(|next| order(next, node).is_ge()), "and the next one is not");
+        assert!(at.ahead.steps <= LOST, "without having been lost");
+        match at.ahead.direction {
+            Direction::None => {}
+            Direction::Forward => assert_eq!(at.ahead.next, next),
+            Direction::Backward => assert_eq!(at.ahead.next, list.record_before(at.ahead.here)),
+        }
+    }
+
+    fn walk(
+        list: &SkipList,
+        at: &mut Position,
+        steps: u64,
+        forward: bool,
+        check: fn(&SkipList, &Position),
+    ) -> u64 {
+        for step in 0..steps {
+            let Some(node) = at.node else { return step };
+            check(list, at);
+            at.node = match forward {
+                true => list.step(node, &mut at.ahead),
+                false => list.step_back(node, &mut at.ahead),
+            };
+        }
+        steps
+    }
+
+    #[test]
+    fn a_walk_knows_its_record_wherever_it_began_and_turns() {
+        let list = SkipList::new(Options { capacity: 1 << 20, ..Options::default() }).unwrap();
+        let key = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_be_bytes();
+        for i in 0..N {
+            list.insert(&key(i), 1, b"").unwrap();
+        }
+        assert_eq!(walk(&list, &mut list.first_entry(), u64::MAX, true, check), N);
+        assert_eq!(walk(&list, &mut list.last_entry(), u64::MAX, false, check), N);
+        for i in 0..N {
+            for mut at in [list.seek(&key(i), 1), list.seek_for_prev(&key(i), 1)] {
+                for (steps, forward) in
+                    [(i % 70, true), (i % 50, false), (i % 3, true), (40, false)]
+                {
+                    walk(&list, &mut at, steps, forward, check);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_among_entries_that_come_in_meanwhile_finds_its_way() {
+        let list = SkipList::new(Options { capacity: 1 << 20, ..Options::default() }).unwrap();
+        let key = |i: u64| i.to_be_bytes();
+        for i in 0..N / 2 {
+            list.insert(&key(i * 1000), 1, b"").unwrap();
+        }
+        // Every step has a record's worth of new entries before it.
+        let (mut forward, mut backward) = (list.first_entry(), list.last_entry());
+        for i in 1..N / 8 {
+            for j in 1..SLOTS as u64 {
+                list.insert(&key(i * 1000 + j), 1, b"").unwrap();
+            }
+            walk(&list, &mut forward, 1, true, |_, _| {});
+            walk(&list, &mut backward, 1, false, |_, _| {});
+        }
+        for (mut at, onward) in [(forward, true), (backward, false)] {
+            walk(&list, &mut at, 4 * u64::from(LOST), onward, |_, _| {});
+            assert!(walk(&list, &mut at, u64::MAX, onward, check) > N / 8, "much is left");
+        }
+    }
+}

@@ -7,7 +7,12 @@ use std::thread;
 
 use kvdb_skiplist::{EntryRef, InsertError, Options, SkipList};
 
-const SCHEDULES: u64 = if cfg!(miri) { 2 } else { 1000 };
+/// `KVDB_TEST_SCALE=N` runs N times as many.
+fn schedules() -> u64 {
+    let scale = std::env::var("KVDB_TEST_SCALE").ok().and_then(|scale| scale.parse().ok());
+    if cfg!(miri) { 2 } else { 1000 * scale.unwrap_or(1) }
+}
+
 const THREADS: usize = if cfg!(miri) { 3 } else { 8 };
 
 /// SplitMix64.
@@ -89,7 +94,7 @@ fn key(random: &mut Random) -> Vec<u8> {
 
 #[test]
 fn a_thousand_schedules_of_eight_writers_and_a_reader() {
-    for seed in 0..SCHEDULES {
+    for seed in 0..schedules() {
         let list = list(seed, 1 << 17);
         let start = Barrier::new(THREADS + 1);
         let done = AtomicBool::new(false);
@@ -154,6 +159,68 @@ fn write(list: &SkipList, start: &Barrier, seed: u64) -> Vec<Pair> {
         assert_whole(entry);
     }
     mine
+}
+
+/// A list long enough that records of all but the top layer are split while others search through
+/// them, walk along them, and split them too.
+#[test]
+fn searches_and_walks_are_right_while_the_index_grows() {
+    const EACH: u64 = if cfg!(miri) { 30 } else { 8000 };
+    let list = list(11, 16 << 20);
+    let key = |i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    let done = AtomicBool::new(false);
+    let start = Barrier::new(THREADS + 2);
+    thread::scope(|scope| {
+        let writers: Vec<_> = (0..THREADS as u64)
+            .map(|writer| {
+                let (list, start) = (&list, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    for i in 0..EACH {
+                        let key = key(i * THREADS as u64 + writer);
+                        list.insert(&key, 1, &value(&key, 1)).expect("room");
+                        assert!(list.get(&key, 1).is_some(), "what was just inserted");
+                    }
+                })
+            })
+            .collect();
+        for forward in [true, false] {
+            let (list, start, done) = (&list, &start, &done);
+            scope.spawn(move || {
+                let mut random = Random(u64::from(forward));
+                start.wait();
+                while !done.load(Ordering::Acquire) {
+                    let sought = random.next().to_be_bytes();
+                    let mut cursor = list.cursor();
+                    let mut valid = match forward {
+                        true => cursor.seek(&sought, 1),
+                        false => cursor.seek_for_prev(&sought, 1),
+                    };
+                    let mut before = sought.to_vec();
+                    for step in 0..200 {
+                        if !valid {
+                            break;
+                        }
+                        assert_whole(cursor.entry().expect("valid"));
+                        let here = cursor.key();
+                        let equal = step == 0 && here == sought;
+                        assert!(equal || (here > &before[..]) == forward && here != &before[..]);
+                        before = here.to_vec();
+                        valid = if forward { cursor.next() } else { cursor.prev() };
+                    }
+                }
+            });
+        }
+        for writer in writers {
+            writer.join().expect("a writer");
+        }
+        done.store(true, Ordering::Release);
+    });
+    let entries = EACH * THREADS as u64;
+    assert_eq!(list.len() as u64, entries);
+    assert_eq!(read_through(&list, true) as u64, entries);
+    assert_eq!(read_through(&list, false) as u64, entries);
+    assert!((0..entries).all(|i| list.get(&key(i), 1).is_some()));
 }
 
 #[test]
