@@ -76,6 +76,7 @@
 //! | load of a link, slot or prev word | acquire | pairs with it: the node behind the id can be read |
 //! | store of a value word over an old one | release | publishes the new value's bytes |
 //! | load of a value word | acquire | pairs with it |
+//! | load of a slot or prev word to prefetch by | relaxed | only its address is used |
 //! | words of a node or record not yet published | relaxed | the publication orders them |
 //! | a record's lock | acquire, release | the splits of one record follow each other |
 //! | bytes taken, height of the index | relaxed | ranges are disjoint whatever the order; the height is a hint |
@@ -94,7 +95,7 @@
 //!
 //! Steps beyond the logarithmic expectation occur where codes cannot tell keys apart: among versions
 //! of one key, and among keys with a common prefix of 255 bytes and more. A search there walks
-//! through the group behind one base, some dozens of nodes.
+//! through the group behind one base, some dozens of nodes, and through as many records in each layer.
 //!
 //! # What the techniques gave
 //!
