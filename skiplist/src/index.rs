@@ -333,7 +333,8 @@ mod tests {
     use crate::Options;
 
     fn list(seed: u64) -> SkipList {
-        SkipList::new(Options { capacity: 16 << 20, seed, ..Options::default() }).unwrap()
+        let options = Options { capacity: 16 << 20, seed, ..Options::default() };
+        SkipList::new(options).expect("a list")
     }
 
     /// The records of a layer, by the links of one level.
