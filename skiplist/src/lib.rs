@@ -99,19 +99,45 @@
 //!
 //! # What the techniques gave
 //!
-//! 1 M entries of 24 random bytes and 16, one thread, in dependent cache misses *D* of the same run
-//! (180–225 ns on the machine used). Each line is on top of the one before unless said. A line is
-//! two or three rounds of a run of its own on a shared machine, so differences below a tenth mean
-//! nothing; the techniques of the first line were not measured one by one.
+//! 1 M entries of 24 random bytes and 16, one thread, in dependent cache misses *D* of the same run.
+//! How the present form came about, each line on top of the one before; two or three rounds of a
+//! run of its own on a shared machine, so differences below a tenth mean nothing:
 //!
-//! | technique | insert | get | bytes per entry beside the data |
+//! | technique | insert | get | next | bytes per entry beside the data |
+//! |---|---|---|---|---|
+//! | skiplist with truncated towers, branching 4, codes in the links, huge pages, prefetch of the successor | 7.9 D | 11.0 D | | 35 |
+//! | branching 2 instead of 4 (no miss for a link not followed, so more links pay) | 5.4–6.6 D | 7.4–8.9 D | | 40 |
+//! | a plain store instead of a swap for the prev word (not kept: no gain once it is prefetched) | 6.6 D | 8.9 D | | 40 |
+//! | index of records of 64 slots instead of towers | 4.2 D | 5.6 D | | 45 |
+//! | records of 32 slots | 3.6 D | 4.9 D | | 46 |
+//! | prefetch of the slots of every record walked to on level 0 | 3.6 D | 4.5 D | 0.9 D | 46 |
+//! | three layers of records of 29 slots under the towers, not one of 32 | 3.4 D | 3.2 D | 0.8 D | 45 |
+//! | four layers, the slots of a record folded without a branch | 2.7 D | 2.7 D | | 45 |
+//! | a cursor asks for the entries of the next record | 2.7 D | 2.7 D | 0.2 D | 45 |
+//!
+//! What the present form is without each, or with another size, the least and the greatest of three
+//! rounds beside other load, where it is itself 2.7–3.4, 2.2–2.9 and 0.14–0.19 D. What lies
+//! within that is no difference:
+//!
+//! | changed | insert | get | next |
 //! |---|---|---|---|
-//! | skiplist with truncated towers, branching 4, codes in the links, huge pages, prefetch of the successor | 7.9 D | 11.0 D | 35 |
-//! | branching 2 instead of 4 (no miss for a link not followed, so more links pay) | 5.4–6.6 D | 7.4–8.9 D | 40 |
-//! | a plain store instead of a swap for the prev word (not kept: no gain once it is prefetched) | 6.6 D | 8.9 D | 40 |
-//! | index of records of 64 slots instead of towers | 4.2 D | 5.6 D | 45 |
-//! | records of 32 slots | 3.6 D | 4.9 D | 46 |
-//! | prefetch of the slots of every record walked to on level 0 | 3.6 D | 4.5 D | 46 |
+//! | no prefetch of both nodes that a record's slots lead to | 2.4–3.8 D | 2.6–4.1 D | |
+//! | no prefetch of records | 1.9–2.8 D | 2.5–3.1 D | |
+//! | a node met before is compared again | 2.2–3.3 D | 2.1–3.0 D | |
+//! | a cursor does not look ahead | | | 0.94–1.01 D |
+//! | two layers | 2.4–3.6 D | 2.6–4.6 D | |
+//! | three layers | 1.8–3.0 D | 2.2–2.8 D | |
+//! | records of 13 slots (two cache lines; 46 bytes per entry) | 2.0–4.2 D | 2.2–4.3 D | |
+//! | records of 61 slots (eight cache lines; 44 bytes per entry) | 2.3–3.0 D | 2.5–3.7 D | |
+//! | small pages, all touched before | 2.6–3.2 D | 2.6–2.8 D | |
+//! | a new list instead of a [reset](SkipList::reset) one | 2.8–3.7 D | | |
+//! | a new list, its pages touched first, which takes 250 ms for 86 MiB | 3.1–4.0 D | | |
+//! | sorted insert, through an [`Inserter`] | 0.3 D | | |
+//! | a side hash for gets, filled by inserts: a sketch beside the list, 16 bytes per entry | + 0.05 D | 0.3–0.4 D | |
+//!
+//! The side hash was not kept. It brings a sorted insert from 59–64 to 110–120 ns, as each has a miss
+//! then, and every version of a key has to go through it. Its gets were in a loop that lets
+//! the processor overlap them.
 //!
 //! # Reuse
 //!
