@@ -17,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 use std::thread::{JoinHandle, ThreadId};
+use std::time::Duration;
 
 use kvdb_vlog::Ticket;
 use parking_lot::{Condvar, Mutex};
@@ -159,13 +160,19 @@ impl Core {
         let committer = &self.committer;
         let callbacks = committer.start(self)?;
         // Room here first: who holds room in the log holds up others.
-        let claim = committer.claim(request.writes.frame_len(), callbacks);
+        let claim = committer.claim(request.writes.frame_len(), callbacks, self)?;
         let admitted = self.admit_request(&request)?;
         let durability = request.durability;
+        // If the commit is refused, the callback goes last: it may hold the last handle of the
+        // database, and closing that waits for whoever is inside.
+        let mut tell = Some(tell);
+        let mut held = Some((claim, inside));
         let enqueue = |version| {
             let ticket = admitted.enqueue(log, version, durability);
-            let job = Job { ticket, tell: TellOnce(Some(tell)), claim, inside };
-            committer.shared.state.lock().jobs.push_back(job);
+            if let (Some(tell), Some((claim, inside))) = (tell.take(), held.take()) {
+                let job = Job { ticket, tell: TellOnce(Some(tell)), claim, inside };
+                committer.shared.state.lock().jobs.push_back(job);
+            }
             version
         };
         let queued = self.order(&request, enqueue)?;
@@ -178,7 +185,7 @@ impl Core {
     pub(crate) fn tell_later(self: &Arc<Self>, tell: Tell, version: u64) -> Result<()> {
         let _inside = self.commits.enter()?;
         let callbacks = self.committer.start(self)?;
-        let claim = self.committer.claim(0, callbacks);
+        let claim = self.committer.claim(0, callbacks, self)?;
         let done = Done { version, position: None };
         _ = TellOnce(Some(tell)).tell(&self.committer.shared, Ok(done), claim).map(wake);
         Ok(())
@@ -219,19 +226,44 @@ impl Committer {
     }
 
     /// A share for a commit of this size, waited for while too much is under way. A callback does
-    /// not wait: it would wait for itself.
-    fn claim(&self, bytes: usize, callbacks: ThreadId) -> Claim {
+    /// not wait: it would wait for itself. Nobody waits while the database is being closed: it may
+    /// be a callback that closes it.
+    fn claim(&self, bytes: usize, callbacks: ThreadId, core: &Core) -> Result<Claim> {
         let waits = std::thread::current().id() != callbacks;
         let mut state = self.shared.state.lock();
         while waits
             && state.commits > 0
             && (state.commits >= MAX_COMMITS || state.bytes + bytes > MAX_BYTES)
         {
+            core.check_open()?;
             self.shared.room.wait(&mut state);
         }
         state.commits += 1;
         state.bytes += bytes;
-        Claim { shared: self.shared.clone(), bytes }
+        Ok(Claim { shared: self.shared.clone(), bytes })
+    }
+
+    /// The database is being closed: those who wait for room are turned away. And if a waker does
+    /// that, on the committer's own thread, this thread drives what is left until all are out.
+    pub(crate) fn closing(&self, core: &Core) {
+        /// For those who leave without a ticket, which is not announced here.
+        const LOOK_AGAIN: Duration = Duration::from_millis(5);
+        drop(self.shared.state.lock());
+        self.shared.room.notify_all();
+        let this = std::thread::current().id();
+        if self.threads.lock().as_ref().is_none_or(|t| t.committer.thread().id() != this) {
+            return;
+        }
+        while !core.commits.is_empty() {
+            let mut state = self.shared.state.lock();
+            match state.jobs.pop_front() {
+                Some(job) => {
+                    drop(state);
+                    drive(job, &self.shared, core);
+                }
+                None => drop(self.shared.driven.wait_for(&mut state, LOOK_AGAIN)),
+            }
+        }
     }
 
     /// Ends the threads when everything is told. To be called when nobody commits any more.
@@ -255,19 +287,23 @@ fn join(thread: JoinHandle<()>) {
 }
 
 fn run_commits(shared: &Shared, core: &Core) {
-    while let Some(Job { ticket, tell, claim, inside }) = next(shared) {
-        let version = ticket.version();
-        let driven = catch_unwind(AssertUnwindSafe(|| Ok(core.log()?.drive(ticket, core)?)));
-        let outcome = match driven {
-            Ok(driven) => driven.map(|at| Done { version, position: Some(at.position) }),
-            // The log guards what it calls, so this cannot be; if it is, nothing is certain.
-            Err(_) => Err(Error::OutcomeUnknown("the committer panicked".to_owned())),
-        };
-        let waker = tell.tell(shared, outcome, claim);
-        // Only now: who closes the database may rely on the outcome being there.
-        drop(inside);
-        _ = waker.map(wake);
+    while let Some(job) = next(shared) {
+        drive(job, shared, core);
     }
+}
+
+fn drive(Job { ticket, tell, claim, inside }: Job, shared: &Shared, core: &Core) {
+    let version = ticket.version();
+    let driven = catch_unwind(AssertUnwindSafe(|| Ok(core.log()?.drive(ticket, core)?)));
+    let outcome = match driven {
+        Ok(driven) => driven.map(|at| Done { version, position: Some(at.position) }),
+        // The log guards what it calls, so this cannot be; if it is, nothing is certain.
+        Err(_) => Err(Error::OutcomeUnknown("the committer panicked".to_owned())),
+    };
+    let waker = tell.tell(shared, outcome, claim);
+    // Only now: who closes the database may rely on the outcome being there.
+    drop(inside);
+    _ = waker.map(wake);
 }
 
 fn next(shared: &Shared) -> Option<Job> {

@@ -165,7 +165,10 @@ impl Core {
     /// Ends everything: waits for commits in flight, makes the log durable with a footer, stops
     /// the threads, unlocks. Reading goes on through snapshots' iterators and values only.
     pub(crate) fn close(&self) -> Result<()> {
-        if !self.commits.close() {
+        let first = self.commits.shut();
+        self.committer.closing(self);
+        self.commits.close();
+        if !first {
             // Not waited for: it may be a callback that the first close waits for.
             return match self.closed.get() {
                 Some(Some(failure)) => Err(Error::CloseFailed(failure.clone())),

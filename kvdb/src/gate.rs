@@ -45,14 +45,24 @@ impl Gate {
         self.state.load(Ordering::SeqCst) & CLOSED != 0
     }
 
-    /// Lets nobody in any more and waits until all are out. True for the call that closed it.
+    /// Lets nobody in any more. True for the call that closed it.
+    pub(crate) fn shut(&self) -> bool {
+        self.state.fetch_or(CLOSED, Ordering::SeqCst) & CLOSED == 0
+    }
+
+    /// Whether nobody is inside.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.load(Ordering::SeqCst) & !CLOSED == 0
+    }
+
+    /// As [`Gate::shut`], and waits until all are out.
     pub(crate) fn close(&self) -> bool {
-        let before = self.state.fetch_or(CLOSED, Ordering::SeqCst);
+        let first = self.shut();
         let mut guard = self.lock.lock();
-        while self.state.load(Ordering::SeqCst) & !CLOSED != 0 {
+        while !self.is_empty() {
             self.left.wait(&mut guard);
         }
-        before & CLOSED == 0
+        first
     }
 
     fn leave(&self) {

@@ -416,3 +416,126 @@ fn rule_4_commits_of_all_kinds_race_with_close() {
         assert_eq!(db.iter().unwrap().count(), there.len(), "nothing but what was told");
     }
 }
+
+/// Ends the test program if what should end does not: a deadlock is a failure, not a hang.
+fn in_time<T: Send + 'static>(what: &str, run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, done) = mpsc::channel();
+    std::thread::spawn(move || drop(sender.send(run())));
+    done.recv_timeout(Duration::from_secs(30)).unwrap_or_else(|e| panic!("{what}: {e}"))
+}
+
+/// A callback closes the database while another thread waits for callbacks to make room.
+#[test]
+fn a_callback_may_close_the_database_while_others_wait_for_room() {
+    in_time("close in a callback", || {
+        let (db, fs) = memory();
+        let (go, gone) = mpsc::channel::<()>();
+        let closing = db.clone();
+        let (sender, closed) = mpsc::channel();
+        let mut first = db.batch();
+        first.put("first", "v").unwrap();
+        first
+            .commit_then(Durability::Buffered, move |outcome| {
+                outcome.unwrap();
+                gone.recv().unwrap();
+                sender.send(closing.close()).unwrap();
+            })
+            .unwrap();
+        let told = Arc::new(AtomicUsize::new(0));
+        let writer = {
+            let (db, told) = (db.clone(), told.clone());
+            std::thread::spawn(move || {
+                for i in 0..10_000u32 {
+                    let mut batch = db.batch();
+                    batch.put(i.to_be_bytes(), "v").unwrap();
+                    let told = told.clone();
+                    let callback = move |outcome: Result<u64>| {
+                        outcome.unwrap();
+                        told.fetch_add(1, Ordering::SeqCst);
+                    };
+                    match batch.commit_then(Durability::Buffered, callback) {
+                        Ok(()) => {}
+                        Err(Error::Closed) => return i,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                unreachable!("so many are never under way")
+            })
+        };
+        // The first callback and 4095 behind it: the writer waits for room.
+        while db.version() < 4096 {
+            std::thread::yield_now();
+        }
+        go.send(()).unwrap();
+        closed.recv().unwrap().unwrap();
+        let accepted = writer.join().unwrap();
+        let db = open(&tiny(), &fs).unwrap();
+        assert_eq!(db.iter().unwrap().count() as u32, accepted + 1);
+        // Those behind the one that closed run when it has returned.
+        while told.load(Ordering::SeqCst) < accepted as usize {
+            std::thread::yield_now();
+        }
+    });
+}
+
+/// A waker drops the last handle while other commits wait to be driven by the thread it runs on.
+#[test]
+fn a_waker_may_close_the_database_while_commits_are_under_way() {
+    struct Closes {
+        db: Db,
+        go: std::sync::Mutex<mpsc::Receiver<()>>,
+    }
+    impl Wake for Closes {
+        fn wake(self: Arc<Self>) {
+            self.go.lock().unwrap().recv().unwrap();
+            self.db.close().unwrap();
+        }
+    }
+    in_time("close in a waker", || {
+        let (db, fs) = memory();
+        let (go, receiver) = mpsc::channel();
+        let waker = Waker::from(Arc::new(Closes { db: db.clone(), go: receiver.into() }));
+        // Whether the handle is done before it is polled is chance.
+        let mut first = loop {
+            let mut first = Box::pin(put(&db, "first", "v").unwrap());
+            if first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+                break first;
+            }
+        };
+        while !first.is_done() {
+            std::thread::yield_now();
+        }
+        let others: Vec<_> = (0..10u32).map(|i| put(&db, i.to_be_bytes(), "v").unwrap()).collect();
+        go.send(()).unwrap();
+        for other in others {
+            other.wait().unwrap();
+        }
+        assert!(matches!(
+            first.as_mut().poll(&mut Context::from_waker(Waker::noop())),
+            Poll::Ready(Ok(_))
+        ));
+        let db = loop {
+            match open(&tiny(), &fs) {
+                Err(Error::InUse { .. }) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        assert_eq!(db.iter().unwrap().count(), 11);
+    });
+}
+
+/// A commit that is refused drops its callback, and with it perhaps the last handle.
+#[test]
+fn a_refused_callback_may_hold_the_last_handle() {
+    in_time("refused", || {
+        let (db, fs) = memory();
+        let mut t = db.begin().unwrap();
+        assert!(t.get("k").unwrap().is_none());
+        t.put("k", "mine").unwrap();
+        db.put("k", "theirs").unwrap();
+        let refused = t.commit_then(Durability::Buffered, move |_| drop(db));
+        assert!(matches!(refused, Err(Error::Conflict)));
+        let db = open(&tiny(), &fs).unwrap();
+        assert_eq!(db.get("k").unwrap().unwrap(), "theirs");
+    });
+}
