@@ -82,7 +82,7 @@ impl Sequence {
     ///
     /// # Errors
     /// Those of the commit, if these are the last numbers leased so far and so can be given back to
-    /// the store; they are kept for the next who asks then.
+    /// the store; they are kept for the next who asks then, or are a gap if the outcome is unknown.
     pub fn release(&self) -> Result<()> {
         let mut left = self.left.lock();
         let range = std::mem::replace(&mut *left, 0..0);
@@ -94,7 +94,8 @@ impl Sequence {
             true => self.store(range.start, Durability::Buffered).map(|()| true),
             false => Ok(false),
         });
-        if !matches!(stored, Ok(true)) {
+        // Perhaps the next opening finds them given back: then they must not be handed out here.
+        if !matches!(stored, Ok(true) | Err(Error::OutcomeUnknown(_))) {
             returned.entry(self.key.clone()).or_default().push(range);
         }
         stored.map(drop)

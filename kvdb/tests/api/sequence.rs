@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::common::{PATH, memory, scale, tiny};
-use kvdb::vfs::{Keep, MemFs};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Keep, MemFs, Op};
 use kvdb::{Durability, Error};
 
 #[test]
@@ -97,4 +97,24 @@ fn rule_37_a_key_that_holds_something_else_is_an_error_and_so_is_the_end_of_the_
     assert!(matches!(last.next(), Err(Error::NotASequence { .. })));
     db.close().unwrap();
     assert!(matches!(db.sequence("ids", 1), Err(Error::Closed)));
+}
+
+#[test]
+fn rule_37_numbers_whose_return_has_an_unknown_outcome_are_not_handed_out_again() {
+    let fs = Arc::new(MemFs::new());
+    let faulty = FaultFs::new(fs.clone());
+    let options = tiny().durability(Durability::Buffered);
+    let db = options.open_in(Arc::new(faulty.clone()), PATH).unwrap();
+    let ids = db.sequence("ids", 100).unwrap();
+    assert_eq!(ids.next().unwrap(), 0);
+    faulty.arm(FaultPlan::new(Fault::IoAfter).on(&[Op::Write]).path(".vlog"));
+    assert!(matches!(ids.release(), Err(Error::OutcomeUnknown(_))));
+    faulty.disarm();
+    let before: Vec<u64> = [&ids, &db.sequence("ids", 100).unwrap()]
+        .iter()
+        .filter_map(|sequence| sequence.next().ok())
+        .collect();
+    let db = options.open_in(Arc::new(fs.process_image()), PATH).unwrap();
+    let after = db.sequence("ids", 100).unwrap().next().unwrap();
+    assert!(!before.contains(&after), "{after} came twice");
 }
