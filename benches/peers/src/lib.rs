@@ -63,7 +63,7 @@ impl Lmdb {
         let mut transaction = env.write_txn()?;
         let entries = env.create_database(&mut transaction, None)?;
         for key in input.keys.iter() {
-            entries.put(&mut transaction, key, &input.value)?;
+            entries.put(&mut transaction, key, input.value.as_slice())?;
         }
         transaction.commit()?;
         Ok(Lmdb { env, entries })
