@@ -1,8 +1,7 @@
 //! The one clock for expiry times.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use kvdb_vfs::Clock;
 use parking_lot::Mutex;
@@ -12,17 +11,42 @@ use parking_lot::Mutex;
 ///
 /// A transaction takes its clock at begin; compaction drops by the least clock of the open ones
 /// ([`EngineClock::drop_clock`]), so an entry that a transaction may still see stays.
+///
+/// The open ones are kept in shards, so that threads that begin do not meet: each takes the lock of
+/// one, a scan takes the locks of all at once. So to each other they are as if there were one lock.
 #[derive(Debug)]
 pub(crate) struct EngineClock {
     wall: Arc<dyn Clock>,
     dropped: AtomicU64,
-    open: Arc<Mutex<BTreeMap<u64, usize>>>,
+    shards: [Arc<Shard>; SHARDS],
+}
+
+const SHARDS: usize = 16;
+
+/// The clocks of some of the open transactions, on cache lines of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard {
+    /// How many there are of each second: rarely more than two.
+    open: Mutex<Vec<(u64, usize)>>,
+}
+
+impl Shard {
+    /// The shard that this thread uses.
+    fn index() -> usize {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static INDEX: usize = THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        }
+        // While a thread ends any will do.
+        INDEX.try_with(|index| *index).unwrap_or(0)
+    }
 }
 
 impl EngineClock {
     /// `dropped` is the largest clock ever used for a drop, from the manifest.
     pub(crate) fn new(wall: Arc<dyn Clock>, dropped: u64) -> Self {
-        EngineClock { wall, dropped: AtomicU64::new(dropped), open: Arc::default() }
+        EngineClock { wall, dropped: AtomicU64::new(dropped), shards: Default::default() }
     }
 
     /// Seconds since 1970, never less than what a drop was decided by.
@@ -37,18 +61,24 @@ impl EngineClock {
 
     /// The clock of a transaction that begins now, held until dropped.
     pub(crate) fn begin(&self) -> ClockMark {
-        let mut open = self.open.lock();
+        let shard = &self.shards[Shard::index()];
+        let mut open = shard.open.lock();
         let now = self.now();
-        *open.entry(now).or_default() += 1;
-        ClockMark { now, open: self.open.clone() }
+        match open.iter_mut().find(|(second, _)| *second == now) {
+            Some((_, count)) => *count += 1,
+            None => open.push((now, 1)),
+        }
+        drop(open);
+        ClockMark { now, shard: shard.clone() }
     }
 
     /// The clock to drop expired entries by: no open transaction has an earlier one, and none that
     /// begins later gets an earlier one.
     pub(crate) fn drop_clock(&self) -> u64 {
-        let open = self.open.lock();
-        let now = self.now();
-        let clock = open.keys().next().map_or(now, |&least| least.min(now));
+        // All at once, and always in this order.
+        let shards: [_; SHARDS] = std::array::from_fn(|i| self.shards[i].open.lock());
+        let open = shards.iter().flat_map(|shard| shard.iter().map(|(second, _)| *second));
+        let clock = open.fold(self.now(), u64::min);
         self.dropped.fetch_max(clock, Ordering::SeqCst);
         clock
     }
@@ -58,7 +88,7 @@ impl EngineClock {
 #[derive(Debug)]
 pub(crate) struct ClockMark {
     now: u64,
-    open: Arc<Mutex<BTreeMap<u64, usize>>>,
+    shard: Arc<Shard>,
 }
 
 impl ClockMark {
@@ -69,11 +99,11 @@ impl ClockMark {
 
 impl Drop for ClockMark {
     fn drop(&mut self) {
-        let mut open = self.open.lock();
-        if let Some(count) = open.get_mut(&self.now) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.now);
+        let mut open = self.shard.open.lock();
+        if let Some(at) = open.iter().position(|(second, _)| *second == self.now) {
+            open[at].1 -= 1;
+            if open[at].1 == 0 {
+                open.swap_remove(at);
             }
         }
     }
@@ -93,6 +123,50 @@ mod tests {
         assert_eq!(clock.drop_clock(), 100);
         drop(mark);
         assert_eq!(clock.drop_clock(), 200);
+    }
+
+    #[test]
+    fn the_drop_clock_is_held_down_by_every_thread() {
+        let wall = Arc::new(ManualClock::new(100));
+        let clock = Arc::new(EngineClock::new(wall.clone(), 0));
+        // More threads than shards, each a second later than the one before.
+        let mut marks: Vec<_> = (0..2 * SHARDS as u64)
+            .map(|i| {
+                wall.set(100 + i);
+                let clock = clock.clone();
+                std::thread::spawn(move || clock.begin()).join().unwrap()
+            })
+            .collect();
+        wall.set(1000);
+        while let Some(first) = marks.first().map(ClockMark::now) {
+            assert_eq!(clock.drop_clock(), first);
+            marks.remove(0);
+        }
+        assert_eq!(clock.drop_clock(), 1000);
+    }
+
+    #[test]
+    fn no_mark_is_ever_below_a_clock_that_was_dropped_by() {
+        let wall = Arc::new(ManualClock::new(1));
+        let clock = Arc::new(EngineClock::new(wall.clone(), 0));
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let clock = clock.clone();
+                std::thread::spawn(move || {
+                    for _ in 0..20_000 {
+                        let before = clock.dropped();
+                        let mark = clock.begin();
+                        assert!(mark.now() >= before);
+                        assert!(clock.dropped() <= mark.now(), "dropped under an open mark");
+                    }
+                })
+            })
+            .collect();
+        for second in 2..3000 {
+            wall.set(second);
+            clock.drop_clock();
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What an oracle and the marks it handed out share.
 
+use std::num::NonZeroU64;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -21,21 +23,30 @@ const SLOTS: usize = 2;
 /// A reference to the core whose count lies on a cache line that few others write to.
 pub(crate) type Handle = Arc<CachePadded<Arc<Core>>>;
 
-/// What is under the lock that orders commits.
+/// What is under the lock that orders commits. What each commit writes comes first: see [`Hot`].
 #[repr(C)]
 pub(crate) struct State {
     /// The largest version handed out.
     pub(crate) last: u64,
     /// The smallest version that failed: there are no more commits.
-    pub(crate) failed: Option<u64>,
+    pub(crate) failed: Option<NonZeroU64>,
     /// The writes that later commits are checked against.
     pub(crate) window: Window,
 }
 
+/// What every transaction that commits touches: as it begins, orders, and is published. All of it
+/// but the last keys committed lies on one cache line, which moves from one committing thread to the
+/// next; two lines would move twice.
+#[repr(C)]
+pub(crate) struct Hot {
+    /// Every version up to this one is readable.
+    pub(crate) published: AtomicU64,
+    pub(crate) state: Mutex<State>,
+}
+
 pub(crate) struct Core {
     pub(crate) options: Options,
-    /// Every version up to this one is readable.
-    pub(crate) published: CachePadded<AtomicU64>,
+    hot: CachePadded<Hot>,
     /// The highest version that a scan of the marks was after; see [`crate::marks`].
     pub(crate) floor: CachePadded<AtomicU64>,
     /// `Window::front` of the window: whoever takes away what kept it from being forgotten,
@@ -52,7 +63,14 @@ pub(crate) struct Core {
     pub(crate) discarded: Mutex<u64>,
     readers: Marks,
     writers: Marks,
-    pub(crate) state: CachePadded<Mutex<State>>,
+}
+
+impl Deref for Core {
+    type Target = Hot;
+
+    fn deref(&self) -> &Hot {
+        &self.hot
+    }
 }
 
 impl Core {
@@ -61,7 +79,10 @@ impl Core {
         let discarded = discarded.min(last);
         Core {
             options,
-            published: CachePadded::new(AtomicU64::new(last)),
+            hot: CachePadded::new(Hot {
+                published: AtomicU64::new(last),
+                state: Mutex::new(State::new(last)),
+            }),
             floor: CachePadded::new(AtomicU64::new(discarded)),
             front: CachePadded::new(AtomicU64::new(0)),
             forgotten: AtomicU64::new(last),
@@ -70,7 +91,6 @@ impl Core {
             discarded: Mutex::new(discarded),
             readers: Marks::new(SLOTS),
             writers: Marks::new(SLOTS),
-            state: CachePadded::new(Mutex::new(State::new(last))),
         }
     }
 
@@ -134,8 +154,8 @@ impl Core {
     pub(crate) fn fail(&self, version: u64) {
         self.unpublishable.fetch_min(version.max(1), SeqCst);
         let mut state = self.state.lock();
-        let version = state.failed.map_or(version, |earlier| earlier.min(version));
-        state.failed = Some(version);
+        let version = NonZeroU64::new(version).unwrap_or(NonZeroU64::MIN);
+        state.failed = Some(state.failed.map_or(version, |earlier| earlier.min(version)));
         // There are no more commits, so none to be checked.
         let window = Window::new(state.last);
         let window = std::mem::replace(&mut state.window, window);

@@ -1,6 +1,7 @@
 //! The oracle itself: versions, begin, commit, publication.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -11,6 +12,7 @@ use crate::error::{BeginError, CommitError, NotManaged};
 use crate::mark::{Mode, ReadMark};
 use crate::marks::{Place, TOO_LARGE};
 use crate::read_set::ReadSet;
+use crate::sync::lock_busy;
 use crate::window::{Batch, Plan, Window, Write};
 
 /// So many remembered writes may be checked under the lock.
@@ -218,7 +220,7 @@ impl Oracle {
         }
 
         let mut dropped = Vec::new();
-        let mut state = core.state.lock();
+        let mut state = lock_busy(&core.state);
         if let Some((mark, reads)) = transaction.filter(|(_, reads)| detect && !reads.is_empty()) {
             let mut after = mark.base();
             for round in 0.. {
@@ -241,7 +243,7 @@ impl Oracle {
                             return Err(CommitError::Conflict);
                         }
                         after = up_to;
-                        state = core.state.lock();
+                        state = lock_busy(&core.state);
                     }
                 }
             }
@@ -263,7 +265,7 @@ impl Oracle {
             }
         }
         // Stays so if `enqueue` panics: then no one knows whether this version is in the queue.
-        state.failed = Some(version);
+        state.failed = NonZeroU64::new(version);
         let enqueued = enqueue(version);
         state.failed = None;
         drop(state);
@@ -302,7 +304,7 @@ impl Oracle {
 
     /// The smallest version that failed, if one did.
     pub fn failed_version(&self) -> Option<u64> {
-        self.core.state.lock().failed
+        self.core.state.lock().failed.map(NonZeroU64::get)
     }
 
     /// The lowest version being read, or the newest readable one if that is lower.
@@ -388,8 +390,8 @@ impl State {
 
     /// The version that the next commit gets, `wanted` in managed mode.
     fn admits(&self, wanted: Option<u64>) -> Result<u64, CommitError> {
-        if let Some(failed_version) = self.failed {
-            return Err(CommitError::Poisoned { failed_version });
+        if let Some(failed) = self.failed {
+            return Err(CommitError::Poisoned { failed_version: failed.get() });
         }
         let last = self.last;
         match wanted {

@@ -60,33 +60,56 @@ const PIECE_BYTES: usize = 1 << 20;
 /// What a block takes besides its content.
 const BLOCK_OVERHEAD: usize = size_of::<Block>() + 2 * size_of::<usize>() + size_of::<Arc<Block>>();
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    fingerprint: u64,
-    /// Not set in a block of one version, where it is never looked at.
-    version: u64,
-    /// Where the key ends in `Block::keys`; it starts where the one before it ends.
-    end: usize,
-}
+/// What follows each key in a block: its fingerprint, its version, its length.
+const TRAILER: usize = 8 + 8 + 4;
 
 /// Writes in version order.
+///
+/// The first fields are what each commit writes, in the open block: see [`Window`].
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Block {
-    keys: Vec<u8>,
-    entries: Vec<Entry>,
+    /// The keys, each followed by its trailer, so that they are walked from the newest back. The
+    /// version is not set in a block of one version, where it is never looked at.
+    data: Vec<u8>,
+    /// The number of keys.
+    keys: usize,
+    /// The version of its first write.
     first: u64,
+    /// The version of its last write, once it is sealed.
     last: u64,
     ranges: Vec<(u64, KeyRange)>,
+}
+
+/// A key in a block.
+struct Entry<'a> {
+    key: &'a [u8],
+    fingerprint: u64,
+    version: u64,
+}
+
+/// Takes the last key off a block's data.
+#[inline]
+fn split_last(data: &[u8]) -> Option<(&[u8], Entry<'_>)> {
+    let (data, length) = data.split_last_chunk()?;
+    let (data, version) = data.split_last_chunk()?;
+    let (data, fingerprint) = data.split_last_chunk()?;
+    let start = data.len().checked_sub(u32::from_le_bytes(*length) as usize)?;
+    let (data, key) = data.split_at(start);
+    let (fingerprint, version) = (u64::from_le_bytes(*fingerprint), u64::from_le_bytes(*version));
+    Some((data, Entry { key, fingerprint, version }))
 }
 
 impl Block {
     fn push(&mut self, write: Write<'_>) {
         match write {
             Write::Key(key) => {
-                self.keys.extend_from_slice(key);
-                let fingerprint = fingerprint(key);
-                self.entries.push(Entry { fingerprint, version: 0, end: self.keys.len() });
+                self.data.reserve(key.len() + TRAILER);
+                self.data.extend_from_slice(key);
+                self.data.extend_from_slice(&fingerprint(key).to_le_bytes());
+                self.data.extend_from_slice(&0u64.to_le_bytes());
+                self.data.extend_from_slice(&(key.len() as u32).to_le_bytes());
+                self.keys += 1;
             }
             Write::Range(lower, upper) => {
                 self.ranges.extend(KeyRange::new(lower, upper).map(|range| (0, range)));
@@ -99,11 +122,16 @@ impl Block {
         if self.len() == 0 {
             self.first = version;
         }
-        self.last = version;
-        let base = self.keys.len();
-        self.keys.extend_from_slice(&commit.keys);
-        let entries = commit.entries.iter();
-        self.entries.extend(entries.map(|e| Entry { version, end: base + e.end, ..*e }));
+        self.data.extend_from_slice(&commit.data);
+        self.keys += commit.keys;
+        // The versions, from the last key back.
+        let mut end = self.data.len();
+        for _ in 0..commit.keys {
+            let at = end - 4 - 8;
+            self.data[at..at + 8].copy_from_slice(&version.to_le_bytes());
+            let length = self.data[end - 4..end].try_into().map_or(0, u32::from_le_bytes);
+            end -= length as usize + TRAILER;
+        }
         self.ranges.extend(commit.ranges.iter().map(|(_, range)| (version, range.clone())));
     }
 
@@ -116,53 +144,82 @@ impl Block {
     }
 
     fn len(&self) -> usize {
-        self.entries.len() + self.ranges.len()
+        self.keys + self.ranges.len()
+    }
+
+    /// Bytes of the keys.
+    fn key_bytes(&self) -> usize {
+        self.data.len() - self.keys * TRAILER
+    }
+
+    /// The version of the newest write in an open block, 0 if it is empty.
+    fn newest(&self) -> u64 {
+        let key = split_last(&self.data).map_or(0, |(_, entry)| entry.version);
+        self.ranges.last().map_or(key, |(version, _)| key.max(*version))
     }
 
     fn clear(&mut self) {
-        self.keys.clear();
-        self.entries.clear();
+        self.data.clear();
+        self.keys = 0;
         self.ranges.clear();
     }
 
     /// Bytes of memory, unused capacity included.
     fn bytes(&self) -> usize {
         BLOCK_OVERHEAD
-            + self.keys.capacity()
-            + self.entries.capacity() * size_of::<Entry>()
+            + self.data.capacity()
             + self.ranges.capacity() * size_of::<(u64, KeyRange)>()
             + self.ranges.iter().map(|(_, range)| range.len()).sum::<usize>()
     }
 
-    /// The first entry and the first range above `after`.
-    fn tail(&self, after: u64) -> (usize, usize) {
-        if self.first > after {
-            (0, 0)
-        } else if self.last <= after {
-            (self.entries.len(), self.ranges.len())
-        } else {
-            (
-                self.entries.partition_point(|entry| entry.version <= after),
-                self.ranges.partition_point(|(version, _)| *version <= after),
-            )
-        }
+    /// Its keys, the newest first.
+    fn newest_first(&self) -> impl Iterator<Item = Entry<'_>> {
+        let mut data = &self.data[..];
+        std::iter::from_fn(move || {
+            let (rest, entry) = split_last(data)?;
+            data = rest;
+            Some(entry)
+        })
     }
 
-    /// Whether anything in `reads` was written above version `after`.
-    pub(crate) fn conflicts(&self, after: u64, reads: &ReadSet) -> bool {
-        let (entry, range) = self.tail(after);
-        let mut start = match entry {
-            0 => 0,
-            n => self.entries[n - 1].end,
+    /// The first range above `after`.
+    fn ranges_above(&self, after: u64) -> &[(u64, KeyRange)] {
+        let first = match self.first > after {
+            true => 0,
+            false => self.ranges.partition_point(|(version, _)| *version <= after),
         };
-        for entry in &self.entries[entry..] {
-            let key = &self.keys[start..entry.end];
-            if reads.covers(entry.fingerprint, key) {
-                return true;
+        &self.ranges[first..]
+    }
+
+    /// Whether anything in `reads` was written above version `after`, in a sealed block.
+    pub(crate) fn conflicts(&self, after: u64, reads: &ReadSet) -> bool {
+        self.last > after && self.conflicts_within(after, reads, usize::MAX) == Some(true)
+    }
+
+    /// The same for any block, if no more than `most` writes have to be looked at.
+    fn conflicts_within(&self, after: u64, reads: &ReadSet, most: usize) -> Option<bool> {
+        let whole = self.first > after;
+        let ranges = self.ranges_above(after);
+        let mut left = most.checked_sub(ranges.len())?;
+        for entry in self.newest_first() {
+            if !whole && entry.version <= after {
+                break;
             }
-            start = entry.end;
+            left = left.checked_sub(1)?;
+            if reads.covers(entry.fingerprint, entry.key) {
+                return Some(true);
+            }
         }
-        self.ranges[range..].iter().any(|(_, range)| reads.intersects(range))
+        Some(ranges.iter().any(|(_, range)| reads.intersects(range)))
+    }
+
+    /// Whether an open block has more than `count` writes above `after`.
+    fn has_more_above(&self, after: u64, count: usize) -> bool {
+        let ranges = self.ranges_above(after).len();
+        match count.checked_sub(ranges) {
+            None => true,
+            Some(count) => self.newest_first().nth(count).is_some_and(|e| e.version > after),
+        }
     }
 }
 
@@ -180,15 +237,14 @@ impl Batch {
     pub(crate) fn new<'a, W: Into<Write<'a>>>(writes: impl IntoIterator<Item = W>) -> Self {
         let writes = writes.into_iter();
         let mut batch = Batch::default();
-        batch.rest.entries.reserve(writes.size_hint().0.min(BLOCK_WRITES));
         for write in writes {
             batch.any = true;
             batch.rest.push(write.into());
-            if batch.rest.keys.len() >= PIECE_BYTES {
+            if batch.rest.key_bytes() >= PIECE_BYTES {
                 batch.cut();
             }
         }
-        if batch.rest.len() > OWN_BLOCK_WRITES || batch.rest.keys.len() > OWN_BLOCK_BYTES {
+        if batch.rest.len() > OWN_BLOCK_WRITES || batch.rest.key_bytes() > OWN_BLOCK_BYTES {
             batch.cut();
         }
         batch
@@ -196,8 +252,7 @@ impl Batch {
 
     fn cut(&mut self) {
         let mut piece = std::mem::take(&mut self.rest);
-        piece.keys.shrink_to_fit();
-        piece.entries.shrink_to_fit();
+        piece.data.shrink_to_fit();
         self.pieces.push(piece);
     }
 
@@ -256,7 +311,7 @@ impl Window {
         }
         if batch.rest.len() > 0 {
             self.open.append(version, &batch.rest);
-            if self.open.len() >= BLOCK_WRITES || self.open.keys.len() >= BLOCK_BYTES {
+            if self.open.len() >= BLOCK_WRITES || self.open.key_bytes() >= BLOCK_BYTES {
                 self.seal();
                 sealed = true;
             }
@@ -266,11 +321,8 @@ impl Window {
 
     fn seal(&mut self) {
         if self.open.len() > 0 {
-            let next = Block {
-                keys: Vec::with_capacity(self.open.keys.len()),
-                entries: Vec::with_capacity(self.open.entries.len()),
-                ..Block::default()
-            };
+            let next = Block { data: Vec::with_capacity(self.open.data.len()), ..Block::default() };
+            self.open.last = self.open.newest();
             let block = std::mem::replace(&mut self.open, next);
             self.push_sealed(Arc::new(block));
         }
@@ -284,20 +336,20 @@ impl Window {
     /// Plans the check of everything above `after`; `at_once` writes may be checked on the spot.
     pub(crate) fn plan(&mut self, after: u64, reads: &ReadSet, at_once: usize) -> Plan {
         let first = self.sealed.partition_point(|block| block.last <= after);
-        let (entry, range) = self.open.tail(after);
-        let open = self.open.len() - entry - range;
-        let mut count = open;
+        let mut count = 0usize;
         for block in self.sealed.range(first..) {
             count = count.saturating_add(block.len());
             if count > at_once {
                 break;
             }
         }
-        if count <= at_once {
-            let sealed = self.sealed.range(first..).any(|block| block.conflicts(after, reads));
-            return Plan::Checked(sealed || (open > 0 && self.open.conflicts(after, reads)));
+        if let Some(most) = at_once.checked_sub(count)
+            && let Some(conflict) = self.open.conflicts_within(after, reads, most)
+        {
+            let mut sealed = self.sealed.range(first..);
+            return Plan::Checked(conflict || sealed.any(|block| block.conflicts(after, reads)));
         }
-        if open > at_once / 2 {
+        if self.open.has_more_above(after, at_once / 2) {
             self.seal();
         }
         let blocks: Vec<_> = self.sealed.range(first..).cloned().collect();
@@ -311,7 +363,7 @@ impl Window {
         while self.front() != 0 && self.front() <= version {
             self.forget_front(dropped);
         }
-        if self.sealed.is_empty() && self.open.len() > 0 && self.open.last <= version {
+        if self.sealed.is_empty() && self.open.len() > 0 && self.open.newest() <= version {
             self.forget_open();
         }
     }
@@ -336,7 +388,7 @@ impl Window {
 
     fn forget_open(&mut self) {
         if self.open.len() > 0 {
-            self.forgotten = self.forgotten.max(self.open.last);
+            self.forgotten = self.forgotten.max(self.open.newest());
             self.open.clear();
         }
     }
