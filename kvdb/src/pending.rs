@@ -178,10 +178,10 @@ impl Future for PendingCommit {
                 Poll::Ready(Err(error))
             }
             None => {
-                match &mut state.waker {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    none => *none = Some(context.waker().clone()),
-                }
+                // The one before may hold the last handle of the database: not under this lock.
+                let before = state.waker.replace(context.waker().clone());
+                drop(state);
+                drop(before);
                 Poll::Pending
             }
         }

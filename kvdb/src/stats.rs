@@ -25,6 +25,13 @@ pub struct Stats {
     pub conflict_bytes: u64,
     /// Dropped ranges that still hide something.
     pub range_drops: u64,
+    /// Open transactions and snapshots that only read.
+    pub open_snapshots: u64,
+    /// Open read-write transactions.
+    pub open_transactions: u64,
+    /// Bytes that the conflict detection takes for writes that open read-write transactions may
+    /// have to be checked against; 0 when none is open.
+    pub conflict_memory: u64,
     /// The segments of the value log, oldest first.
     pub segments: Vec<SegmentStats>,
     /// Sum of the tables' sizes.
@@ -230,8 +237,12 @@ impl Core {
             })
             .sum::<u64>()
             + moved;
+        let (open_snapshots, open_transactions) = self.oracle.open_transactions();
         Stats {
             version: self.oracle.read_version(),
+            open_snapshots: open_snapshots as u64,
+            open_transactions: open_transactions as u64,
+            conflict_memory: self.oracle.tracked_bytes() as u64,
             shape: tree.shape.clone(),
             tree_bytes: levels.iter().map(|l| l.bytes).sum(),
             levels,

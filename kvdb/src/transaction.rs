@@ -40,6 +40,22 @@ use crate::write_set::{Pending, WriteOptions, WriteSet};
 /// # db.close()
 /// # }
 /// ```
+///
+/// What is finished cannot be used, by type, and a [`Snapshot`](crate::Snapshot) has nothing to write
+/// with:
+///
+/// ```compile_fail,E0382
+/// # fn f(db: kvdb::Db) -> kvdb::Result<()> {
+/// let mut t = db.begin()?;
+/// t.commit()?;
+/// t.put("k", "v") // moved
+/// # }
+/// ```
+/// ```compile_fail,E0599
+/// # fn f(db: kvdb::Db) -> kvdb::Result<()> {
+/// db.begin_read()?.put("k", "v") // no such method
+/// # }
+/// ```
 pub struct Transaction {
     core: Arc<Core>,
     mark: ReadMark,
