@@ -57,6 +57,8 @@ pub const SSTABLE: (usize, usize, usize) = (1_000_000, 16, 100);
 pub const SSTABLE_FILE: (usize, usize, usize) = (550_000, 16, 100);
 /// Transactions of each thread and round.
 pub const TXN: (usize, usize, usize) = (300_000, 16, 0);
+/// Of the database.
+pub const KVDB: (usize, usize, usize) = (500_000, 16, 128);
 
 /// Of a tree: entries of all its runs together, keys, values.
 pub const LSM: (usize, usize, usize) = (1_000_000, 16, 100);
@@ -186,4 +188,14 @@ pub const TARGETS: &[Target] = &[
     row("gc", GC_OVERWRITE, "log written per byte", "", Goal::AtMostOf(1.9, "bytes")),
     row("gc", GC_OVERWRITE, "space, at rest", "", Goal::AtMostOf(1.25, "of live")),
     row("gc", GC_OVERWRITE, "space, all collected", "", Goal::AtMostOf(1.03, "of live")),
+    // 450,000 a second: twice the best log-structured peer of the same run.
+    row("kvdb", KVDB, "put", "", Goal::AtMostNanos(2222.0)),
+    row("kvdb", KVDB, "put, processor time", "", Goal::AtMostNanos(3000.0)),
+    row("kvdb", KVDB, "put, two threads", "one thread", Goal::AtLeast(1.5)),
+    row("kvdb", KVDB, "put by 100", "", Goal::Shown),
+    row("kvdb", KVDB, "put by 100, processor time", "", Goal::AtMostNanos(2000.0)),
+    row("kvdb", KVDB, "get", "redb", Goal::AtLeast(1.0)),
+    row("kvdb", KVDB, "get beside a miss", "D", Goal::AtMost(4.0)),
+    row("kvdb", KVDB, "scan", "redb", Goal::Shown),
+    row("kvdb", KVDB, "begin and end", "", Goal::Shown),
 ];

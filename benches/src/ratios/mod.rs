@@ -5,6 +5,7 @@
 //! the rounds of the ratio *within* a round.
 
 mod gc;
+mod kvdb;
 mod lsm;
 mod lsm_load;
 mod manifest;
@@ -31,6 +32,7 @@ pub const GROUPS: &[(&str, Run)] = &[
     ("lsm", lsm::run),
     ("lsm-load", lsm_load::run),
     ("gc", gc::run),
+    ("kvdb", kvdb::run),
 ];
 
 /// Measures a part; `None` if there is no such part.
