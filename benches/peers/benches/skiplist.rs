@@ -190,7 +190,6 @@ fn sorted(criterion: &mut Criterion, keys: &Flat) {
     random_insert::<SkipList>(&mut group, keys);
     random_insert::<SkipMap<Pair, Vec<u8>>>(&mut group, keys);
     random_insert::<RwLock<BTreeMap<Pair, Vec<u8>>>>(&mut group, keys);
-    random_insert::<Skl>(&mut group, keys);
     group.finish();
 }
 
@@ -204,7 +203,6 @@ fn all(criterion: &mut Criterion) {
                 random_insert::<SkipList>,
                 random_insert::<SkipMap<Pair, Vec<u8>>>,
                 random_insert::<RwLock<BTreeMap<Pair, Vec<u8>>>>,
-                random_insert::<Skl>,
             ],
         ),
         (
@@ -213,7 +211,6 @@ fn all(criterion: &mut Criterion) {
                 two_writers::<SkipList>,
                 two_writers::<SkipMap<Pair, Vec<u8>>>,
                 two_writers::<RwLock<BTreeMap<Pair, Vec<u8>>>>,
-                two_writers::<Skl>,
             ],
         ),
     ] {
@@ -229,8 +226,14 @@ fn all(criterion: &mut Criterion) {
     reads::<SkipList>(criterion, &keys, &queries);
     reads::<SkipMap<Pair, Vec<u8>>>(criterion, &keys, &queries);
     reads::<RwLock<BTreeMap<Pair, Vec<u8>>>>(criterion, &keys, &queries);
-    reads::<Skl>(criterion, &keys, &queries);
     sorted(criterion, &keys.sorted());
+    // Last, as it is not known to come to an end: it did not within three minutes.
+    let mut group = criterion.benchmark_group("random insert, the last of them");
+    group.throughput(Throughput::Elements(n as u64));
+    group.sample_size(10);
+    random_insert::<Skl>(&mut group, &keys);
+    group.finish();
+    reads::<Skl>(criterion, &keys, &queries);
 }
 
 criterion_group! {
