@@ -14,7 +14,8 @@ impl LogView {
     /// written; of a relocated one, of those that were kept. In no particular order.
     ///
     /// Headers of frames are verified, records are not: read a record by its pointer to know that
-    /// it is intact. Whoever knows how many records there must be should count.
+    /// it is intact. A frame that does not verify is taken for the end, so whoever knows how many
+    /// records there must be should count.
     ///
     /// # Errors
     /// [`Error::UnknownSegment`]; [`Error::Damaged`] where no record or frame can be made out;
@@ -37,7 +38,8 @@ fn in_frames(segment: &Segment, each: &mut dyn FnMut(&[u8], u64, Pointer)) -> Re
     let mut reader = Reader::new(segment, end);
     let mut at = FIRST_FRAME;
     while at < end {
-        let Some(header) = reader.header(at)? else { return Err(damaged(at, "a frame")) };
+        // The end, where it is not known more exactly than by the file's size.
+        let Some(header) = reader.header(at)? else { break };
         if header.kind() == Some(Kind::Transaction) {
             let Some(bytes) = reader.bytes(at, header.len() as usize)? else {
                 return Err(damaged(at, "a frame"));
