@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::{open, scale, tiny};
 use kvdb::vfs::MemFs;
-use kvdb::{Db, Durability, Error, Options, Result, Snapshot};
+use kvdb::{Db, Durability, Error, GcOptions, Options, Result, Snapshot};
 
 const ACCOUNTS: u32 = 1_000;
 const EACH: i64 = 1_000;
@@ -158,9 +158,10 @@ fn life(db: &Db, seed: u64, each: u64, seen: &Seen) {
         scope.spawn(move || {
             let mut rng = fastrand::Rng::with_seed(seed);
             while !done.load(Ordering::Relaxed) {
-                match rng.u8(..3) {
+                match rng.u8(..4) {
                     0 => db.flush().unwrap(),
                     1 => db.compact().unwrap(),
+                    2 => drop(db.gc(&GcOptions::default()).unwrap()),
                     _ => std::thread::sleep(std::time::Duration::from_millis(3)),
                 }
             }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::{contents, memory, open, tiny, value};
 use kvdb::vfs::MemFs;
-use kvdb::{Durability, Error, ErrorKind, WriteOptions};
+use kvdb::{Durability, Error, ErrorKind, GcOptions, WriteOptions};
 
 #[test]
 fn rule_11_a_transaction_reads_its_own_writes() {
@@ -129,6 +129,42 @@ fn rule_13_a_snapshot_stays_the_same_across_flush_and_compaction() {
     drop(snapshot);
     db.compact().unwrap();
     assert_eq!(contents(&db.snapshot().unwrap()).len(), 150);
+}
+
+#[test]
+fn rule_13_a_snapshot_stays_the_same_across_garbage_collection() {
+    let (db, _fs) = memory();
+    for i in 0..300u64 {
+        db.put(i.to_be_bytes(), value(i, 5000)).unwrap();
+    }
+    let snapshot = db.snapshot().unwrap();
+    let before = contents(&snapshot);
+    for i in 0..300u64 {
+        db.put(i.to_be_bytes(), value(1000 + i, 5000)).unwrap();
+    }
+    db.gc(&GcOptions::full()).unwrap();
+    assert_eq!(contents(&snapshot), before);
+    drop(snapshot);
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert!(report.bytes_reclaimed > 0, "{report:?}");
+    assert_eq!(db.get(7u64.to_be_bytes()).unwrap().unwrap(), value(1007, 5000));
+}
+
+#[test]
+fn rule_14_a_write_in_a_read_only_database_is_an_error_and_reading_goes_on() {
+    let (db, fs) = memory();
+    db.put("k", "v").unwrap();
+    db.close().unwrap();
+    let db = open(&tiny().read_only(true), &fs).unwrap();
+    let mut t = db.begin().unwrap();
+    assert!(matches!(t.put("k", "w"), Err(Error::ReadOnly)));
+    assert!(matches!(t.delete("k"), Err(Error::ReadOnly)));
+    assert_eq!(t.get("k").unwrap().unwrap(), "v");
+    t.commit().unwrap();
+    let mut batch = db.batch();
+    batch.put("k", "w").unwrap();
+    assert!(matches!(batch.commit_async(), Err(Error::ReadOnly)));
+    assert!(matches!(db.batch().commit(), Err(Error::ReadOnly)));
 }
 
 #[test]
@@ -425,6 +461,19 @@ fn rule_22_without_conflict_detection_the_last_commit_wins() {
     a.commit().unwrap();
     b.commit().unwrap();
     assert_eq!(db.get("k").unwrap().unwrap(), "b");
+}
+
+#[test]
+fn rule_22_without_conflict_detection_nothing_is_remembered() {
+    let db = open(&tiny().detect_conflicts(false), &Arc::new(MemFs::new())).unwrap();
+    let mut t = db.begin().unwrap();
+    t.get("k").unwrap();
+    for i in 0..1000u64 {
+        db.put(i.to_be_bytes(), "v").unwrap();
+    }
+    assert_eq!(db.stats().conflict_memory, 0);
+    t.put("k", "v").unwrap();
+    t.commit().unwrap();
 }
 
 #[test]
