@@ -1,4 +1,4 @@
-//! SEMANTICS: transactions and conflicts (rules 11 to 22).
+//! SEMANTICS: transactions and conflicts (rules 11 to 23).
 #![allow(clippy::unwrap_used)] // a test may panic
 
 mod common;
@@ -474,6 +474,51 @@ fn rule_22_without_conflict_detection_nothing_is_remembered() {
     assert_eq!(db.stats().conflict_memory, 0);
     t.put("k", "v").unwrap();
     t.commit().unwrap();
+}
+
+#[test]
+fn rule_23_past_the_cap_the_oldest_transaction_is_too_old_and_nobody_else() {
+    let options = tiny().max_conflict_memory(128 << 10);
+    let db = open(&options, &Arc::new(MemFs::new())).unwrap();
+    let write = |from: u64| {
+        for i in from..from + 5000 {
+            db.put(i.to_be_bytes(), "v").unwrap();
+        }
+    };
+    write(0);
+    assert_eq!(db.stats().conflict_memory, 0, "nothing is open");
+    let snapshot = db.snapshot().unwrap();
+    write(5000);
+    assert_eq!(db.stats().conflict_memory, 0, "snapshots hold the low-water mark only");
+
+    let mut old = db.begin().unwrap();
+    let mut blind = db.begin().unwrap();
+    old.get("k").unwrap();
+    let before = db.stats();
+    assert_eq!((before.open_snapshots, before.open_transactions), (1, 2));
+    let mut most = 0;
+    for i in 0..20_000u64 {
+        db.put(i.to_be_bytes(), "v").unwrap();
+        if i % 100 == 0 {
+            most = most.max(db.stats().conflict_memory);
+        }
+    }
+    assert!(most > 0 && most <= 128 << 10, "{most} bytes");
+    let mut young = db.begin().unwrap();
+    young.get("k").unwrap();
+    for t in [&mut old, &mut young, &mut blind] {
+        t.put("k", "v").unwrap();
+    }
+    // Nobody wrote what it read, but that is no longer known.
+    let error = old.commit().unwrap_err();
+    assert!(matches!(error, Error::TooOld), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Retry);
+    young.commit().unwrap();
+    blind.commit().unwrap();
+    assert_eq!(snapshot.iter().count(), 5000);
+    drop(snapshot);
+    let after = db.stats();
+    assert_eq!((after.open_snapshots, after.open_transactions, after.conflict_memory), (0, 0, 0));
 }
 
 #[test]
