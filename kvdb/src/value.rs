@@ -89,3 +89,47 @@ impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Value {
 }
 
 impl Eq for Value {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kvdb_vfs::MemFs;
+
+    use crate::options::{Background, Durability, Options};
+
+    #[test]
+    fn a_read_in_place_shares_what_it_points_into_with_nobody() {
+        let options = Options::default()
+            .background(Background::Manual)
+            .durability(Durability::Buffered)
+            .value_threshold(256);
+        let db = options.open_in(Arc::new(MemFs::new()), "/db").unwrap();
+        db.put("small", [1; 100]).unwrap();
+        db.put("large", [2; 1000]).unwrap();
+        for place in ["a memtable", "a table"] {
+            for key in ["small", "large"] {
+                let held = db.get(key).unwrap().expect("it was put");
+                let superversion = db.core().superversion();
+                let counts = || {
+                    let log = superversion.view();
+                    let segments: Vec<_> = log.segments().map(|id| log.holders(id)).collect();
+                    let superversions = Arc::strong_count(&superversion);
+                    (held.region.holders(), superversions, Arc::strong_count(log), segments)
+                };
+                let before = counts();
+                let in_place = |bytes: &[u8]| {
+                    assert_eq!(bytes.as_ptr(), held.as_ptr(), "a copy of {key} in {place}");
+                    assert_eq!(counts(), before, "{key} in {place} is shared");
+                };
+                db.get_with(key, in_place).unwrap().expect("it was put");
+                // A handle is a share: what was counted does count.
+                let another = db.get(key).unwrap();
+                assert_eq!(counts().0, before.0 + 1, "{key} in {place}");
+                drop(another);
+            }
+            db.flush().unwrap();
+        }
+        db.close().unwrap();
+    }
+}

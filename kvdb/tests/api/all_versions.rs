@@ -90,6 +90,19 @@ fn rule_26_all_versions_newest_first_with_tombstones_and_expired_ones_marked_and
             snapshot.range("b".."e").versions().rev().collect::<Result<_>>().unwrap();
         back.reverse();
         assert_eq!(back.into_iter().map(seen).collect::<Vec<_>>(), part);
+        // Both ends of a range inside, and both outside.
+        use std::ops::Bound::{Excluded, Included};
+        for bounds in [(Included("b"), Included("e")), (Excluded("b"), Excluded("e"))] {
+            let within = |w: &&Written| match bounds.0 {
+                Included(_) => (b'b'..=b'e').contains(&w.key[0]),
+                _ => (b'c'..=b'd').contains(&w.key[0]),
+            };
+            let part: Vec<_> = history.iter().filter(within).cloned().collect();
+            assert_eq!(all(snapshot.range(bounds).versions()), part);
+            let back: Vec<_> =
+                snapshot.range(bounds).versions().rev().collect::<Result<_>>().unwrap();
+            assert_eq!(back.into_iter().rev().map(seen).collect::<Vec<_>>(), part);
+        }
         let d: Vec<_> = history.iter().filter(|w| w.key == b"d").cloned().collect();
         assert_eq!(all(snapshot.prefix("d").versions()), d);
     }

@@ -1,6 +1,8 @@
 //! Any number of writes, in chunks (SEMANTICS, rule 36).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::{PATH, memory, tiny, value};
 use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, ManualClock, MemFs, Op};
@@ -52,18 +54,44 @@ fn rule_36_more_writes_than_a_transaction_holds_with_expiry_and_user_meta_kept()
 #[test]
 fn rule_36_each_chunk_is_atomic_to_every_reader() {
     let (db, _fs) = memory();
-    let mut writer = db.bulk_writer();
-    for i in 0..30_000u32 {
-        writer.put(i.to_be_bytes(), value(i.into(), 100)).unwrap();
-        if i % 1000 == 0 {
-            let there: Vec<_> = db.iter().unwrap().keys().collect::<Result<_, Error>>().unwrap();
-            let prefix: Vec<_> =
-                (0..there.len() as u32).map(|i| i.to_be_bytes().to_vec()).collect();
-            assert_eq!(there, prefix, "what is there is a prefix of what was written");
+    let done = AtomicBool::new(false);
+    // How many entries there are of each version.
+    let chunks = || {
+        let mut chunks = BTreeMap::new();
+        for (i, item) in db.iter().unwrap().enumerate() {
+            let item = item.unwrap();
+            let i = i as u32;
+            assert_eq!(
+                item.key(),
+                i.to_be_bytes(),
+                "what is there is a prefix of what was written"
+            );
+            *chunks.entry(item.version()).or_insert(0) += 1;
         }
+        chunks
+    };
+    let seen = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                seen.push(chunks());
+            }
+            seen
+        });
+        let mut writer = db.bulk_writer();
+        for i in 0..30_000u32 {
+            writer.put(i.to_be_bytes(), value(i.into(), 100)).unwrap();
+        }
+        writer.flush().unwrap();
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap()
+    });
+    let whole = chunks();
+    assert_eq!(whole.values().sum::<u32>(), 30_000);
+    assert!((3..=5).contains(&whole.len()), "1 MiB each: {whole:?}");
+    for chunks in seen {
+        assert!(chunks.iter().all(|(version, n)| whole[version] == *n), "{chunks:?} of {whole:?}");
     }
-    writer.flush().unwrap();
-    assert_eq!(db.iter().unwrap().count(), 30_000);
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::common::{PATH, manual, open, tiny, value};
 use kvdb::vfs::{Fs, Keep, MemFs, OpenMode};
-use kvdb::{Durability, Error};
+use kvdb::{Durability, Error, MergeOperator};
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -96,24 +97,32 @@ fn recovery_is_told_with_what_was_replayed() {
 
 #[test]
 fn a_stall_is_told() {
-    let fs = Arc::new(MemFs::new());
-    // Level 0 holds as much as it may, and nobody compacts: the writer waits until close.
-    let options = tiny()
-        .durability(Durability::Buffered)
-        .level0_compaction_trigger(1)
-        .level0_slowdown_trigger(1)
-        .level0_stall_trigger(2)
-        .max_memtables(2);
-    let db = open(&options, &fs).unwrap();
+    // A flush folds operands, and here that ends only when the writer has come to a halt.
+    let written = Arc::new(AtomicU64::new(0));
+    let progress = written.clone();
+    let operator = MergeOperator::new(move |_, older, newer| {
+        let mut before = u64::MAX;
+        while before != progress.load(Ordering::Relaxed) {
+            before = progress.load(Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        [older, newer].concat()
+    });
+    let options = tiny().durability(Durability::Buffered).max_memtables(2).merge_operator(operator);
+    let db = open(&options, &Arc::new(MemFs::new())).unwrap();
+    let waited = || db.stats().tree.stalls.iter().any(|s| s.count > 0);
     let lines = told(|| {
-        for i in 0..20_000u64 {
-            db.put(i.to_be_bytes(), value(i, 200)).unwrap();
+        // Once, unless the machine is so busy that the writer halts for another reason.
+        while !waited() {
+            db.merge("operands", "one").unwrap();
+            db.merge("operands", "two").unwrap();
+            for i in 0..2000u64 {
+                db.put(i.to_be_bytes(), value(i, 200)).unwrap();
+                written.fetch_add(1, Ordering::Relaxed);
+            }
         }
     });
-    let stats = db.stats().tree;
-    if stats.stalls.iter().any(|s| s.count > 0) {
-        assert!(has(&lines, &["a writer waited"]), "{lines:#?}");
-    }
+    assert!(has(&lines, &["DEBUG", "a writer waited", "reason=Memtables"]), "{lines:#?}");
     db.close().unwrap();
 }
 

@@ -104,7 +104,7 @@ fn rule_38_the_background_fold_keeps_one_version() {
     let options = manual().durability(Durability::Buffered).merge_operator(append());
     let db = options.open_in(fs, PATH).unwrap();
     let entries = |db: &Db| db.stats().levels.iter().map(|l| l.entries).sum::<u64>();
-    db.put("based", "base").unwrap();
+    db.put_with("based", "base", WriteOptions::default().user_meta(7)).unwrap();
     for i in 0..50 {
         db.merge("based", format!("{}", i % 10)).unwrap();
         db.merge("bare", format!("{}", i % 10)).unwrap();
@@ -125,6 +125,7 @@ fn rule_38_the_background_fold_keeps_one_version() {
     db.compact().unwrap();
     assert_eq!(entries(&db), 2);
     assert_eq!(text(&db, "based"), Some(format!("base{digits}")));
+    assert_eq!(db.get_entry("based").unwrap().unwrap().user_meta(), 7);
     assert_eq!(text(&db, "bare"), Some(format!("{digits}!")));
     // At the bottom they have become values: nothing has to be folded any more.
     drop(db);
@@ -197,6 +198,38 @@ fn rule_38_operands_lie_on_values_of_the_log_and_many_on_each_other() {
     db.compact().unwrap();
     check(&db);
     db.verify().unwrap();
+}
+
+#[test]
+fn rule_38_a_range_drop_is_a_barrier_however_many_operands_lie_on_it() {
+    let db = options().open_in(Arc::new(MemFs::new()), PATH).unwrap();
+    for above in [1, 3, 4, 5, 20] {
+        db.put("k", "base").unwrap();
+        db.merge("k", "+dropped").unwrap();
+        let before = db.snapshot().unwrap();
+        db.drop_prefix("k").unwrap();
+        for _ in 0..above {
+            db.merge("k", "+").unwrap();
+        }
+        assert_eq!(text(&db, "k"), Some("+".repeat(above)));
+        assert_eq!(before.get("k").unwrap().unwrap(), "base+dropped");
+    }
+}
+
+#[test]
+fn rule_38_and_25_versions_to_keep_are_not_folded_into_one() {
+    let options = manual().durability(Durability::Buffered).merge_operator(append());
+    let db = options.versions_to_keep(3).open_in(Arc::new(MemFs::new()), PATH).unwrap();
+    for digit in ["1", "2", "3", "4", "5"] {
+        db.merge("k", digit).unwrap();
+    }
+    for _ in 0..2 {
+        let items = db.iter().unwrap().versions().take(3).collect::<Result<Vec<_>>>().unwrap();
+        let values: Vec<_> = items.iter().map(|item| item.value().unwrap().into_vec()).collect();
+        assert_eq!(values, [&b"12345"[..], b"1234", b"123"]);
+        db.flush().unwrap();
+        db.compact().unwrap();
+    }
 }
 
 #[test]
