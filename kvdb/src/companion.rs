@@ -113,8 +113,9 @@ impl Companion for ValueLog {
         if !change.segments_relocated.is_empty() {
             log.relocate(std::mem::take(&mut *self.staged.lock()));
         }
-        // Their files are removed, not used again: a value may outlive this opening of the store,
-        // and a later one in the same process would not know that its map is still being read.
+        // Their files are removed, not used again ([`Log::recycle`] could: it asks the file system
+        // whether anyone still has it mapped). A store gives space back at rest, and what is kept
+        // for later segments would have to be counted and given up like spares.
         // Spares that were given up are out of the view already.
         let view = log.view();
         let known = |id: &u32| view.holders(*id).is_some();
