@@ -82,7 +82,11 @@
 //! | bytes taken, height of the index | relaxed | ranges are disjoint whatever the order; the height is a hint |
 //!
 //! There is no stand-alone fence. The model tests run this code under loom with every ordering as
-//! written, and fail when one of those of links, prev words or value words is relaxed.
+//! written, and fail when that of a swap, store or load of links, slots, prev words or value words
+//! is relaxed. Two loads they do not catch, both where a writer sets a successor's prev word: that
+//! of its own node's link, which would do with relaxed, as only the id is compared; and the first
+//! one of the prev word. The schedule that needs it has another's swap of the word between, and
+//! loom does not try that one; the same load as part of a failed swap is caught.
 //!
 //! # Limits and arithmetic
 //!
@@ -115,23 +119,28 @@
 //! | four layers, the slots of a record folded without a branch | 2.7 D | 2.7 D | | 45 |
 //! | a cursor asks for the entries of the next record | 2.7 D | 2.7 D | 0.2 D | 45 |
 //!
-//! What the present form is without each, or with another size, the least and the greatest of three
-//! rounds beside other load, where it is itself 2.7–3.4, 2.2–2.9 and 0.14–0.19 D. What lies
-//! within that is no difference:
+//! What the present form is without each, or with another size: the least and the greatest of three
+//! interleaved rounds on a machine with nothing else to do, *D* being 170–240 ns. It is itself
+//! 2.2, 2.4–2.7 and 0.14–0.18 D. What lies within that is no difference:
 //!
 //! | changed | insert | get | next |
 //! |---|---|---|---|
-//! | no prefetch of both nodes that a record's slots lead to | 2.4–3.8 D | 2.6–4.1 D | |
-//! | no prefetch of records | 1.9–2.8 D | 2.5–3.1 D | |
-//! | a node met before is compared again | 2.2–3.3 D | 2.1–3.0 D | |
-//! | a cursor does not look ahead | | | 0.94–1.01 D |
-//! | two layers | 2.4–3.6 D | 2.6–4.6 D | |
-//! | three layers | 1.8–3.0 D | 2.2–2.8 D | |
-//! | records of 13 slots (two cache lines; 46 bytes per entry) | 2.0–4.2 D | 2.2–4.3 D | |
-//! | records of 61 slots (eight cache lines; 44 bytes per entry) | 2.3–3.0 D | 2.5–3.7 D | |
-//! | small pages, all touched before | 2.6–3.2 D | 2.6–2.8 D | |
-//! | a new list instead of a [reset](SkipList::reset) one | 2.8–3.7 D | | |
-//! | a new list, its pages touched first, which takes 250 ms for 86 MiB | 3.1–4.0 D | | |
+//! | no prefetch of both nodes that a record's slots lead to | 2.6–2.7 D | 2.9–3.5 D | |
+//! | no prefetch of records | 2.1–2.5 D | 2.3–2.7 D | |
+//! | a node met before is compared again | 2.1–2.3 D | 2.4–2.6 D | |
+//! | a cursor does not look ahead | | | 0.75–0.84 D |
+//! | two layers | 2.4–2.5 D | 2.7–2.9 D | |
+//! | three layers | 2.1–2.5 D | 2.3–2.8 D | |
+//! | records of 13 slots (two cache lines; 46 bytes per entry) | 2.4–2.7 D | 2.6–2.7 D | |
+//! | records of 61 slots (eight cache lines; 44 bytes per entry) | 2.1–2.6 D | 2.3–2.6 D | |
+//! | small pages, all touched before | 2.6–3.3 D | 3.2–3.3 D | |
+//! | a new list instead of a [reset](SkipList::reset) one (two rounds) | 2.2–2.3 D | | |
+//! | a new list, its pages touched first, which takes 160–180 ms for 86 MiB (two rounds) | 2.0–2.2 D | | |
+//!
+//! Measured apart, beside other load:
+//!
+//! | changed | insert | get | next |
+//! |---|---|---|---|
 //! | sorted insert, through an [`Inserter`] | 0.3 D | | |
 //! | a side hash for gets, filled by inserts: a sketch beside the list, 16 bytes per entry | + 0.05 D | 0.3–0.4 D | |
 //!

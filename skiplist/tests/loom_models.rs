@@ -169,6 +169,32 @@ fn a_backward_reader_misses_nothing_that_was_there() {
 }
 
 #[test]
+fn a_backward_reader_comes_to_a_record_just_split_off() {
+    loom::model(|| {
+        let list = list(5);
+        // Records at the head, with 2 and 4, and at 5; another insert splits the first.
+        for key in [2, 7, 5, 4] {
+            insert(&list, key);
+        }
+        let reader = {
+            let list = Arc::clone(&list);
+            thread::spawn(move || {
+                let mut cursor = list.cursor();
+                assert!(cursor.seek(&[7], 1));
+                let mut seen = vec![];
+                while cursor.prev() {
+                    seen.push(cursor.key()[0]);
+                }
+                assert!([&[5, 4, 2][..], &[5, 4, 3, 2]].contains(&&seen[..]), "{seen:?}");
+            })
+        };
+        insert(&list, 3);
+        reader.join().unwrap();
+        assert_eq!(keys_backward(&list), [7, 5, 4, 3, 2]);
+    });
+}
+
+#[test]
 fn a_backward_reader_between_two_writers() {
     loom::model(|| {
         let list = list(4);
