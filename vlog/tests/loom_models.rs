@@ -37,14 +37,10 @@ fn options() -> Options {
 }
 
 fn open(fs: &MemFs) -> (Arc<Log>, ReplayEnd) {
-    open_with(fs, SyncMethod::default())
-}
-
-fn open_with(fs: &MemFs, sync_method: SyncMethod) -> (Arc<Log>, ReplayEnd) {
     fs.create_dir_all(DIR.as_ref()).unwrap();
     fs.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
     let dir = Directory::new(Arc::new(fs.clone()), DIR.as_ref(), 1).unwrap();
-    let (log, end) = dir.open(Options { sync_method, ..options() }, |_| Ok::<_, ()>(())).unwrap();
+    let (log, end) = dir.open(options(), |_| Ok::<_, ()>(())).unwrap();
     (Arc::new(log), end)
 }
 
@@ -83,44 +79,6 @@ fn a_group_is_led_by_one_and_every_member_is_woken() {
         assert_eq!(mine.version < theirs.version, mine.position < theirs.position);
         // The synced one, and whatever came before it.
         assert!(after_power_loss(&fs) >= theirs.version);
-    });
-}
-
-/// With [`SyncMethod::Fdatasync`] the write and what makes it durable are two steps, and whoever
-/// looks in between must not be told that the second is done.
-#[test]
-fn of_two_synced_writers_none_sees_the_other_s_frame_as_durable_before_its_sync() {
-    check(|| {
-        let fs = MemFs::new();
-        let (log, _) = open_with(&fs, SyncMethod::Fdatasync);
-        let (other, disk) = (log.clone(), fs.clone());
-        let thread = thread::spawn(move || {
-            let theirs = append(&other, 1, 100, Durability::Sync).unwrap();
-            (theirs, other.durable_to(), disk.crash_image(&mut Keep::None))
-        });
-        let mine = append(&log, 2, 100, Durability::Sync).unwrap();
-        let (durable, image) = (log.durable_to(), fs.crash_image(&mut Keep::None));
-        let (theirs, later_durable, later_image) = thread.join().unwrap();
-        for (durable, image) in [(durable, image), (later_durable, later_image)] {
-            let claimed = [&mine, &theirs].iter().filter(|a| a.position < durable).count();
-            assert!(open(&image).1.frames >= claimed as u64, "durable to {durable} and lost");
-        }
-    });
-}
-
-/// A sync that has nothing to do relies on the mark alone.
-#[test]
-fn a_sync_beside_a_synced_writer_returns_when_its_frames_are_durable() {
-    check(|| {
-        let fs = MemFs::new();
-        let (log, _) = open_with(&fs, SyncMethod::Fdatasync);
-        let other = log.clone();
-        let thread = thread::spawn(move || append(&other, 1, 100, Durability::Sync).unwrap());
-        let mine = append(&log, 2, 100, Durability::Buffered).unwrap();
-        assert!(log.sync().unwrap() > mine.position);
-        let frames = after_power_loss(&fs);
-        thread.join().unwrap();
-        assert!(frames >= mine.version, "synced and lost");
     });
 }
 
