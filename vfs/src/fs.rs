@@ -121,6 +121,12 @@ pub trait File: Send + Sync + Debug {
     /// The answer no holds for as long as nobody else opens the file.
     fn is_held(&self) -> Result<bool>;
 
+    /// Whether the system has a whole range in memory now, so that reading it waits for no device.
+    /// `false` also where that cannot be told. To decide whether advice is worth its call.
+    fn is_cached(&self, _range: Range<u64>) -> bool {
+        false
+    }
+
     /// A hint about future reads. Never fails; may do nothing.
     fn advise(&self, range: Range<u64>, advice: Advice);
 

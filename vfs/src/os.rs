@@ -25,7 +25,7 @@ use file::{Access, OsFile};
 /// | [`File::allocate`] | `fallocate`, else extended with a hole | FreeBSD `posix_fallocate`, else a hole | extended |
 /// | [`Fs::sync_dir`] | `fsync` of the directory | the same | nothing |
 /// | [`Fs::lock`] | `flock` of the directory | the same | lock of a file `LOCK` in it |
-/// | [`File::advise`] | `posix_fadvise`, `madvise` | where there is one | nothing |
+/// | [`File::advise`] | `posix_fadvise`, `madvise`, `sync_file_range` | where there is one | nothing |
 ///
 /// Symbolic links are followed, except that [`Fs::list`] reports them as [`EntryKind::Other`].
 #[derive(Debug, Default, Clone, Copy)]

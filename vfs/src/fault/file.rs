@@ -117,6 +117,10 @@ impl File for FaultFile {
         self.faults.run(&self.operation(Op::Lock), || self.inner.is_held())
     }
 
+    fn is_cached(&self, range: Range<u64>) -> bool {
+        self.inner.is_cached(range)
+    }
+
     fn advise(&self, range: Range<u64>, advice: Advice) {
         self.inner.advise(range, advice);
     }

@@ -123,6 +123,59 @@ fn write_all(
     Ok(())
 }
 
+/// Has the system begin to write what is dirty in a range. Whether it does is its affair: whoever
+/// needs the bytes on the disk syncs, and learns of failures there.
+#[cfg(target_os = "linux")]
+fn start_write_back(file: &fs::File, range: Range<u64>) {
+    use std::os::fd::AsRawFd;
+    let len = range.end.saturating_sub(range.start);
+    let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(len)) else { return };
+    if len == 0 {
+        return; // a length of zero would mean "to the end of the file"
+    }
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call takes numbers
+    // only: it reads and writes no memory of this process.
+    let _ =
+        unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn start_write_back(_: &fs::File, _: Range<u64>) {}
+
+/// What the system call `cachestat` (Linux 6.5) says of a range.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn is_cached(file: &fs::File, range: Range<u64>) -> bool {
+    use std::os::fd::AsRawFd;
+    // The same on every architecture but Alpha; `libc` names it for few of them.
+    const SYS_CACHESTAT: libc::c_long = 451;
+    const PAGE: u64 = 4096;
+    let bounds = [range.start, range.end.saturating_sub(range.start)];
+    // Pages that are cached, dirty, being written back, evicted, evicted lately.
+    let mut pages = [0u64; 5];
+    if bounds[1] == 0 {
+        return true;
+    }
+    // SAFETY: the descriptor is open for as long as `file` is borrowed. The call reads two 64-bit
+    // numbers from the first pointer and writes five to the second (`struct cachestat_range` and
+    // `struct cachestat` of the kernel's interface), which are arrays of that size here.
+    let done = unsafe {
+        libc::syscall(
+            SYS_CACHESTAT,
+            file.as_raw_fd(),
+            bounds.as_ptr(),
+            pages.as_mut_ptr(),
+            0 as libc::c_uint,
+        )
+    };
+    // Where pages are larger the answer is no, and advice is given as if it were needed.
+    done == 0 && pages[0] >= range.end.div_ceil(PAGE) - range.start / PAGE
+}
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+fn is_cached(_: &fs::File, _: Range<u64>) -> bool {
+    false
+}
+
 impl File for OsFile {
     fn path(&self) -> &Path {
         &self.path
@@ -264,7 +317,14 @@ impl File for OsFile {
         }
     }
 
+    fn is_cached(&self, range: Range<u64>) -> bool {
+        is_cached(&self.file, range)
+    }
+
     fn advise(&self, range: Range<u64>, advice: Advice) {
+        if advice == Advice::WriteBack {
+            return start_write_back(&self.file, range);
+        }
         sys::advise(&self.file, range, advice);
         if matches!(advice, Advice::Normal | Advice::Random | Advice::Sequential) {
             let mut maps = self.maps.lock();
@@ -280,6 +340,19 @@ impl File for OsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_just_written_is_cached_and_what_is_not_there_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        let file = OsFile::new(file, &path, Access::ReadWrite);
+        file.write_all_at(&[7; 10_000], 0).unwrap();
+        // Where the system does not say, the answer is no throughout.
+        let says = file.is_cached(0..10_000);
+        assert_eq!(file.is_cached(5000..5001), says);
+        assert!(!file.is_cached(0..30_000) && !file.is_cached(20_000..20_001));
+    }
 
     #[test]
     fn write_all_resumes_short_and_interrupted_writes() {

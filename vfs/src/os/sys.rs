@@ -161,7 +161,7 @@ pub(super) fn advise(file: &File, range: Range<u64>, advice: Advice) {
         Advice::Sequential => Fadvice::Sequential,
         Advice::WillNeed => Fadvice::WillNeed,
         Advice::DontNeed => Fadvice::DontNeed,
-        // Asking for write-back alone takes `sync_file_range`, which there is no safe call for.
+        // There is no such advice: see the file.
         Advice::WriteBack => return,
     };
     let Some(len) = range.end.checked_sub(range.start).and_then(std::num::NonZeroU64::new) else {
