@@ -78,7 +78,7 @@ impl<'t> Scout<'t> {
                 _ => self.done = true,
             }
         }
-        self.cursor.view().prefetch(&mut pointers);
+        self.cursor.view().prefetch(&pointers);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::companion::Companion;
 use crate::cursor::Sourced;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
+use crate::graveyard::Remains;
 use crate::install::Installation;
 use crate::stats::Stats;
 use crate::table::TableFile;
@@ -55,6 +56,13 @@ impl<C: Companion> Tree<C> {
         let current = shared.superversion();
         let memtables = shared.admission.lock();
         shared.current.replace(current.with_range_deletes(&memtables, &change));
+    }
+
+    /// Has something that nobody needs any more dropped where tables are that nobody reads: by a
+    /// background thread, or by [`Job::Reclaim`]. For what takes long to drop, as the last map of
+    /// a large file does.
+    pub fn retire(&self, object: Box<dyn std::any::Any + Send>) {
+        self.shared.tables.graveyard.push(Remains::Object(object));
     }
 
     /// Moves the replay head up to `end` (packed, as in [`route`](Self::route)), or to the first frame

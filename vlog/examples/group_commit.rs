@@ -94,8 +94,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Reading: the index leads to the log. A set of values is asked for ahead.
     let map = index.map.into_inner().unwrap_or_else(PoisonError::into_inner);
     let view = log.view();
-    let mut soon: Vec<Pointer> = map.values().map(|(pointer, _)| *pointer).collect();
-    view.prefetch(&mut soon);
+    let soon: Vec<Pointer> = map.values().map(|(pointer, _)| *pointer).collect();
+    view.prefetch(&soon);
     for (key, (pointer, version)) in &map {
         let value = view.read(*pointer, key, *version)?;
         assert_eq!(&*value, [b"value of ", &key[..]].concat());

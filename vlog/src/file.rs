@@ -165,6 +165,25 @@ impl LogFile {
         Ok(Region::from_vec(bytes))
     }
 
+    /// Copies the record at `offset` to `out`, which is as long.
+    pub(crate) fn copy(&self, offset: u32, pointer: Pointer, out: &mut [u8]) -> Result<()> {
+        if let Some(bytes) = self.mapped(offset, pointer)? {
+            out.copy_from_slice(bytes);
+            return Ok(());
+        }
+        let range = self.range(offset, pointer)?;
+        if !self.settled.load(Ordering::Acquire) {
+            out.copy_from_slice(&self.region_of(range, pointer)?);
+            return Ok(());
+        }
+        Ok(self.file.read_exact_at(out, range.start as u64)?)
+    }
+
+    /// Whether the system has all that was written in memory; `false` also where it does not say.
+    pub(crate) fn is_cached(&self) -> bool {
+        self.file.is_cached(0..self.written().into())
+    }
+
     #[inline]
     fn range(&self, offset: u32, pointer: Pointer) -> Result<std::ops::Range<usize>> {
         let (start, end) = (u64::from(offset), u64::from(offset) + u64::from(pointer.len()));
@@ -185,6 +204,19 @@ impl LogFile {
         check: bool,
     ) -> Result<StoredRecord<'a>> {
         touch(bytes);
+        self.verify_read(bytes, offset, pointer, version, check)
+    }
+
+    /// As [`verify`](Self::verify), for bytes that were just copied.
+    #[inline]
+    pub(crate) fn verify_read<'a>(
+        &self,
+        bytes: &'a [u8],
+        offset: u32,
+        pointer: Pointer,
+        version: u64,
+        check: bool,
+    ) -> Result<StoredRecord<'a>> {
         let Some(record) = StoredRecord::parse(bytes) else {
             return Err(self.not_a_record(bytes, offset, pointer, version));
         };

@@ -188,8 +188,8 @@ pub use position::{
 };
 pub use recovery::{Recovery, Start};
 pub use relocate::{
-    Output, RecordFiles, RecordWriter, RelocatedSegment, TableWriter, parse_relocation_path,
-    record_file_path, relocation_table_path,
+    LiveRecord, Output, RecordFiles, RecordWriter, RelocatedSegment, TableWriter,
+    parse_relocation_path, record_file_path, relocation_table_path,
 };
 pub use replay::{Damage, ReplayEnd};
 pub use segment::segment_database;

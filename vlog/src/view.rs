@@ -170,27 +170,37 @@ impl LogView {
         Ok(self.locate(pointer)?.1)
     }
 
+    /// Whether the system has the files of a segment's records in memory as a whole, so that there is
+    /// no use in [`prefetch`](LogView::prefetch). `false` also where it does not say.
+    pub fn is_cached(&self, segment: u32) -> bool {
+        match self.place(segment) {
+            Ok(Place::Raw(segment)) => segment.data.is_cached(),
+            Ok(Place::Relocated(table)) => table.files().all(LogFile::is_cached),
+            Err(_) => false,
+        }
+    }
+
     /// Tells the system that these records will be read soon. Neighbours closer than 16 KiB
-    /// become one request. Sorts `pointers` by place; unknown ones are skipped. Never fails.
-    pub fn prefetch(&self, pointers: &mut [Pointer]) {
+    /// become one request. Unknown ones are skipped. Never fails.
+    pub fn prefetch(&self, pointers: &[Pointer]) {
         const NEAR: u64 = 16 << 10;
-        pointers.sort_unstable_by_key(|p| p.position());
+        let place =
+            |pointer: &Pointer| {
+                let (file, offset) = self.locate(*pointer).ok()?;
+                (u64::from(offset) + u64::from(pointer.len()) <= u64::from(file.written()))
+                    .then_some((file, offset, pointer.len()))
+            };
+        let mut places: Vec<(&LogFile, u32, u32)> = pointers.iter().filter_map(place).collect();
+        let address = |file: &LogFile| std::ptr::from_ref(file) as usize;
+        places.sort_unstable_by_key(|(file, offset, _)| (address(file), *offset));
         let mut pending: Option<(&LogFile, std::ops::Range<u64>)> = None;
         let tell = |(file, range): (&LogFile, std::ops::Range<u64>)| {
             file.file.advise(range, Advice::WillNeed);
         };
-        for pointer in pointers.iter() {
-            let Ok((file, offset)) = self.locate(*pointer) else { continue };
-            let (start, end) = (u64::from(offset), u64::from(offset) + u64::from(pointer.len()));
-            if end > u64::from(file.written()) {
-                continue;
-            }
+        for (file, offset, len) in places {
+            let (start, end) = (u64::from(offset), u64::from(offset) + u64::from(len));
             match &mut pending {
-                Some((at, range))
-                    if std::ptr::eq(*at, file)
-                        && start >= range.start
-                        && start <= range.end + NEAR =>
-                {
+                Some((at, range)) if std::ptr::eq(*at, file) && start <= range.end + NEAR => {
                     range.end = range.end.max(end);
                 }
                 _ => {
@@ -206,7 +216,7 @@ impl LogView {
     }
 
     #[inline]
-    fn locate(&self, pointer: Pointer) -> Result<(&LogFile, u32)> {
+    pub(crate) fn locate(&self, pointer: Pointer) -> Result<(&LogFile, u32)> {
         match self.place(pointer.segment())? {
             Place::Raw(segment) => Ok((&segment.data, pointer.offset())),
             Place::Relocated(table) => match table.find(pointer.offset())? {

@@ -1,17 +1,18 @@
 //! One collection: from its victims to the change set that replaces them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kvdb_manifest::store::{LogFile, SegmentRelocated, StoreChange};
 use kvdb_vfs::SyncSite;
 use kvdb_vlog::{
-    LogView, Output, RecordFiles, RecordWriter, Relocated, TableWriter, record_file_path,
-    relocation_table_path, segment_path,
+    LiveRecord, LogView, Output, Pointer, RecordFiles, RecordWriter, Relocated, TableWriter,
+    record_file_path, relocation_table_path, segment_path,
 };
 
 use super::collector::Claim;
-use super::survivors::{Survivor, Survivors};
+use super::survivors::Survivors;
 use super::{GcStage, Watch};
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,12 +52,12 @@ struct Outputs<'a> {
 
 impl Core {
     /// Moves what is in use of the claimed units and installs the change. On a failure nothing has
-    /// changed and what was written is removed.
+    /// changed and what was written is removed. Returns the view that still holds the victims.
     pub(super) fn relocate(
         &self,
         claim: &Claim<'_>,
         watch: &mut Watch<'_>,
-    ) -> Result<Done, Failure> {
+    ) -> Result<(Done, Arc<LogView>), Failure> {
         // Pinned after the victims were seen to lie before the replay head.
         let superversion = self.superversion();
         let view = superversion.view().clone();
@@ -75,17 +76,10 @@ impl Core {
             most: self.options.segment_size as u64,
         };
         let mut done = Done::default();
-        loop {
-            let mut pointers: Vec<_> = survivors.next_batch()?.iter().map(|s| s.pointer).collect();
-            if pointers.is_empty() {
-                break;
-            }
-            view.prefetch(&mut pointers);
-            let mut bytes = 0;
-            for survivor in survivors.batch() {
-                outputs.push(&view, survivors.key(survivor), survivor)?;
-                bytes += u64::from(survivor.pointer.len());
-            }
+        let mut ahead = Ahead::default();
+        while !survivors.next_batch()?.is_empty() {
+            ahead.prefetch(&view, claim, &survivors);
+            let bytes = outputs.push_all(&view, &survivors)?;
             done.bytes_read += bytes;
             self.check_collecting()?;
             watch.at(GcStage::Copying, bytes)?;
@@ -96,12 +90,37 @@ impl Core {
         }
         drop(survivors);
         drop(superversion);
-        outputs.finish(claim, &view, done, watch)
+        Ok((outputs.finish(claim, done, watch)?, view))
     }
 
     /// Whether a collection may go on.
     pub(super) fn check_collecting(&self) -> Result<()> {
         if self.collector.is_stopped() { Err(Error::Closed) } else { Ok(()) }
+    }
+}
+
+/// Has the system read ahead, batch by batch, in the victims that it does not have in memory.
+#[derive(Default)]
+struct Ahead {
+    /// The victims that it does not, and what is to be read before it is asked again.
+    uncached: BTreeSet<u32>,
+    for_bytes: u64,
+}
+
+impl Ahead {
+    fn prefetch(&mut self, view: &LogView, claim: &Claim<'_>, survivors: &Survivors<'_>) {
+        if self.for_bytes == 0 {
+            self.for_bytes = 64 << 20;
+            self.uncached = claim.segments().iter().copied().collect();
+            self.uncached.retain(|segment| !view.is_cached(*segment));
+        }
+        let pointers = || survivors.records().map(|record| record.pointer);
+        let bytes = pointers().map(|pointer| u64::from(pointer.len())).sum();
+        self.for_bytes = self.for_bytes.saturating_sub(bytes);
+        if !self.uncached.is_empty() {
+            let far = |pointer: &Pointer| self.uncached.contains(&pointer.segment());
+            view.prefetch(&pointers().filter(far).collect::<Vec<_>>());
+        }
     }
 }
 
@@ -115,56 +134,67 @@ fn unreadable(claim: &Claim<'_>, view: &LogView, error: kvdb_vlog::Error) -> Fai
 }
 
 impl Outputs<'_> {
-    /// Copies a record, which is verified before it gets its new checksum.
-    fn push(&mut self, view: &LogView, key: &[u8], survivor: &Survivor) -> Result<(), Failure> {
-        let Survivor { pointer, version, .. } = *survivor;
-        let segment = pointer.segment();
-        let damaged = |error| Failure::Damaged { segment, error };
-        let size = u64::from(pointer.len()) + 8;
-        let full = self.writer.as_ref().is_some_and(|w| w.len() + size > self.most);
-        if full && let Some(writer) = self.writer.take() {
-            self.finished.push(writer.finish()?);
-        }
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            None => {
-                let core = self.core;
-                let ids = core.tree.file_ids();
-                let writer = RecordWriter::create(
-                    &core.fs,
-                    core.log_dir(),
-                    core.manifest.database(),
-                    ids.next(),
-                    ids.nonce(),
-                )?;
-                self.writer.insert(writer)
-            }
-        };
-        let pushed = view.read_record(pointer, version, |found, tag, value| {
-            (found == key).then(|| writer.push(key, tag, value, version))
-        });
-        let offset = match pushed {
-            Ok(Some(offset)) => offset?,
-            Ok(None) => return Err(damaged(kvdb_vlog::Error::KeyMismatch { pointer }.into())),
-            Err(error) => {
+    /// Copies a batch of records, each verified before it gets its new checksum. Returns their
+    /// bytes.
+    fn push_all(&mut self, view: &LogView, survivors: &Survivors<'_>) -> Result<u64, Failure> {
+        let records: Vec<LiveRecord<'_>> = survivors.records().collect();
+        let mut left = &records[..];
+        let mut offsets = Vec::with_capacity(records.len());
+        while !left.is_empty() {
+            let most = self.most;
+            let writer = match &mut self.writer {
+                Some(writer) => writer,
+                None => {
+                    let writer = self.create()?;
+                    self.writer.insert(writer)
+                }
+            };
+            offsets.clear();
+            let taken = writer.copy(view, left, most, &mut offsets).map_err(|(at, error)| {
                 let error = Error::from(error);
-                return Err(match error.kind() {
-                    ErrorKind::Corruption | ErrorKind::Io => damaged(error),
+                match error.kind() {
+                    ErrorKind::Corruption | ErrorKind::Io => {
+                        Failure::Damaged { segment: left[at].pointer.segment(), error }
+                    }
                     _ => Failure::Failed(error),
-                });
+                }
+            })?;
+            writer.write_ready()?;
+            let (copied, rest) = left.split_at(taken);
+            self.note(copied, &offsets)?;
+            left = rest;
+            if !rest.is_empty()
+                && let Some(writer) = self.writer.take()
+            {
+                self.finished.push(writer.finish()?);
             }
-        };
-        match self.tables.get_mut(&segment) {
-            Some(table) => Ok(table.add(pointer.offset(), self.finished.len(), offset)?),
-            None => Err(Error::Inconsistent(format!("segment {segment} is no victim")).into()),
         }
+        Ok(records.iter().map(|record| u64::from(record.pointer.len())).sum())
+    }
+
+    fn create(&self) -> Result<RecordWriter> {
+        let Core { fs, tree, manifest, .. } = self.core;
+        let (file, nonce) = (tree.file_ids().next(), tree.file_ids().nonce());
+        Ok(RecordWriter::create(fs, self.core.log_dir(), manifest.database(), file, nonce)?)
+    }
+
+    /// Notes where records are now, in the tables of their segments.
+    fn note(&mut self, copied: &[LiveRecord<'_>], offsets: &[u32]) -> Result<()> {
+        let file = self.finished.len();
+        for (record, &offset) in copied.iter().zip(offsets) {
+            let segment = record.pointer.segment();
+            let Some(table) = self.tables.get_mut(&segment) else {
+                return Err(Error::Inconsistent(format!("segment {segment} is no victim")));
+            };
+            table.add(record.pointer.offset(), file, offset)?;
+        }
+        Ok(())
     }
 
     /// Makes everything durable, then replaces the victims by one change set.
     fn finish(
         mut self,
         claim: &Claim<'_>,
-        view: &LogView,
         mut done: Done,
         watch: &mut Watch<'_>,
     ) -> Result<Done, Failure> {
@@ -188,6 +218,7 @@ impl Outputs<'_> {
             table_files.push(output);
         }
         let outputs = || self.finished.iter().chain(&table_files);
+        outputs().try_for_each(Output::sync)?;
         if outputs().next().is_some() {
             core.fs.sync_dir(core.log_dir(), SyncSite::LogRelocateDir)?;
         }
@@ -216,7 +247,6 @@ impl Outputs<'_> {
             }
         }
         done.files_removed = gone.len() as u64;
-        let _ = view;
         watch.at(GcStage::Copied, 0)?;
         core.check_collecting()?;
 

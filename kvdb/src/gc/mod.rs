@@ -271,13 +271,16 @@ impl Core {
             watch.at(GcStage::Chosen, 0)?;
             tracing::debug!(segments = ?claim.segments(), "collecting");
             match self.relocate(&claim, watch) {
-                Ok(done) => {
+                Ok((done, former)) => {
                     tracing::debug!(?done, "collected");
                     self.count_collection(&done);
                     report.add(&done);
                     drop(claim);
                     watch.at(GcStage::Installed, 0)?;
                     self.remove_doomed();
+                    // The names are gone. To unmap and free what they stood for takes as long as a
+                    // good part of the copying, and is for whoever frees old tables.
+                    self.tree.retire(Box::new(former));
                     watch.at(GcStage::Removed, 0)?;
                     return Ok(true);
                 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use kvdb_lsm::entry::Entry;
 use kvdb_lsm::{Cursor as _, Superversion, TreeCursor};
-use kvdb_vlog::{LogView, Pointer};
+use kvdb_vlog::{LiveRecord, LogView, Pointer};
 
 use super::by_records::Found;
 use super::collector::Claim;
@@ -35,8 +35,8 @@ const MOST_FOUND: u64 = 1 << 19;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Survivor {
     key: (usize, usize),
-    pub(crate) version: u64,
-    pub(crate) pointer: Pointer,
+    version: u64,
+    pointer: Pointer,
 }
 
 /// How survivors are found.
@@ -138,14 +138,13 @@ impl<'a> Survivors<'a> {
         self.expected.iter().find(|(_, count)| **count > 0).map(|(s, count)| (*s, *count))
     }
 
-    /// The key of a survivor of the last batch.
-    pub(crate) fn key(&self, survivor: &Survivor) -> &[u8] {
-        &self.keys[survivor.key.0..survivor.key.1]
-    }
-
     /// The last batch.
-    pub(crate) fn batch(&self) -> &[Survivor] {
-        &self.batch
+    pub(crate) fn records(&self) -> impl Iterator<Item = LiveRecord<'_>> {
+        self.batch.iter().map(|survivor| LiveRecord {
+            pointer: survivor.pointer,
+            key: &self.keys[survivor.key.0..survivor.key.1],
+            version: survivor.version,
+        })
     }
 }
 

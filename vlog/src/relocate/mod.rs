@@ -17,7 +17,7 @@ mod write_table;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kvdb_vfs::{Fs, Salt};
+use kvdb_vfs::{File, Fs, OpenMode, Salt, SyncSite};
 use zerocopy::little_endian::{U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -25,7 +25,7 @@ use crate::format::FORMAT_VERSION;
 use crate::position::numbered;
 use crate::{Error, Result};
 
-pub use records::{RecordFiles, RecordWriter};
+pub use records::{LiveRecord, RecordFiles, RecordWriter};
 pub use table::RelocatedSegment;
 pub(crate) use table::Relocation;
 pub use write_table::TableWriter;
@@ -96,13 +96,14 @@ struct Entry {
 /// takes two bytes.
 const MOST_SHIFT: u32 = 16;
 
-/// A file made by garbage collection that is complete and synced (its name is not: sync the
-/// directory) and that no manifest names yet. Dropped without [`keep`](Output::keep), it is
-/// removed.
+/// A file made by garbage collection that is complete and that no manifest names yet. It is durable
+/// after [`sync`](Output::sync), its name when the directory is synced as well. Dropped without
+/// [`keep`](Output::keep), it is removed.
 #[derive(Debug)]
 #[must_use]
 pub struct Output {
     fs: Arc<dyn Fs>,
+    handle: Arc<dyn File>,
     path: PathBuf,
     file: u64,
     nonce: u64,
@@ -111,8 +112,18 @@ pub struct Output {
 }
 
 impl Output {
-    fn new(fs: &Arc<dyn Fs>, path: PathBuf, file: u64, nonce: u64) -> Self {
-        Output { fs: fs.clone(), path, file, nonce, length: 0, keep: false }
+    fn create(fs: &Arc<dyn Fs>, path: PathBuf, file: u64, nonce: u64) -> Result<Self> {
+        let handle = fs.open(&path, OpenMode::CreateNew)?;
+        Ok(Output { fs: fs.clone(), handle, path, file, nonce, length: 0, keep: false })
+    }
+
+    /// Makes the file durable. The system was asked to write it back while it was made, so that a
+    /// collection syncs all of its files at its end, when most is done.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.handle.sync_data(SyncSite::LogRelocate)?)
     }
 
     /// Its number.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use kvdb_vfs::{Advice, File, Fs, OpenMode, Salt, SyncSite};
+use kvdb_vfs::{Advice, Fs, OpenMode, Salt};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -14,7 +14,7 @@ use crate::format::{
     FIRST_FRAME, FLAG_VERSION, FORMAT_VERSION, MAX_SEGMENT_SIZE, RecordHeader, SegmentHeader,
     VERSION_TRAILER,
 };
-use crate::{Error, Options, Result};
+use crate::{Error, LogView, Options, Pointer, Result};
 
 /// Bytes that are gathered before they are written, and after which the system is asked to start
 /// writing back: no commit's sync should find all of a file in its way.
@@ -76,15 +76,26 @@ fn open_record_file(
     Ok(LogFile::new(path, file, header.salt(), len, len, options.maps))
 }
 
+/// A record to be moved: where it is, and the key and version it was written with.
+#[derive(Debug, Clone, Copy)]
+pub struct LiveRecord<'k> {
+    /// Where it is.
+    pub pointer: Pointer,
+    /// Its key.
+    pub key: &'k [u8],
+    /// Its version.
+    pub version: u64,
+}
+
 /// Writes one record file, from front to back, in chunks. Dropped before it is finished, it takes
 /// its file along.
 #[derive(Debug)]
 pub struct RecordWriter {
     output: Output,
-    file: Arc<dyn File>,
     salt: Salt,
-    /// What is not written yet, and where it goes.
+    /// What is not written yet is the first `filled` bytes of it, and goes to `at`.
     buffer: Vec<u8>,
+    filled: usize,
     at: u64,
 }
 
@@ -100,9 +111,7 @@ impl RecordWriter {
         file: u64,
         nonce: u64,
     ) -> Result<Self> {
-        let path = record_file_path(dir, file);
-        let handle = fs.open(&path, OpenMode::CreateNew)?;
-        let output = Output::new(fs, path, file, nonce);
+        let output = Output::create(fs, record_file_path(dir, file), file, nonce)?;
         let mut header = SegmentHeader {
             magic: RECORDS_MAGIC,
             format: FORMAT_VERSION.into(),
@@ -116,16 +125,16 @@ impl RecordWriter {
             crc: 0.into(),
         };
         header.seal();
-        let mut buffer = Vec::with_capacity(CHUNK + CHUNK / 4);
-        buffer.extend_from_slice(header.as_bytes());
-        buffer.resize(FIRST_FRAME as usize, 0);
-        Ok(RecordWriter { output, file: handle, salt: header.salt(), buffer, at: 0 })
+        let mut buffer = vec![0; FIRST_FRAME as usize];
+        buffer[..SegmentHeader::LEN].copy_from_slice(header.as_bytes());
+        let filled = buffer.len();
+        Ok(RecordWriter { output, salt: header.salt(), buffer, filled, at: 0 })
     }
 
     /// Bytes of the file so far, its header page included.
     #[allow(clippy::len_without_is_empty)] // it has a header
     pub fn len(&self) -> u64 {
-        self.at + self.buffer.len() as u64
+        self.at + self.filled as u64
     }
 
     /// Bytes that a record of these lengths takes in the file.
@@ -153,37 +162,145 @@ impl RecordWriter {
             tag_len,
             flags: FLAG_VERSION,
         };
-        let at = self.buffer.len();
+        let start = self.filled;
+        self.fill_to((size - self.at) as usize);
+        let mut at = start;
         for part in [header.as_bytes(), key, tag, value] {
-            self.buffer.extend_from_slice(part);
+            self.buffer[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
         }
-        let raw = crc32fast::hash(&self.buffer[at + 4..]);
-        let sealed = U32::new(self.salt.seal(raw, offset, version));
-        self.buffer[at..at + 4].copy_from_slice(sealed.as_bytes());
-        self.buffer.extend_from_slice(&version.to_le_bytes());
-        if self.buffer.len() >= CHUNK {
-            self.write_out()?;
-        }
+        seal(&mut self.buffer[start..self.filled], self.salt, offset as u32, version);
+        self.write_ready()?;
         Ok(offset as u32)
     }
 
-    fn write_out(&mut self) -> Result<()> {
-        self.file.write_all_at(&self.buffer, self.at)?;
-        let end = self.len();
-        self.file.advise(self.at..end, Advice::WriteBack);
-        self.at = end;
-        self.buffer.clear();
+    /// Adds records that lie elsewhere, one behind the other, as far as the file stays within
+    /// `most` bytes; the first record of a file is always taken. Returns how many it took;
+    /// `offsets` gets the new offset of each. Writes nothing to the file: call
+    /// [`write_ready`](RecordWriter::write_ready) after it.
+    ///
+    /// Each record is copied once, verified where it then lies, and sealed for its new place.
+    ///
+    /// # Errors
+    /// With the index of the record: of it and of where it comes from, as of [`LogView::read`];
+    /// [`Error::RecordTooLarge`] if it would take the file beyond 2 GiB. The file is as it was.
+    pub fn copy(
+        &mut self,
+        view: &LogView,
+        records: &[LiveRecord<'_>],
+        most: u64,
+        offsets: &mut Vec<u32>,
+    ) -> std::result::Result<usize, (usize, Error)> {
+        let (filled, known) = (self.filled, offsets.len());
+        let copied = self.copy_all(view, records, most, offsets);
+        if copied.is_err() {
+            offsets.truncate(known);
+            self.filled = filled;
+        }
+        copied
+    }
+
+    fn copy_all(
+        &mut self,
+        view: &LogView,
+        records: &[LiveRecord<'_>],
+        most: u64,
+        offsets: &mut Vec<u32>,
+    ) -> std::result::Result<usize, (usize, Error)> {
+        let mut end = self.len();
+        let mut parts = Vec::with_capacity(records.len());
+        for (i, record) in records.iter().enumerate() {
+            let size = end + u64::from(record.pointer.len()) + VERSION_TRAILER as u64;
+            if size > most && end > u64::from(FIRST_FRAME) {
+                break;
+            }
+            let limit = u64::from(MAX_SEGMENT_SIZE);
+            if size > limit {
+                return Err((i, Error::RecordTooLarge { what: "relocated record", size, limit }));
+            }
+            let (file, from) = view.locate(record.pointer).map_err(|error| (i, error))?;
+            parts.push(Part { file, from, to: end as u32, record: *record });
+            offsets.push(end as u32);
+            end = size;
+        }
+        self.fill_to((end - self.at) as usize);
+        for (i, part) in parts.iter().enumerate() {
+            self.copy_part(part).map_err(|error| (i, error))?;
+        }
+        Ok(parts.len())
+    }
+
+    /// Copies a record to where it is to be written, verifies it there, and seals it for its place.
+    fn copy_part(&mut self, part: &Part<'_>) -> Result<()> {
+        let Part { file, from, to, record: LiveRecord { pointer, key, version } } = *part;
+        let start = (u64::from(to) - self.at) as usize;
+        let end = start + pointer.len() as usize;
+        let bytes = &mut self.buffer[start..end];
+        file.copy(from, pointer, bytes)?;
+        if file.verify_read(bytes, from, pointer, version, true)?.key != key {
+            return Err(Error::KeyMismatch { pointer });
+        }
+        if let Ok((header, _)) = RecordHeader::mut_from_prefix(bytes) {
+            header.flags = FLAG_VERSION;
+        }
+        seal(&mut self.buffer[start..end + VERSION_TRAILER], self.salt, to, version);
         Ok(())
     }
 
-    /// Writes what is left and syncs the file; not the directory.
+    /// The buffer holds so many bytes to be written; the new ones may be anything.
+    fn fill_to(&mut self, filled: usize) {
+        if self.buffer.len() < filled {
+            self.buffer.resize(filled, 0);
+        }
+        self.filled = filled;
+    }
+
+    /// Writes what has gathered, as far as it is whole chunks: at such places and in such lengths
+    /// the system keeps a file in large pieces, and has to read no page.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_ready(&mut self) -> Result<()> {
+        match self.filled / CHUNK * CHUNK {
+            0 => Ok(()),
+            ready => self.write_out(ready),
+        }
+    }
+
+    fn write_out(&mut self, len: usize) -> Result<()> {
+        self.output.handle.write_all_at(&self.buffer[..len], self.at)?;
+        let end = self.at + len as u64;
+        self.output.handle.advise(self.at..end, Advice::WriteBack);
+        self.at = end;
+        self.buffer.copy_within(len..self.filled, 0);
+        self.filled -= len;
+        Ok(())
+    }
+
+    /// Writes what is left. The file is not durable yet: see [`Output::sync`].
     ///
     /// # Errors
     /// [`Error::Io`]; the file is removed then.
     pub fn finish(mut self) -> Result<Output> {
-        self.write_out()?;
-        self.file.sync_data(SyncSite::LogRelocate)?;
+        self.write_out(self.filled)?;
         self.output.length = self.at;
         Ok(self.output)
     }
+}
+
+/// One record on its way: file and offset that it comes from, and offset that it goes to.
+struct Part<'a> {
+    file: &'a LogFile,
+    from: u32,
+    to: u32,
+    record: LiveRecord<'a>,
+}
+
+/// Gives a record with room for its trailer its version, and its checksum for `offset`.
+fn seal(bytes: &mut [u8], salt: Salt, offset: u32, version: u64) {
+    let end = bytes.len() - VERSION_TRAILER;
+    let raw = crc32fast::hash(&bytes[4..end]);
+    let sealed = U32::new(salt.seal(raw, offset.into(), version));
+    bytes[..4].copy_from_slice(sealed.as_bytes());
+    bytes[end..].copy_from_slice(&version.to_le_bytes());
 }

@@ -110,6 +110,11 @@ impl Relocation {
         })
     }
 
+    /// The record files that it leads to.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &LogFile> {
+        self.files.iter().map(|file| &**file)
+    }
+
     /// The bytes of the file, verified.
     #[inline]
     fn bytes(&self) -> Result<&Region> {

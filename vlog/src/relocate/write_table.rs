@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use kvdb_vfs::{Fs, OpenMode, SyncSite};
+use kvdb_vfs::{Advice, Fs};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
@@ -67,8 +67,7 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Writes the table into the file with this number and syncs it; not the directory. `outputs`
-    /// are the collection's record files, those that the indices given to
+    /// Writes the table into the file with this number. `outputs` are the collection's record files, those that the indices given to
     /// [`add`](TableWriter::add) stand for.
     ///
     /// # Errors
@@ -133,13 +132,11 @@ impl TableWriter {
         };
         header.crc = table_salt(database, file, nonce).seal(header.raw_crc(), 0, 0).into();
 
-        let path = relocation_table_path(dir, file);
-        let handle = fs.open(&path, OpenMode::CreateNew)?;
-        let mut output = Output::new(fs, path, file, nonce);
-        handle.write_all_at(header.as_bytes(), 0)?;
-        handle.write_all_at(&body, TableHeader::LEN as u64)?;
-        handle.sync_data(SyncSite::LogRelocate)?;
+        let mut output = Output::create(fs, relocation_table_path(dir, file), file, nonce)?;
         output.length = (TableHeader::LEN + body.len()) as u64;
+        output.handle.write_all_at(header.as_bytes(), 0)?;
+        output.handle.write_all_at(&body, TableHeader::LEN as u64)?;
+        output.handle.advise(0..output.length, Advice::WriteBack);
         Ok(output)
     }
 }

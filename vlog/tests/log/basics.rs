@@ -65,8 +65,8 @@ fn lives(fs: Arc<dyn Fs>, options: Options) {
             assert!(same.unwrap());
             assert_eq!(pointer.value_len(key.len(), tag.len()), Some(value.len()));
         }
-        let mut some: Vec<_> = all.pointers.iter().map(|(p, _)| *p).collect();
-        view.prefetch(&mut some);
+        let some: Vec<_> = all.pointers.iter().map(|(p, _)| *p).collect();
+        view.prefetch(&some);
         pointers = all.pointers;
     }
 }
