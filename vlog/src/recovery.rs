@@ -319,6 +319,7 @@ impl Recovery {
             view: RwLock::new(view),
             tail: Mutex::new(tail),
             sync_gate: Mutex::new(()),
+            sealing: Mutex::new(()),
             usage: Usage::new(),
             dead: Mutex::new(Vec::new()),
             segment_limit: AtomicU32::new(u32::MAX),

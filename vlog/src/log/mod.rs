@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) sync_gate: Mutex<()>,
     /// Segments that were left and not yet reported as sealed.
     pub(crate) left: Mutex<Vec<(Arc<Segment>, SealedSegment)>>,
+    /// One at a time reports them: whoever keeps the list of segments is told once.
+    pub(crate) sealing: Mutex<()>,
     pub(crate) usage: Usage,
     /// Segments that are not part of the log any more, whose files may be used again.
     pub(crate) dead: Mutex<Vec<Arc<Segment>>>,
@@ -326,6 +328,7 @@ impl<C> Log<C> {
             shared.sync_to(end, SyncSite::LogBackground)?;
             did = true;
         }
+        let _one_at_a_time = shared.sealing.lock();
         loop {
             let first = shared.left.lock().first().cloned();
             let Some((segment, sealed)) = first else { break };

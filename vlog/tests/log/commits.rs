@@ -394,3 +394,35 @@ fn room_that_is_not_used_is_given_back() {
         matches!(&e, Error::Poisoned { cause } if matches!(**cause, Error::RoomTooSmall { .. }))
     );
 }
+
+#[test]
+fn a_segment_is_reported_as_sealed_once_however_many_threads_prepare() {
+    let inner = MemFs::new();
+    let fs: Arc<dyn Fs> = Arc::new(inner.clone());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options()).unwrap();
+    for version in 1.. {
+        append(&log, Entry { version, seed: version, size: 900 }, Durability::Buffered).unwrap();
+        if log.end().segment > 2 {
+            break;
+        }
+    }
+    // Whoever comes first is still at it, syncing the segment, when the others have seen it too.
+    inner.on_operation(|_, op, _| {
+        if op == Op::SyncData {
+            thread::sleep(std::time::Duration::from_millis(30));
+        }
+    });
+    let barrier = Barrier::new(3);
+    thread::scope(|s| {
+        for _ in 0..3 {
+            s.spawn(|| {
+                barrier.wait();
+                log.prepare().unwrap();
+            });
+        }
+    });
+    inner.clear_hook();
+    let segments = manifest.state().segments;
+    assert!(segments.iter().filter(|s| s.sealed.is_some()).count() >= 2, "{segments:?}");
+}

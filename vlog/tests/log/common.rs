@@ -60,8 +60,10 @@ impl SegmentNamer for Manifest {
     fn sealed(&self, sealed: &SealedSegment) -> Result<(), BoxError> {
         let mut state = self.0.lock().unwrap();
         let known = state.segments.iter_mut().find(|s| s.meta.segment == sealed.segment);
-        known.expect("only named segments are sealed").sealed = Some(*sealed);
-        Ok(())
+        match known.expect("only named segments are sealed").sealed.replace(*sealed) {
+            None => Ok(()),
+            Some(_) => Err(format!("segment {} sealed a second time", sealed.segment).into()),
+        }
     }
 }
 
