@@ -587,3 +587,37 @@ fn rule_48_any_operation_of_a_collection_may_fail() {
     }
     assert!(cases > 60, "{cases}");
 }
+
+/// One value of every segment is still in use. After the first collection the tables of many
+/// segments are most of what there is: that is no garbage, and nothing gets smaller by moving it
+/// again.
+#[test]
+fn what_tables_of_relocated_segments_take_is_not_collected_for_ever() {
+    const SEGMENTS: u64 = 60;
+    let fs = Arc::new(MemFs::new());
+    let db = open(&manual(), &fs).unwrap();
+    let mut model = Contents::new();
+    let mut i = 0;
+    while db.stats().segments.len() < SEGMENTS as usize {
+        let v = value(i, if i % 10 == 0 { 300 } else { 100_000 });
+        db.put(key(i), &v).unwrap();
+        match i % 10 {
+            0 => _ = model.insert(key(i), v),
+            _ => _ = db.delete(key(i)).unwrap(),
+        }
+        while db.step(Step::PrepareLog).unwrap() {}
+        i += 1;
+    }
+    let options = GcOptions::default().settle(true);
+    let mut collections = 0;
+    let report = db.gc_with(&options, |stage, _| {
+        collections += usize::from(stage == GcStage::Installed);
+        if collections > 10 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let report = report.unwrap();
+    assert!(report.collections > 0, "{report:?}");
+    assert_eq!(db.gc(&GcOptions::default()).unwrap().collections, 0, "nothing left to do");
+    assert!(now(&db) == model);
+    let at_rest = (0..50).find(|_| !db.step(Step::Rest).unwrap());
+    assert!(at_rest.is_some(), "comes to rest");
+}

@@ -13,8 +13,13 @@ use kvdb_manifest::store::{PointerSum, SegmentState, StoreState};
 /// What a record takes more in a record file than a pointer's length says, with its entry in the
 /// relocation table.
 const MOVED_OVERHEAD: u64 = 8 + 9;
-/// What outputs cost however little is in them: a header page, a table, change sets.
+/// What outputs cost however little is in them: a header page, change sets.
 const FIXED_OVERHEAD: u64 = 8 << 10;
+/// What a relocation table takes however few entries it has, and for each file that it names; and
+/// how many bytes of its segment take another byte of directory, at least.
+const TABLE_OVERHEAD: u64 = 128;
+const TABLE_FILE: u64 = 24;
+const TABLE_SPAN: u64 = 1 << 14;
 
 /// Segments that are collected together, and their files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub(crate) struct Unit {
     pub(crate) tables: Vec<u64>,
     /// Bytes on disk of all of these.
     pub(crate) size: u64,
+    /// Bytes of the segments as they were first written, which pointers are offsets into.
+    pub(crate) span: u64,
     /// What tables refer to in the segments.
     pub(crate) live: PointerSum,
     /// Whether it was collected before.
@@ -39,12 +46,20 @@ impl Unit {
         1.0 - (self.live.bytes as f64 / self.size.max(1) as f64).min(1.0)
     }
 
-    /// Bytes that its live records will take when they are moved.
+    /// Bytes that its live records will take when they are moved, their tables counted. Rather too
+    /// many than too few: a unit that would be as large as before must never look worth it, or it
+    /// would be moved for ever.
     pub(crate) fn moved_size(&self) -> u64 {
-        match self.live.count {
-            0 => 0,
-            count => self.live.bytes + count * MOVED_OVERHEAD + FIXED_OVERHEAD,
+        let count = self.live.count;
+        if count == 0 {
+            return 0;
         }
+        let tables = self.segments.len() as u64;
+        // No segment, and so no output, is cut smaller than a mebibyte.
+        let outputs = (self.live.bytes >> 20) + 2;
+        let directories =
+            tables * (TABLE_OVERHEAD + TABLE_FILE * outputs.min(count)) + self.span / TABLE_SPAN;
+        self.live.bytes + count * MOVED_OVERHEAD + FIXED_OVERHEAD + directories
     }
 
     /// Bytes that collecting it sets free.
@@ -85,6 +100,7 @@ pub(super) fn all(state: &StoreState) -> Vec<(Unit, bool)> {
                 files: vec![segment.named.file],
                 tables: Vec::new(),
                 size: segment.named.capacity.into(),
+                span: segment.named.capacity.into(),
                 live: sum(id),
                 relocated: false,
             };
@@ -95,6 +111,8 @@ pub(super) fn all(state: &StoreState) -> Vec<(Unit, bool)> {
         let moved = |id: &u32| state.segments().get(id).and_then(|s| s.relocated.as_ref());
         let tables: Vec<u64> = segments.iter().filter_map(moved).map(|r| r.table).collect();
         let length = |file: &u64| state.log_files().get(file).map_or(0, |f| f.length);
+        let capacity =
+            |id: &u32| state.segments().get(id).map_or(0, |s| u64::from(s.named.capacity));
         let mut total = PointerSum::default();
         for &segment in &segments {
             total.count += sum(segment).count;
@@ -102,6 +120,7 @@ pub(super) fn all(state: &StoreState) -> Vec<(Unit, bool)> {
         }
         let unit = Unit {
             size: files.iter().chain(&tables).map(length).sum(),
+            span: segments.iter().map(capacity).sum(),
             segments: segments.into_iter().collect(),
             files: files.into_iter().collect(),
             tables,
