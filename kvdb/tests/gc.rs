@@ -621,3 +621,28 @@ fn what_tables_of_relocated_segments_take_is_not_collected_for_ever() {
     let at_rest = (0..50).find(|_| !db.step(Step::Rest).unwrap());
     assert!(at_rest.is_some(), "comes to rest");
 }
+
+#[test]
+fn rule_48_a_step_towards_rest_that_the_manifest_refuses_leaves_a_log_to_go_on_with() {
+    for nth in 0.. {
+        let inner = Arc::new(MemFs::new());
+        let fs = FaultFs::new(inner.clone());
+        let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
+        let mut model = Contents::new();
+        (0..40).for_each(|i| put(&db, &mut model, i, 0));
+        while db.step(Step::PrepareLog).unwrap() {}
+        let full = FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(kvdb_manifest::FILE_NAME);
+        let refused = fs.arm(full.after(nth));
+        while let Ok(true) = db.step(Step::Rest) {}
+        let fired = refused.fired() > 0;
+        refused.disarm();
+        (0..200).for_each(|i| put(&db, &mut model, i, 1));
+        let image = Arc::new(inner.process_image());
+        let after = open(&manual(), &image).unwrap_or_else(|e| panic!("{nth}: {e}"));
+        assert!(now(&after) == model, "refused: append {nth}");
+        if !fired {
+            assert!(nth > 3, "{nth}");
+            break;
+        }
+    }
+}

@@ -264,12 +264,18 @@ impl Core {
             return Ok(false);
         }
         let _choosing = self.collector.choosing();
-        let spares = self.log()?.give_up_spares();
-        let segments_freed = spares.iter().map(|s| s.segment).collect();
+        let mut installed = Ok(());
+        let was_poisoned = self.manifest.is_poisoned();
+        let spares = self.log()?.give_up_spares(|spares| {
+            let segments_freed = spares.iter().map(|s| s.segment).collect();
+            installed = self.tree.install(StoreChange { segments_freed, ..StoreChange::default() });
+            // If that is unknown, no segment will ever be named behind them.
+            installed.is_ok() || !was_poisoned && self.manifest.is_poisoned()
+        });
+        installed?;
         if spares.is_empty() {
             return Ok(false);
         }
-        self.tree.install(StoreChange { segments_freed, ..StoreChange::default() })?;
         self.collector.doom(spares.iter().map(|s| segment_path(self.log_dir(), s.file)));
         self.remove_doomed();
         Ok(true)

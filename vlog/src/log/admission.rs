@@ -162,13 +162,19 @@ impl Admission {
         self.spares.is_empty() && !self.making && !self.closed && needed
     }
 
-    /// Gives up the spares, if nothing is reserved.
-    pub(crate) fn take_spares(&mut self) -> Vec<Arc<Segment>> {
-        if self.reserved > 0 || self.making {
-            return Vec::new();
+    /// Takes the spares, if there are any and nothing is reserved. Until they are given up or put
+    /// back, no other is made.
+    pub(crate) fn take_spares(&mut self) -> Option<Vec<Arc<Segment>>> {
+        if self.reserved > 0 || self.making || self.spares.is_empty() {
+            return None;
         }
-        self.dormant = true;
-        self.spares.drain(..).collect()
+        (self.dormant, self.making) = (true, true);
+        Some(self.spares.drain(..).collect())
+    }
+
+    /// They could not be given up.
+    pub(crate) fn put_back(&mut self, spares: Vec<Arc<Segment>>) {
+        self.spares.extend(spares);
     }
 
     pub(crate) fn is_making(&self) -> bool {
@@ -374,10 +380,17 @@ impl Shared {
     }
 }
 
-/// Resets the flag if making a spare unwinds.
-struct Making<'a> {
+/// Resets the flag that spares are being made or given up, also if that unwinds.
+pub(crate) struct Making<'a> {
     shared: &'a Shared,
     done: bool,
+}
+
+impl<'a> Making<'a> {
+    /// For who has set the flag.
+    pub(crate) fn new(shared: &'a Shared) -> Self {
+        Making { shared, done: false }
+    }
 }
 
 impl Drop for Making<'_> {

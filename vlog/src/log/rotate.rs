@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::Log;
+use super::admission::Making;
 use crate::format::PAGE;
 use crate::{Error, Position, Result, SegmentMeta};
 
@@ -24,16 +25,25 @@ impl<C> Log<C> {
         self.shared.tail.lock().written
     }
 
-    /// Gives up the segments that are kept ready: for a log at rest. They are out of the view when
-    /// this returns; the caller frees them in its manifest, and then removes their files. The next
-    /// one is made when the active segment is nearly full. Returns none while a commit is under way.
-    pub fn give_up_spares(&self) -> Vec<SegmentMeta> {
-        let spares = self.shared.admission.lock().take_spares();
-        if !spares.is_empty() {
-            let ids: Vec<u32> = spares.iter().map(|s| s.id()).collect();
-            self.shared.remove_from_view(&ids);
+    /// Gives up the segments that are kept ready: for a log at rest. `free` frees them in the caller's
+    /// manifest, and says whether they may be freed; if they certainly are not, they are kept, since
+    /// the log must go on in the next one that is named. No other is made meanwhile. Returns those that
+    /// are gone, whose files are the caller's to remove if the manifest is certain. The next one is
+    /// made when the active segment is nearly full. Gives up none while a commit is under way.
+    pub fn give_up_spares(&self, free: impl FnOnce(&[SegmentMeta]) -> bool) -> Vec<SegmentMeta> {
+        let shared = &self.shared;
+        let Some(spares) = shared.admission.lock().take_spares() else { return Vec::new() };
+        let making = Making::new(shared);
+        let metas: Vec<SegmentMeta> = spares.iter().map(|s: &Arc<_>| s.meta).collect();
+        shared.remove_from_view(&spares.iter().map(|s| s.id()).collect::<Vec<_>>());
+        if free(&metas) {
+            drop(making);
+            return metas;
         }
-        spares.iter().map(|s: &Arc<_>| s.meta).collect()
+        spares.iter().for_each(|spare| shared.add_to_view(spare));
+        shared.admission.lock().put_back(spares);
+        drop(making);
+        Vec::new()
     }
 
     /// Leaves the active segment for a fresh one, which is begun durably, so that all before it
