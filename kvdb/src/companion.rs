@@ -191,11 +191,23 @@ impl Namer {
 
 impl SegmentNamer for Namer {
     fn allocate(&self) -> Result<SegmentName, BoxError> {
-        Ok(segment_name(self.tree()?.file_ids(), &self.segments))
+        let tree = self.tree()?;
+        if tree.is_manifest_poisoned() {
+            // Says why no segment can be named. Housekeeping would make one all the time.
+            tree.install(StoreChange::default())?;
+        }
+        Ok(segment_name(tree.file_ids(), &self.segments))
     }
 
     fn name(&self, meta: &SegmentMeta) -> Result<(), BoxError> {
         self.install(StoreChange { segments_named: vec![named(meta)], ..StoreChange::default() })
+    }
+
+    fn is_refusal(&self, error: &BoxError) -> bool {
+        match error.downcast_ref() {
+            Some(kvdb_lsm::Error::Manifest(error)) => !error.is_outcome_unknown(),
+            _ => false,
+        }
     }
 
     fn sealed(&self, sealed: &SealedSegment) -> Result<(), BoxError> {

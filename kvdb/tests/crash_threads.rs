@@ -1,5 +1,5 @@
 //! SEMANTICS rules 12, 45 and 49b with everything running: four writers, flush, compaction and
-//! housekeeping threads, and power cuts taken at any moment by a thread of its own.
+//! housekeeping threads, a thread that collects garbage without end, and power cuts taken at any moment by a thread of its own.
 //!
 //! Every writer numbers its commits. Before an image is taken the last numbers that were
 //! acknowledged as durable are noted, afterwards the last ones that were begun: the image must
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::{open, scale, tiny, value};
 use kvdb::vfs::{Keep, MemFs};
-use kvdb::{Db, Durability, Options};
+use kvdb::{Db, Durability, GcOptions, Options};
 use parking_lot::Mutex;
 
 const WRITERS: u64 = 4;
@@ -144,6 +144,7 @@ fn run(options: &Options, seed: u64, images: u64) {
     let fs = Arc::new(MemFs::new());
     let db = open(options, &fs).unwrap();
     let shared = Shared::default();
+    let collections = AtomicU64::new(0);
     let shown = std::thread::scope(|scope| {
         // Also when an assertion fails.
         struct Stop<'a>(&'a AtomicBool);
@@ -157,6 +158,12 @@ fn run(options: &Options, seed: u64, images: u64) {
             scope.spawn(move || write(db, shared, writer, seed));
         }
         let _stop = Stop(&shared.stop);
+        scope.spawn(|| {
+            while !shared.stop.load(Ordering::SeqCst) {
+                collections
+                    .fetch_add(db.gc(&GcOptions::full()).unwrap().collections, Ordering::Relaxed);
+            }
+        });
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut shown = Vec::new();
         for i in 0..images {
@@ -175,6 +182,8 @@ fn run(options: &Options, seed: u64, images: u64) {
         }
         shown
     });
+    let separated = options.value_threshold < 60_000;
+    assert!(!separated || collections.into_inner() > 0, "no collection was among it");
     let commits = shared.commits.lock();
     for image in &shown {
         for &(version, writer, number) in commits.iter() {

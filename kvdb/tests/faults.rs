@@ -13,8 +13,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use common::{PATH, manual, open, scale, tiny, value};
-use kvdb::vfs::{Fault, FaultFs, FaultPlan, Keep, MemFs, Op};
-use kvdb::{Db, Durability, Error, ErrorKind, Health, Options, Step};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op};
+use kvdb::{Db, Durability, Error, ErrorKind, GcOptions, Health, Options, Step};
 
 /// What the caller was told about a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,7 @@ fn commit(db: &Db, number: usize) -> Told {
     batch.put(small(number), number.to_string()).unwrap();
     batch.put(large(number), large_value(number)).unwrap();
     batch.put("number", number.to_string()).unwrap();
+    batch.put("garbage", large_value(number)).unwrap();
     match batch.commit_with(durability) {
         Ok(_) if durability == Durability::Sync => Told::Durable,
         Ok(_) => Told::Buffered,
@@ -51,7 +52,8 @@ fn commit(db: &Db, number: usize) -> Told {
     }
 }
 
-/// Opens (again, if closing is part of it), commits, and does all kinds of background work. Errors
+/// Opens (again, if closing is part of it), commits, and does all kinds of background work, garbage
+/// collection of values among it. Errors
 /// are part of the game. Returns what was told of each commit.
 fn workload(options: &Options, fs: &FaultFs) -> Vec<Told> {
     let mut told = Vec::new();
@@ -60,6 +62,7 @@ fn workload(options: &Options, fs: &FaultFs) -> Vec<Told> {
         for i in 0..24 {
             told.push(commit(&db, told.len()));
             let _ = match i % 8 {
+                0 if i > 0 => db.gc(&GcOptions::full()).map(drop),
                 1 => db.step(Step::PrepareLog).map(drop),
                 3 => db.step(Step::SyncLog).map(drop),
                 4 => db.flush(),
@@ -73,6 +76,8 @@ fn workload(options: &Options, fs: &FaultFs) -> Vec<Told> {
             }
         }
         let _ = db.compact();
+        let _ = db.step(Step::Collect);
+        let _ = db.step(Step::Rest);
         let _ = db.close();
     }
     told
@@ -105,6 +110,9 @@ fn check(options: &Options, image: MemFs, told: &[Told], power_cut: bool, what: 
     }
     let shown = db.get("number").unwrap();
     assert_eq!(shown.as_deref(), newest.as_deref().map(str::as_bytes), "{what}: last commit");
+    let garbage = db.get("garbage").unwrap();
+    let expected = newest.as_deref().map(|n| large_value(n.parse().unwrap()));
+    assert!(garbage.as_deref() == expected.as_deref(), "{what}: what overwrote the garbage");
     // It works again.
     db.put("again", value(1, 5000)).unwrap_or_else(|e| panic!("{what}: {e}"));
     db.compact().unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -223,4 +231,43 @@ fn rule_48_a_full_disk_refuses_puts_poisons_nothing_and_still_takes_deletes() {
     db.close().unwrap();
     let db = open(&manual(), &inner).unwrap();
     assert_eq!(db.iter().unwrap().count() as u64, written - 3 + 1);
+}
+
+#[test]
+fn rule_48_a_segment_that_the_manifest_refuses_to_name_leaves_no_file() {
+    // A refusal, and one of unknown outcome, after which the manifest refuses everything.
+    for (fault, op) in [(Fault::NoSpace, Op::Write), (Fault::Io, Op::SyncData)] {
+        let inner = Arc::new(MemFs::new());
+        let fs = FaultFs::new(inner.clone());
+        let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
+        let segments = || {
+            let names = inner.list(PATH.as_ref()).unwrap().into_iter().map(|e| e.name);
+            names.filter(|n| n.extension().is_some_and(|e| e == "vlog")).count()
+        };
+        let mut written = 0u64;
+        let mut put = || {
+            written += 1;
+            db.put(written.to_be_bytes(), value(written, 50_000))
+        };
+        while !db.step(Step::PrepareLog).unwrap() {
+            put().unwrap();
+        }
+        let before = segments();
+        let refused = fs.arm(FaultPlan::new(fault).on(&[op]).path("MANIFEST").forever());
+        let made = fs.arm(FaultPlan::count().on(&[Op::Allocate]).path(".vlog"));
+        while put().is_ok() {}
+        for _ in 0..10 {
+            db.step(Step::PrepareLog).unwrap_err();
+            put().unwrap_err();
+        }
+        assert!(refused.fired() > 0);
+        // The one that may be named stays, and no other is made.
+        let unknown = op == Op::SyncData;
+        assert_eq!(segments(), before + usize::from(unknown), "{fault:?}");
+        assert_eq!(made.seen() == 1, unknown, "{fault:?}: {} made", made.seen());
+        refused.disarm();
+        drop(db);
+        let db = open(&manual(), &Arc::new(inner.process_image())).unwrap();
+        assert!(db.iter().unwrap().count() > 10);
+    }
 }

@@ -44,6 +44,11 @@ impl<C: Companion> Tree<C> {
         self.shared.install_change(change, Installation::default()).map(drop)
     }
 
+    /// Whether the manifest takes no change any more, since it is not known what became of one.
+    pub fn is_manifest_poisoned(&self) -> bool {
+        self.shared.manifest.is_poisoned()
+    }
+
     /// Hides what range deletes hide that the manifest does not know: for a tree that is opened for
     /// reading only, whose log holds them.
     pub fn hide(&self, ranges: Vec<RangeDelete>) {

@@ -40,6 +40,13 @@ pub trait SegmentNamer: Send + Sync {
     /// complete and synced by then, and it is in [`Log::view`](super::Log::view).
     fn name(&self, meta: &SegmentMeta) -> Result<(), BoxError>;
 
+    /// Whether an error of [`name`](SegmentNamer::name) says that the segment is certainly not part
+    /// of the log. Then its file is removed; else it stays, for whoever opens the log to decide.
+    fn is_refusal(&self, error: &BoxError) -> bool {
+        let _ = error;
+        false
+    }
+
     /// A segment that was left and is durable to its end. Called from
     /// [`Log::prepare`](super::Log::prepare).
     fn sealed(&self, sealed: &SealedSegment) -> Result<(), BoxError>;
@@ -372,8 +379,13 @@ impl Shared {
         };
         self.add_to_view(&segment);
         if let Err(e) = self.namer.name(&segment.meta) {
-            // The file stays: it is not known whether the name got through.
             self.remove_from_view(&[segment.id()]);
+            let path = &segment.data.path;
+            if self.namer.is_refusal(&e)
+                && let Err(error) = fs.remove(path)
+            {
+                tracing::warn!(path = %path.display(), %error, "an unnamed segment is not removed");
+            }
             return Err(Error::Namer(e));
         }
         Ok(segment)
