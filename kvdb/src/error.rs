@@ -318,9 +318,23 @@ fn of_tree(error: &kvdb_lsm::Error) -> ErrorKind {
 fn of_table(error: &kvdb_sstable::Error) -> ErrorKind {
     use kvdb_sstable::ErrorKind as K;
     match error.kind() {
-        K::Io => ErrorKind::Io,
+        K::Io => file_system_cause(error).map_or(ErrorKind::Io, of_io),
+        K::Other => file_system_cause(error).map_or(ErrorKind::Corruption, of_io),
         K::UnsupportedVersion { .. } | K::UnknownCodec(_) => ErrorKind::Usage,
         _ => ErrorKind::Corruption,
+    }
+}
+
+/// What the file system said, at the bottom of an error.
+fn file_system_cause<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e kvdb_vfs::Error> {
+    if let Some(found) = error.downcast_ref() {
+        return Some(found);
+    }
+    match error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()) {
+        Some(inner) => file_system_cause(inner),
+        None => file_system_cause(error.source()?),
     }
 }
 

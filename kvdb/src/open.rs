@@ -4,7 +4,8 @@
 //! names has been found with its size.
 //!
 //! After an unclean end, in this order:
-//! 1. the log is replayed from the head, whole frames only, into memtables;
+//! 1. the log is replayed from the head, whole frames only, into memtables, and what the manifest
+//!    does not name is removed;
 //! 2. the frames that were not known durable are written again, same bytes, same place, and
 //!    synced: after a failed sync the page cache can show data that the disk does not have;
 //! 3. a fresh segment is made; the old active one is never appended to again;
@@ -118,22 +119,24 @@ pub(crate) fn open(
     let oracle = Arc::new(Oracle::new(options.oracle_options(), resume_at, watermark));
 
     let housekeeper = Arc::new(Housekeeper::default());
+    let clean =
+        || crate::orphans::clean(&*fs, &place.dir, &place.log_dir, &manifest, manifest_was_cut);
     let log = match options.read_only {
         true => {
             tree.hide(drops);
             None
         }
         false => {
+            // Before recovery, which may need the room.
+            clean()?;
             let ids = SegmentIds::new(manifest.read(StoreState::next_segment).max(1));
             let log = start_log(recovery, &end, &tree, drops, ids, &housekeeper, resume_at)?;
             companion.run(log.clone(), oracle.clone());
+            // Recovery has freed the segments behind a cut.
+            clean()?;
             Some(log)
         }
     };
-    if log.is_some() {
-        crate::orphans::clean(&*fs, &place.dir, &place.log_dir, &manifest, manifest_was_cut)?;
-    }
-
     Ok(Core {
         path: path.to_owned(),
         fs,
@@ -337,6 +340,11 @@ fn segment_records(state: &StoreState) -> Result<Vec<kvdb_vlog::SegmentRecord>> 
         .collect()
 }
 
+/// Whether a change that failed so may be in the manifest.
+fn may_be_installed(error: &kvdb_lsm::Error) -> bool {
+    matches!(error, kvdb_lsm::Error::Manifest(error) if error.is_outcome_unknown())
+}
+
 /// Ends recovery: after a clean end the log goes on where it stopped; otherwise everything
 /// replayed goes to tables and the log goes on in a fresh segment.
 fn start_log(
@@ -371,7 +379,12 @@ fn start_log(
             range_deletes_added: drops,
             ..StoreChange::default()
         };
-        tree.flush_recovered(change)?;
+        if let Err(error) = tree.flush_recovered(change) {
+            if !may_be_installed(&error) {
+                recovery.abandon_segment();
+            }
+            return Err(error.into());
+        }
         tracing::info!(
             frames = end.frames,
             cut_bytes = end.cut_bytes,

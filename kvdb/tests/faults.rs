@@ -13,7 +13,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use common::{PATH, manual, open, scale, tiny, value};
-use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, OpenMode};
 use kvdb::{Db, Durability, Error, ErrorKind, GcOptions, Health, Options, Step};
 
 /// What the caller was told about a commit.
@@ -270,4 +270,31 @@ fn rule_48_a_segment_that_the_manifest_refuses_to_name_leaves_no_file() {
         let db = open(&manual(), &Arc::new(inner.process_image())).unwrap();
         assert!(db.iter().unwrap().count() > 10);
     }
+}
+
+#[test]
+fn rule_48_an_opening_that_finds_the_disk_full_frees_what_it_can_and_leaves_nothing() {
+    let fs = Arc::new(MemFs::new());
+    let db = open(&manual(), &fs).unwrap();
+    for i in 0..40u64 {
+        db.put(i.to_be_bytes(), value(i, 5000)).unwrap();
+    }
+    let image = Arc::new(fs.process_image());
+    // What a collection was about to write when the process ended.
+    let leftover = std::path::Path::new(PATH).join("999990.vrec");
+    let file = image.open(&leftover, OpenMode::CreateNew).unwrap();
+    file.write_all_at(&[1; 100_000], 0).unwrap();
+    let files = || image.list(PATH.as_ref()).unwrap().len();
+    let before = files();
+    for _ in 0..3 {
+        let full = FaultFs::new(image.clone());
+        full.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".sst").forever());
+        let error = manual().open_in(Arc::new(full), PATH).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        assert_eq!(files(), before - 1);
+        assert!(image.metadata(&leftover).is_err());
+    }
+    let db = open(&manual(), &image).unwrap();
+    assert_eq!(db.iter().unwrap().count(), 40);
+    db.verify().unwrap();
 }

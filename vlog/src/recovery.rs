@@ -228,6 +228,16 @@ impl Recovery {
         Ok(meta)
     }
 
+    /// Removes the file of the segment made here: for a recovery that goes no further, if the segment
+    /// is certainly not named. Failing that, it is left for the next one.
+    pub fn abandon_segment(&mut self) {
+        if let Some(fresh) = self.fresh.take()
+            && let Err(error) = self.fs.remove(&fresh.data.path)
+        {
+            tracing::warn!(path = %fresh.data.path.display(), %error, "a segment is not removed");
+        }
+    }
+
     /// Where the segments are, up to what was replayed, the fresh segment included.
     pub fn view(&self) -> Arc<LogView> {
         let mut places: Vec<_> =
