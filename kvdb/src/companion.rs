@@ -116,7 +116,7 @@ impl Companion for ValueLog {
         // Their files are removed, not used again ([`Log::recycle`] could: it asks the file system
         // whether anyone still has it mapped). A store gives space back at rest, and what is kept
         // for later segments would have to be counted and given up like spares.
-        // Spares that were given up are out of the view already.
+        // What recovery has cut off is not in the view.
         let view = log.view();
         let known = |id: &u32| view.holders(*id).is_some();
         let freed: Vec<u32> = change.segments_freed.iter().copied().filter(known).collect();

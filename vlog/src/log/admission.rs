@@ -78,6 +78,8 @@ pub(crate) struct Admission {
     waiting: usize,
     /// The spares were given up for the log being at rest: none is wanted before one is needed.
     dormant: bool,
+    /// The spares that were last given up, or are being.
+    giving_up: Vec<u32>,
 }
 
 /// What a fresh segment takes, in bytes.
@@ -105,6 +107,7 @@ impl Admission {
             last_segment,
             waiting: 0,
             dormant: false,
+            giving_up: Vec::new(),
         }
     }
 
@@ -170,18 +173,25 @@ impl Admission {
     }
 
     /// Takes the spares, if there are any and nothing is reserved. Until they are given up or put
-    /// back, no other is made.
+    /// back, no other is made: for whom [`Making`] is.
     pub(crate) fn take_spares(&mut self) -> Option<Vec<Arc<Segment>>> {
         if self.reserved > 0 || self.making || self.spares.is_empty() {
             return None;
         }
         (self.dormant, self.making) = (true, true);
+        self.giving_up = self.spares.iter().map(|s| s.id()).collect();
         Some(self.spares.drain(..).collect())
     }
 
     /// They could not be given up.
     pub(crate) fn put_back(&mut self, spares: Vec<Arc<Segment>>) {
         self.spares.extend(spares);
+        self.giving_up.clear();
+    }
+
+    /// Whether a segment is a spare that is being given up, or was the last to be.
+    pub(crate) fn is_given_up(&self, segment: u32) -> bool {
+        self.giving_up.contains(&segment)
     }
 
     pub(crate) fn is_making(&self) -> bool {

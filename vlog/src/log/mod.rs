@@ -241,12 +241,15 @@ impl<C> Log<C> {
     /// the files are the caller's to remove. The segment being written cannot be taken out.
     ///
     /// # Errors
-    /// [`Error::Misuse`] if one of them is the active segment or a spare.
+    /// [`Error::Misuse`] if one of them is the active segment or a spare that is not being
+    /// [given up](Log::give_up_spares).
     pub fn forget(&self, segments: &[u32]) -> Result<()> {
         let active = self.shared.tail.lock().active.id();
-        if segments.iter().any(|s| *s >= active) {
+        let admission = self.shared.admission.lock();
+        if segments.iter().any(|s| *s >= active && !admission.is_given_up(*s)) {
             return Err(Error::Misuse("only segments before the active one can be forgotten"));
         }
+        drop(admission);
         self.shared.remove_from_view(segments);
         Ok(())
     }

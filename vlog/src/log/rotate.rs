@@ -26,23 +26,20 @@ impl<C> Log<C> {
     }
 
     /// Gives up the segments that are kept ready: for a log at rest. `free` frees them in the caller's
-    /// manifest, and says whether they may be freed; if they certainly are not, they are kept, since
-    /// the log must go on in the next one that is named. No other is made meanwhile. Returns those that
-    /// are gone, whose files are the caller's to remove if the manifest is certain. The next one is
-    /// made when the active segment is nearly full. Gives up none while a commit is under way.
+    /// manifest, and then [forgets](Log::forget) them; it says whether they may be freed. If they
+    /// certainly are not, they are kept: the log must go on in the next segment that is named.
+    /// Meanwhile no other is made. Returns those that are gone; the caller removes their files, unless
+    /// it is not known what became of its change. The next one is made when the active segment is
+    /// nearly full. Gives up none while a commit is under way.
     pub fn give_up_spares(&self, free: impl FnOnce(&[SegmentMeta]) -> bool) -> Vec<SegmentMeta> {
         let shared = &self.shared;
         let Some(spares) = shared.admission.lock().take_spares() else { return Vec::new() };
-        let making = Making::new(shared);
+        let _making = Making::new(shared);
         let metas: Vec<SegmentMeta> = spares.iter().map(|s: &Arc<_>| s.meta).collect();
-        shared.remove_from_view(&spares.iter().map(|s| s.id()).collect::<Vec<_>>());
         if free(&metas) {
-            drop(making);
             return metas;
         }
-        spares.iter().for_each(|spare| shared.add_to_view(spare));
         shared.admission.lock().put_back(spares);
-        drop(making);
         Vec::new()
     }
 
