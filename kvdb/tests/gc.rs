@@ -637,6 +637,7 @@ fn rule_48_a_step_towards_rest_that_the_manifest_refuses_leaves_a_log_to_go_on_w
         let fired = refused.fired() > 0;
         refused.disarm();
         (0..200).for_each(|i| put(&db, &mut model, i, 1));
+        assert!(now(&db) == model, "refused: append {nth}");
         let image = Arc::new(inner.process_image());
         let after = open(&manual(), &image).unwrap_or_else(|e| panic!("{nth}: {e}"));
         assert!(now(&after) == model, "refused: append {nth}");
@@ -645,4 +646,23 @@ fn rule_48_a_step_towards_rest_that_the_manifest_refuses_leaves_a_log_to_go_on_w
             break;
         }
     }
+}
+
+#[test]
+fn nothing_is_copied_that_the_manifest_cannot_take_any_more() {
+    let inner = Arc::new(MemFs::new());
+    let (db, model) = with_garbage(&inner);
+    db.close().unwrap();
+    let fs = FaultFs::new(inner);
+    let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
+    db.put(key(0), "").unwrap();
+    fs.arm(FaultPlan::new(Fault::Io).on(&[Op::SyncData]).path("MANIFEST"));
+    db.flush().unwrap_err();
+    let copied = fs.arm(FaultPlan::count().on(&[Op::Write]).path(".vrec"));
+    for _ in 0..2 {
+        let error = db.gc(&GcOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Reopen, "{error}");
+    }
+    assert_eq!(copied.seen(), 0);
+    assert_eq!(db.get(key(2)).unwrap().unwrap(), model[&key(2)]);
 }

@@ -95,7 +95,14 @@ impl Core {
 
     /// Whether a collection may go on.
     pub(super) fn check_collecting(&self) -> Result<()> {
-        if self.collector.is_stopped() { Err(Error::Closed) } else { Ok(()) }
+        if self.collector.is_stopped() {
+            return Err(Error::Closed);
+        }
+        // Nothing that was moved could be installed.
+        match self.manifest.is_poisoned() {
+            true => Err(Error::Poisoned("the manifest could not be written".into())),
+            false => Ok(()),
+        }
     }
 }
 

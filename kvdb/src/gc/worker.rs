@@ -149,7 +149,7 @@ impl<'a> Round<'a> {
     /// Does one thing, if there is one to do.
     fn look(&mut self) -> Result<bool> {
         let Some(log) = &self.core.log else { return Ok(false) };
-        if log.poisoned().is_some() {
+        if log.poisoned().is_some() || self.core.manifest.is_poisoned() {
             return Ok(false);
         }
         self.note_appended(log.appended());
