@@ -5,7 +5,7 @@ mod common;
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use common::{Contents, PATH, contents, manual, open, scale, tiny, value};
 use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, OpenMode, SyncSite};
@@ -28,23 +28,34 @@ fn delete(db: &Db, model: &mut Contents, i: u64) {
     model.remove(&key(i));
 }
 
-/// 300 values in some six segments; of those under two of three keys nothing is left.
-fn with_garbage(fs: &Arc<MemFs>) -> (Db, Contents) {
-    let db = open(&manual(), fs).unwrap();
-    let mut model = Contents::new();
-    for i in 0..300 {
-        put(&db, &mut model, i, 0);
-    }
-    for i in 0..300 {
-        match i % 3 {
-            0 => put(&db, &mut model, i, 1),
-            1 => delete(&db, &mut model, i),
-            _ => {}
+/// 300 values in some six segments; of those under two of three keys nothing is left. Made once,
+/// every test has its own copy.
+fn with_garbage() -> (Arc<MemFs>, Db, Contents) {
+    static MADE: OnceLock<(MemFs, Contents)> = OnceLock::new();
+    let (image, model) = MADE.get_or_init(|| {
+        let mutant = common::SKIPPED.replace(None);
+        let fs = Arc::new(MemFs::new());
+        let db = open(&manual(), &fs).unwrap();
+        let mut model = Contents::new();
+        for i in 0..300 {
+            put(&db, &mut model, i, 0);
         }
-    }
-    db.compact().unwrap();
-    while db.step(Step::PrepareLog).unwrap() {}
-    (db, model)
+        for i in 0..300 {
+            match i % 3 {
+                0 => put(&db, &mut model, i, 1),
+                1 => delete(&db, &mut model, i),
+                _ => {}
+            }
+        }
+        db.compact().unwrap();
+        while db.step(Step::PrepareLog).unwrap() {}
+        db.close().unwrap();
+        common::SKIPPED.set(mutant);
+        (fs.process_image(), model)
+    });
+    let fs = Arc::new(image.process_image());
+    let db = open(&manual(), &fs).unwrap();
+    (fs, db, model.clone())
 }
 
 fn now(db: &Db) -> Contents {
@@ -73,8 +84,7 @@ fn log_files(fs: &MemFs) -> u64 {
 
 #[test]
 fn rule_40_a_collection_changes_nothing_that_anybody_sees() {
-    let fs = Arc::new(MemFs::new());
-    let (db, mut model) = with_garbage(&fs);
+    let (fs, db, mut model) = with_garbage();
     let before = db.snapshot().unwrap();
     let then = model.clone();
     let handle = db.get(key(2)).unwrap().unwrap();
@@ -138,8 +148,7 @@ fn a_file_without_anything_in_use_is_removed_unread() {
 
 #[test]
 fn reading_the_tables_and_looking_the_records_up_find_the_same() {
-    let base = Arc::new(MemFs::new());
-    let (db, mut model) = with_garbage(&base);
+    let (base, db, mut model) = with_garbage();
     for round in 0..3 {
         db.sync().unwrap();
         let image = base.process_image();
@@ -161,8 +170,7 @@ fn reading_the_tables_and_looking_the_records_up_find_the_same() {
 
 #[test]
 fn records_that_tables_refer_to_and_the_victim_does_not_show_are_damage() {
-    let fs = Arc::new(MemFs::new());
-    let (db, model) = with_garbage(&fs);
+    let (fs, db, model) = with_garbage();
     db.close().unwrap();
     // The length of the second frame of the first segment: what follows cannot be told apart.
     let path = Path::new(PATH).join(&with_extension(&fs, &[".vlog"])[0]);
@@ -184,12 +192,41 @@ fn records_that_tables_refer_to_and_the_victim_does_not_show_are_damage() {
 
 #[test]
 fn a_collection_reads_of_its_victims_only_what_is_in_use() {
-    let fs = Arc::new(MemFs::new());
-    let (db, model) = with_garbage(&fs);
+    let (_fs, db, model) = with_garbage();
     let live: usize = model.values().map(Vec::len).sum();
     let report = db.gc(&GcOptions::full()).unwrap();
     assert!(report.bytes_read <= (live + live / 50) as u64, "{live} {report:?}");
     assert!(report.bytes_written <= (live + live / 50) as u64 + 8192, "{live} {report:?}");
+}
+
+/// The keys of the records in a file of relocated ones, in the order that they lie in.
+fn keys_in(fs: &MemFs, name: &str) -> Vec<Vec<u8>> {
+    let file = fs.open(&Path::new(PATH).join(name), OpenMode::Read).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let is_key = |w: &&[u8]| w.starts_with(b"key") && w[3..].iter().all(u8::is_ascii_digit);
+    bytes.windows(8).filter(is_key).map(<[u8]>::to_vec).collect()
+}
+
+#[test]
+fn several_victims_are_merged_and_the_outputs_are_cut_by_key_range() {
+    let (fs, db, model) = with_garbage();
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert_eq!(report.collections, 1, "{report:?}");
+    let outputs: Vec<_> =
+        with_extension(&fs, &[".vrec"]).iter().map(|name| keys_in(&fs, name)).collect();
+    assert!(outputs.len() >= 4, "{}", outputs.len());
+    // One behind the other they are all keys in order: no two of them overlap.
+    assert!(outputs.concat().iter().eq(model.keys()));
+    let files = db.stats().log_files;
+    let moved = files.iter().filter(|f| f.relocated).collect::<Vec<_>>();
+    assert_eq!(moved.len(), outputs.len());
+    assert!(moved.iter().all(|f| f.segments.len() >= 4), "{moved:?}");
+    let size = |name: &String| fs.metadata(&Path::new(PATH).join(name)).unwrap().len;
+    assert!(with_extension(&fs, &[".vrec"]).iter().all(|name| size(name) <= 1 << 20), "{moved:?}");
+    let tables = with_extension(&fs, &[".vrel"]).len();
+    assert_eq!(tables, moved[0].segments.len());
+    assert_eq!(report.files_written as usize, outputs.len() + tables);
 }
 
 /// What somebody else does while a collection is under way.
@@ -234,8 +271,7 @@ fn rule_40_whatever_happens_at_whichever_stage_of_a_collection_nothing_comes_bac
         for (name, act) in ACTS {
             for hold in [false, true] {
                 let what = format!("{name} at {stage:?}, held: {hold}");
-                let fs = Arc::new(MemFs::new());
-                let (db, mut model) = with_garbage(&fs);
+                let (fs, db, mut model) = with_garbage();
                 let mut held = None;
                 let mut done = false;
                 db.gc_with(&GcOptions::default(), |at, _| {
@@ -329,8 +365,7 @@ fn an_old_snapshot_keeps_exactly_what_it_needs() {
 
 #[test]
 fn rule_43_the_segment_being_written_is_never_collected() {
-    let fs = Arc::new(MemFs::new());
-    let (db, mut model) = with_garbage(&fs);
+    let (_fs, db, mut model) = with_garbage();
     (0..300).for_each(|i| put(&db, &mut model, i, 5));
     db.compact().unwrap();
     assert!(db.gc(&GcOptions::full()).unwrap().collections > 0);
@@ -361,8 +396,7 @@ fn rule_42_live_bytes_are_those_of_a_recount_at_any_time() {
         segments.retain(|s| s.live_values > 0);
         segments.into_iter().map(|s| (s.segment, s.live_values, s.live_bytes)).collect::<Vec<_>>()
     };
-    let fs = Arc::new(MemFs::new());
-    let (db, mut model) = with_garbage(&fs);
+    let (fs, db, mut model) = with_garbage();
     check(&db, "at first");
     db.gc(&GcOptions::default()).unwrap();
     check(&db, "collected");
@@ -381,8 +415,7 @@ fn rule_42_live_bytes_are_those_of_a_recount_at_any_time() {
 
 #[test]
 fn a_damaged_victim_is_left_whole_reported_and_not_chosen_again() {
-    let fs = Arc::new(MemFs::new());
-    let (db, model) = with_garbage(&fs);
+    let (fs, db, model) = with_garbage();
     db.close().unwrap();
     // A byte in the middle of a value that is in use: key 2's, in the first segment.
     let path = Path::new(PATH).join(&with_extension(&fs, &[".vlog"])[0]);
@@ -416,8 +449,7 @@ fn a_damaged_victim_is_left_whole_reported_and_not_chosen_again() {
 
 #[test]
 fn rule_41_a_cancelled_collection_leaves_no_trace() {
-    let fs = Arc::new(MemFs::new());
-    let (db, model) = with_garbage(&fs);
+    let (fs, db, model) = with_garbage();
     let before = names(&fs);
     for stage in [GcStage::Chosen, GcStage::Copying, GcStage::Copied] {
         let error = db
@@ -435,8 +467,7 @@ fn rule_41_a_cancelled_collection_leaves_no_trace() {
 
 #[test]
 fn a_collection_ends_when_the_database_is_closed() {
-    let fs = Arc::new(MemFs::new());
-    let (db, model) = with_garbage(&fs);
+    let (fs, db, model) = with_garbage();
     let before = with_extension(&fs, LOG);
     let (entered, enter) = std::sync::mpsc::channel();
     let closer = {
@@ -466,8 +497,7 @@ fn a_collection_ends_when_the_database_is_closed() {
 
 #[test]
 fn a_full_disk_is_a_clean_refusal_or_a_smaller_collection() {
-    let inner = Arc::new(MemFs::new());
-    let (db, model) = with_garbage(&inner);
+    let (inner, db, model) = with_garbage();
     db.close().unwrap();
     let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
     let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
@@ -491,8 +521,7 @@ fn a_full_disk_is_a_clean_refusal_or_a_smaller_collection() {
 
 /// Images of power cuts before every operation of a collection.
 fn images(policy: impl Fn(u64) -> Keep + Send + Sync + 'static) -> (Vec<MemFs>, Contents) {
-    let fs = Arc::new(MemFs::new());
-    let (db, model) = with_garbage(&fs);
+    let (fs, db, model) = with_garbage();
     db.sync().unwrap();
     let cuts: Arc<parking_lot::Mutex<Vec<MemFs>>> = Arc::default();
     let taken = cuts.clone();
@@ -561,8 +590,7 @@ fn every_sync_of_a_collection_is_needed() {
 fn rule_48_any_operation_of_a_collection_may_fail() {
     let faults =
         [Fault::Io, Fault::IoAfter, Fault::NoSpace, Fault::ShortWrite, Fault::LoseUnsynced];
-    let base = Arc::new(MemFs::new());
-    let (db, model) = with_garbage(&base);
+    let (base, db, model) = with_garbage();
     db.close().unwrap();
     let mut cases = 0;
     for fault in faults {

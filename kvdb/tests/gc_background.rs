@@ -208,3 +208,41 @@ fn coming_to_rest_loses_nothing_at_any_power_cut() {
         }
     }
 }
+
+#[test]
+fn a_store_comes_to_rest_however_much_a_snapshot_holds() {
+    for options in [manual(), manual().value_threshold(0)] {
+        let fs = Arc::new(MemFs::new());
+        let db = open(&options, &fs).unwrap();
+        let mut held = Vec::new();
+        for round in 0..4 {
+            for i in 0..150 {
+                let len = if i % 5 == 0 { 20_000 } else { 40 };
+                db.put(key(i * 7 % (50 + round)), value(round << 32 | i, len)).unwrap();
+            }
+            db.flush().unwrap();
+            held.push((db.snapshot().unwrap(), db.iter().unwrap()));
+        }
+        let rest = || {
+            let mut steps = 0;
+            while db.step(Step::Rest).unwrap() {
+                steps += 1;
+                assert!(steps < 40, "no rest: {:?} {:#?}", db.stats().gc, db.stats().log_files);
+                while db.step(Step::Compact).unwrap() {}
+                while db.step(Step::Reclaim).unwrap() {}
+            }
+        };
+        // At every number of snapshots that are left it gets there, and then does nothing.
+        while !held.is_empty() {
+            rest();
+            let before = (db.stats().gc, fs.list(Path::new(PATH)).unwrap());
+            for _ in 0..5 {
+                assert!(!db.step(Step::Rest).unwrap());
+                assert!(!db.step(Step::Collect).unwrap());
+            }
+            assert_eq!((db.stats().gc, fs.list(Path::new(PATH)).unwrap()), before);
+            held.pop();
+        }
+        db.verify().unwrap();
+    }
+}

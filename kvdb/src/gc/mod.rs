@@ -327,8 +327,9 @@ impl Core {
         self.tree.flush()?;
         self.tree.major_compact()?;
         let end = self.log()?.end();
-        if self.manifest.read(|state| Survey::new(state, end)).has_young() {
-            self.leave_active_segment()?;
+        let survey = self.manifest.read(|state| Survey::new(state, end));
+        if survey.has_young() {
+            self.leave_active_segment(survey.rest_segment())?;
         }
         Ok(())
     }

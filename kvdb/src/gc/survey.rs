@@ -12,9 +12,21 @@ const MIB: u64 = 1 << 20;
 const IDLE_GARBAGE: f64 = 0.15;
 /// While the database is written to, only files with this part of garbage are.
 const BUSY_GARBAGE: f64 = 0.25;
-/// Segments are made no larger than this part of what is in use, so that the active one, its
-/// spare, and what is not flushed yet, do not weigh much.
-const SEGMENT_PART: u64 = 32;
+/// Segments are made about this part of what is in use, so that the active one and its spare do not
+/// weigh much, and that what is collected differs in what it holds.
+const SEGMENT_PART: u64 = 64;
+/// Where much is written, they are made for this part of a second, but no larger than that part of
+/// what is in use: each costs a few syncs.
+const SEGMENTS_A_SECOND: f64 = 24.0;
+const LARGEST_PART: u64 = 16;
+const LEAST_SEGMENT: u64 = MIB;
+/// A store at rest begins a segment of this part of what is in use.
+const REST_SEGMENT_PART: u64 = 256;
+const LEAST_REST_SEGMENT: u64 = 256 * KIB;
+/// While the database is written to, the memtable is flushed for this part of what is in use.
+const BUSY_FLUSH_PART: u64 = 32;
+/// The tree is compacted for the log's sake for so many times its size.
+const TREE_PART: u64 = 4;
 /// At rest, the memtable is flushed, or the active segment is left, for no less than this part of
 /// what is in use, and for no less than so many bytes.
 const REST_PART: u64 = 32;
@@ -38,8 +50,9 @@ pub(super) struct Survey {
     pub(super) tree: u64,
     /// What tables above the last level refer to in the log: it may supersede as much below.
     upper: u64,
-    /// Bytes of segments that nothing was written to yet.
+    /// Bytes of segments that nothing was written to yet; the same, with the rest of the active one.
     spares: u64,
+    ahead: u64,
 }
 
 impl Survey {
@@ -49,12 +62,15 @@ impl Survey {
         let head = head.map_or((0, 0), |h| (h.segment, h.offset));
         let (head_segment, head_offset) = head;
         let sums = state.live_bytes();
-        let (mut young, mut spares) = (0, 0);
+        let (mut young, mut spares, mut ahead) = (0, 0, 0);
         for (&id, segment) in state.segments().range(head_segment..) {
             young += match segment.sealed {
                 Some(sealed) => u64::from(sealed.length),
                 None if id < end.segment => segment.named.capacity.into(),
-                None if id == end.segment => end.offset.into(),
+                None if id == end.segment => {
+                    ahead += u64::from(segment.named.capacity.saturating_sub(end.offset));
+                    end.offset.into()
+                }
                 None => {
                     spares += u64::from(segment.named.capacity);
                     0
@@ -70,32 +86,42 @@ impl Survey {
             young_live: sums.range(head_segment..).map(|(_, sum)| sum.bytes).sum(),
             upper: upper_bytes(state),
             spares,
+            ahead: ahead + spares,
             tree: state.tables().values().map(|t| t.size).sum(),
         }
     }
 
-    /// How large a segment should be at most.
-    pub(super) fn segment_limit(&self) -> u64 {
-        let in_use = self.live.max(self.young) / SEGMENT_PART;
-        in_use.next_power_of_two().max(4 * MIB)
+    /// How large a segment should be at most, where so many bytes a second are written.
+    pub(super) fn segment_limit(&self, rate: f64) -> u64 {
+        let in_use = self.live.max(self.young);
+        let busy = ((rate / SEGMENTS_A_SECOND) as u64).min(in_use / LARGEST_PART);
+        (in_use / SEGMENT_PART).max(busy).next_multiple_of(LEAST_SEGMENT / 4).max(LEAST_SEGMENT)
+    }
+
+    /// How large the segment should be that a store at rest begins.
+    pub(super) fn rest_segment(&self) -> u64 {
+        (self.live / REST_SEGMENT_PART).max(LEAST_REST_SEGMENT)
     }
 
     /// Bytes of the log per byte in use.
     pub(super) fn amplification(&self) -> f64 {
-        (self.size + self.young) as f64 / (self.live + self.unflushed).max(1) as f64
+        // Of a small store what is allocated ahead is the most, and collecting changes nothing in that.
+        let size = self.size + self.young + self.ahead.min(self.live / LARGEST_PART);
+        size as f64 / (self.live + self.unflushed).max(1) as f64
     }
 
     /// Whether so much was logged since the replay head that garbage should be brought to light:
     /// small values fill a memtable long before.
     pub(super) fn wants_flush(&self, memtable_size: u64) -> bool {
-        self.unflushed > ((self.live + self.tree) / 16).max(2 * memtable_size)
+        self.unflushed > ((self.live + self.tree) / BUSY_FLUSH_PART).max(2 * memtable_size)
     }
 
     /// Whether the tree should be compacted for the log's sake: garbage is known only where what was
     /// overwritten meets what overwrote it, and where the tree is small beside its values that costs
-    /// little. Levels are left alone while what it costs is more than an eighth of what was written.
+    /// little. Levels are left alone while what it costs is more than a quarter of what was written.
     pub(super) fn wants_compaction(&self, part: u64) -> bool {
-        self.upper > (self.live - self.upper.min(self.live)) / part && self.upper / 8 > self.tree
+        self.upper > (self.live - self.upper.min(self.live)) / part
+            && self.upper / TREE_PART > self.tree
     }
 
     /// Whether a store at rest should be flushed at once; one with less to be flushed only now and
@@ -121,8 +147,9 @@ impl Survey {
     }
 
     /// What to collect while the database is written to.
-    pub(super) fn busy_choice(&self, most: f64) -> Option<Choice> {
-        let max_live = 2 * self.segment_limit();
+    pub(super) fn busy_choice(&self, most: f64, rate: f64) -> Option<Choice> {
+        // While it is under way, what it has written takes space beside the victims.
+        let max_live = self.segment_limit(rate);
         (self.amplification() > most).then_some(Choice {
             min_garbage: BUSY_GARBAGE,
             sort: false,

@@ -32,7 +32,7 @@ const REST: Duration = Duration::from_secs(1);
 const REST_FLUSH: Duration = Duration::from_secs(5);
 /// The tree is compacted for the log's sake when tables above the last level refer to so large a
 /// part of what the last level refers to, while the database is written to and at rest.
-const BUSY_UPPER_PART: u64 = 8;
+const BUSY_UPPER_PART: u64 = 32;
 const REST_UPPER_PART: u64 = 20;
 /// After a failure, how long to leave it alone at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -160,7 +160,7 @@ impl<'a> Round<'a> {
             return Ok(false);
         }
         let survey = self.core.manifest.read(|state| Survey::new(state, log.end()));
-        log.limit_segments(survey.segment_limit());
+        log.limit_segments(survey.segment_limit(self.rate));
         let did = match at_rest {
             true => {
                 let now = Instant::now();
@@ -211,7 +211,7 @@ impl<'a> Round<'a> {
             return Ok(true);
         }
         let limit = core.options.space_amplification;
-        let Some(choice) = survey.busy_choice(limit) else { return Ok(false) };
+        let Some(choice) = survey.busy_choice(limit, self.rate) else { return Ok(false) };
         // At the limit as fast as commits come in, and the further above it the faster.
         let excess = (survey.amplification() - limit) / limit;
         let rate = (self.rate * (1.0 + 20.0 * excess)).max(LEAST_RATE);
@@ -248,7 +248,7 @@ impl Core {
             self.tree.major_compact()?;
             return Ok(true);
         }
-        if survey.wants_rotation_at_rest() && self.leave_active_segment()? {
+        if survey.wants_rotation_at_rest() && self.leave_active_segment(survey.rest_segment())? {
             return Ok(true);
         }
         log.prepare()?;
@@ -281,11 +281,11 @@ impl Core {
         Ok(true)
     }
 
-    /// Begins a new segment and moves the replay head there, if nothing is in memtables. `false`:
-    /// a commit got in the way.
-    pub(crate) fn leave_active_segment(&self) -> Result<bool> {
+    /// Begins a new segment, of so many bytes, and moves the replay head there, if nothing is in
+    /// memtables. `false`: a commit got in the way.
+    pub(super) fn leave_active_segment(&self, bytes: u64) -> Result<bool> {
         let log = self.log()?;
-        let Some(end) = log.rotate()? else { return Ok(false) };
+        let Some(end) = log.rotate(bytes)? else { return Ok(false) };
         log.prepare()?;
         log.sync_through(end)?;
         Ok(self.tree.advance_replay_head(pack(end))?)

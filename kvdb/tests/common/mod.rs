@@ -96,9 +96,9 @@ pub fn contents(snapshot: &Snapshot) -> Contents {
 
 /// A value that tells where it comes from, of a length that goes by the number.
 pub fn value(number: u64, len: usize) -> Vec<u8> {
-    let mut rng = fastrand::Rng::with_seed(number);
-    let mut value = number.to_le_bytes().to_vec();
-    value.resize_with(len.max(8), || rng.u8(..));
+    let mut value = vec![0; len.max(8)];
+    value[..8].copy_from_slice(&number.to_le_bytes());
+    fastrand::Rng::with_seed(number).fill(&mut value[8..]);
     value.truncate(len);
     value
 }

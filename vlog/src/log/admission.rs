@@ -333,11 +333,21 @@ impl Shared {
     /// Makes a spare that takes a frame of `len` bytes, with the lock released meanwhile.
     pub(crate) fn make_spare<'a>(
         &'a self,
-        mut a: MutexGuard<'a, Admission>,
+        a: MutexGuard<'a, Admission>,
         len: u32,
     ) -> Result<MutexGuard<'a, Admission>> {
-        let needed = (len + SEGMENT_OVERHEAD).next_multiple_of(PAGE);
         let limit = self.segment_limit.load(Ordering::Relaxed);
+        self.make_spare_within(a, len, limit)
+    }
+
+    /// As [`make_spare`](Self::make_spare), of no more than `limit` bytes if the frame needs no more.
+    pub(crate) fn make_spare_within<'a>(
+        &'a self,
+        mut a: MutexGuard<'a, Admission>,
+        len: u32,
+        limit: u32,
+    ) -> Result<MutexGuard<'a, Admission>> {
+        let needed = (len + SEGMENT_OVERHEAD).next_multiple_of(PAGE);
         let capacity = a.next_capacity.min(limit).max(needed).min(self.options.segment_size);
         let last = a.last_segment;
         a.making = true;

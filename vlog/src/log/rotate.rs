@@ -9,6 +9,12 @@ use super::admission::Making;
 use crate::format::PAGE;
 use crate::{Error, Position, Result, SegmentMeta};
 
+/// Whole pages, and enough of them.
+fn segment_limit(bytes: u64) -> u32 {
+    let limit = u32::try_from(bytes).unwrap_or(u32::MAX) / PAGE * PAGE;
+    limit.max(64 << 10)
+}
+
 impl<C> Log<C> {
     /// Segments are made no larger than this from now on (but as large as a frame needs), however
     /// far they have grown: a caller whose data has shrunk does not want the next gigabyte
@@ -16,8 +22,7 @@ impl<C> Log<C> {
     ///
     /// [`Options::segment_size`]: crate::Options::segment_size
     pub fn limit_segments(&self, bytes: u64) {
-        let limit = u32::try_from(bytes).unwrap_or(u32::MAX) / PAGE * PAGE;
-        self.shared.segment_limit.store(limit.max(64 << 10), Ordering::Relaxed);
+        self.shared.segment_limit.store(segment_limit(bytes), Ordering::Relaxed);
     }
 
     /// Bytes appended since the log was opened, headers and markers included.
@@ -45,13 +50,14 @@ impl<C> Log<C> {
 
     /// Leaves the active segment for a fresh one, which is begun durably, so that all before it
     /// can be collected. Existing spares are passed by, and no further one is made before one is
-    /// needed: for a time when nothing is written. Returns where the log goes on, or `None` if a
+    /// needed: for a time when nothing is written. The fresh one has at most so many bytes (rounded
+    /// as in [`limit_segments`](Log::limit_segments)). Returns where the log goes on, or `None` if a
     /// commit is under way, and nothing was done.
     ///
     /// # Errors
     /// Of making the segment, which change nothing; [`Error::Poisoned`] if writing its first bytes
     /// failed; [`Error::Closed`].
-    pub fn rotate(&self) -> Result<Option<Position>> {
+    pub fn rotate(&self, most: u64) -> Result<Option<Position>> {
         let shared = &self.shared;
         {
             let a = shared.admission.lock();
@@ -59,7 +65,8 @@ impl<C> Log<C> {
             if a.reserved > 0 || a.is_making() {
                 return Ok(None);
             }
-            drop(shared.make_spare(a, 0)?);
+            let limit = segment_limit(most).min(shared.segment_limit.load(Ordering::Relaxed));
+            drop(shared.make_spare_within(a, 0, limit)?);
         }
         let Some(mut writer) = self.writer.try_lock() else { return Ok(None) };
         shared.check_poison()?;
