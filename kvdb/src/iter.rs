@@ -37,8 +37,11 @@ pub struct Iter<'t> {
     ahead: usize,
 }
 
-/// Entries ahead that values of the log are fetched unless it is said otherwise.
-const AHEAD: usize = 32;
+/// Entries ahead that values of the log are fetched unless it is said otherwise: so many at first,
+/// twice as many each time, up to that; but no more than so many bytes.
+const FIRST_AHEAD: usize = 32;
+const AHEAD: usize = 256;
+const AHEAD_BYTES: u64 = 2 << 20;
 
 /// One of the two ends.
 #[derive(Debug, Default)]
@@ -52,8 +55,11 @@ struct End<'t> {
 #[derive(Debug)]
 struct Scout<'t> {
     cursor: Cursor<'t>,
-    /// Entries between it and the end it serves.
+    /// Entries between it and the end it serves, and about how many bytes of values these have.
     lead: usize,
+    bytes: u64,
+    /// How far ahead it went last.
+    reach: usize,
     /// It has come to the last entry, or to damage, which the end will meet itself.
     done: bool,
 }
@@ -65,19 +71,23 @@ impl<'t> Scout<'t> {
     /// Goes on until it is far enough ahead again; in large steps, so that neighbours in the log
     /// are asked for together.
     fn run(&mut self, ahead: usize, go: Go<'t>) {
-        if self.done || self.lead > ahead / 2 {
+        if self.done || self.lead > self.reach / 2 || self.bytes > AHEAD_BYTES / 2 {
             return;
         }
-        let mut pointers = Vec::with_capacity(ahead - self.lead);
-        while self.lead < ahead && !self.done {
+        let reach = self.reach.saturating_mul(2).max(FIRST_AHEAD).min(ahead);
+        let mut pointers = Vec::with_capacity(reach.saturating_sub(self.lead));
+        while self.lead < reach && self.bytes < AHEAD_BYTES && !self.done {
             match go(&mut self.cursor) {
                 Ok(true) => {
                     self.lead += 1;
-                    pointers.extend(self.cursor.pointer());
+                    let pointer = self.cursor.pointer();
+                    self.bytes += pointer.map_or(0, |pointer| pointer.len().into());
+                    pointers.extend(pointer);
                 }
                 _ => self.done = true,
             }
         }
+        self.reach = reach;
         self.cursor.view().prefetch(&pointers);
     }
 }
@@ -126,9 +136,9 @@ impl<'t> Iter<'t> {
         self.back.scout = None;
     }
 
-    /// How many entries ahead the system is told of values that live in the log and will be read;
-    /// 0: none. Default: 32. For those who look at few of the values it is better switched off;
-    /// [`keys`](Iter::keys) never does it.
+    /// How many entries ahead the system is told of values that live in the log and will be read, at
+    /// most; 0: none. Default: 256. It begins with 32, and goes no further than 2 MiB. For those who
+    /// look at few of the values it is better switched off; [`keys`](Iter::keys) never does it.
     #[must_use]
     pub fn prefetch(mut self, entries: usize) -> Iter<'t> {
         self.ahead = entries;
@@ -218,8 +228,9 @@ impl<'t> Iter<'t> {
             let picture = Picture { tracks: None, ..self.picture.clone() };
             let mut cursor = Cursor::new(&picture, (self.lower.clone(), self.upper.clone()));
             let done = !matches!(cursor.seek(key), Ok(true));
-            end(self).scout = Some(Scout { cursor, lead: 0, done });
+            end(self).scout = Some(Scout { cursor, lead: 0, bytes: 0, reach: 0, done });
         } else if let Some(scout) = &mut place.scout {
+            scout.bytes -= scout.bytes / scout.lead.max(1) as u64;
             scout.lead = scout.lead.saturating_sub(1);
         }
         if let Some(scout) = &mut end(self).scout {
