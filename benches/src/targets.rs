@@ -70,6 +70,10 @@ pub const GC_RESOLVE: (usize, usize, usize) = (122_000, 16, 1024);
 pub const GC_MOVE: (usize, usize, usize) = (30_000, 16, 4096);
 /// Of the store that is overwritten.
 pub const GC_OVERWRITE: (usize, usize, usize) = (16_000, 16, 4096);
+/// Of the store that is overwritten beside fjall.
+pub const GC_PEERS: (usize, usize, usize) = (65_536, 16, 4096);
+/// Bytes of values of a store that is scanned in a quarter of the memory.
+pub const GC_CAPPED: usize = 512 << 20;
 
 /// Bytes through which the yardstick *D* is chased.
 pub const CHASE_BYTES: usize = 64 << 20;
@@ -188,6 +192,38 @@ pub const TARGETS: &[Target] = &[
     row("gc", GC_OVERWRITE, "log written per byte", "", Goal::AtMostOf(1.9, "bytes")),
     row("gc", GC_OVERWRITE, "space, at rest", "", Goal::AtMostOf(1.25, "of live")),
     row("gc", GC_OVERWRITE, "space, all collected", "", Goal::AtMostOf(1.03, "of live")),
+    // By `peers`, since fjall needs a newer compiler than kvdb.
+    row("overwrite", GC_PEERS, "overwrite", "fjall", Goal::AtLeast(1.0)),
+    row("overwrite", GC_PEERS, "space while it is overwritten", "fjall", Goal::AtMost(1.0)),
+    // By `scripts/scan-capped.sh`, in nanoseconds per KiB.
+    row(
+        "scan-capped",
+        (GC_CAPPED / 4096, 16, 4096),
+        "4 KiB, loaded at random",
+        "read",
+        Goal::Shown,
+    ),
+    row(
+        "scan-capped",
+        (GC_CAPPED / 4096, 16, 4096),
+        "4 KiB, collected",
+        "read",
+        Goal::AtLeast(0.8),
+    ),
+    row(
+        "scan-capped",
+        (GC_CAPPED >> 16, 16, 65536),
+        "64 KiB, loaded at random",
+        "read",
+        Goal::Shown,
+    ),
+    row(
+        "scan-capped",
+        (GC_CAPPED >> 16, 16, 65536),
+        "64 KiB, collected",
+        "read",
+        Goal::AtLeast(0.8),
+    ),
     // 450,000 a second: twice the best log-structured peer of the same run.
     row("kvdb", KVDB, "put", "", Goal::AtMostNanos(2222.0)),
     row("kvdb", KVDB, "put, processor time", "", Goal::AtMostNanos(3000.0)),
