@@ -678,8 +678,7 @@ fn rule_48_a_step_towards_rest_that_the_manifest_refuses_leaves_a_log_to_go_on_w
 
 #[test]
 fn nothing_is_copied_that_the_manifest_cannot_take_any_more() {
-    let inner = Arc::new(MemFs::new());
-    let (db, model) = with_garbage(&inner);
+    let (inner, db, model) = with_garbage();
     db.close().unwrap();
     let fs = FaultFs::new(inner);
     let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
