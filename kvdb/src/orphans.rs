@@ -3,8 +3,8 @@
 //! They are left behind by a crash: an output that was not installed, an input that was not
 //! removed. They go once everything named has been found, so that nothing is deleted that a
 //! damaged manifest merely forgot: if a record was cut from the manifest's tail, they are moved
-//! aside into the folder `orphans` instead. What is no leftover of *this* store stays: a segment
-//! that says it belongs to another database, and kinds of files that this store keeps elsewhere.
+//! aside into the folder `orphans` instead. What is no leftover of *this* store stays: a file of the
+//! log that says it belongs to another database, and kinds of files that this store keeps elsewhere.
 
 use std::path::Path;
 
@@ -89,15 +89,19 @@ fn is_orphaned_table(path: &Path, manifest: &Manifest<StoreState>) -> bool {
 /// Whether a file has the name of a file of the log that the manifest does not know.
 fn is_orphaned_log_file(fs: &dyn Fs, path: &Path, manifest: &Manifest<StoreState>) -> Result<bool> {
     let Some(name) = name(path) else { return Ok(false) };
-    if let Some(id) = kvdb_vlog::parse_relocation_path(name) {
-        return Ok(manifest.read(|s| !s.log_files().contains_key(&id)));
-    }
-    let Some(id) = kvdb_vlog::parse_segment_path(name) else { return Ok(false) };
-    if manifest.read(|s| names_file(s, id)) {
+    let (named, database) = if let Some(id) = kvdb_vlog::parse_relocation_path(name) {
+        let named = manifest.read(|s| s.log_files().contains_key(&id));
+        (named, kvdb_vlog::relocation_database as DatabaseOf)
+    } else if let Some(id) = kvdb_vlog::parse_segment_path(name) {
+        (manifest.read(|s| names_file(s, id)), kvdb_vlog::segment_database as DatabaseOf)
+    } else {
+        return Ok(false);
+    };
+    if named {
         return Ok(false);
     }
     // A crash may have left it without a header that verifies; then nobody can miss it.
-    match kvdb_vlog::segment_database(fs, path)? {
+    match database(fs, path)? {
         Some(database) if database != manifest.database() => {
             tracing::warn!(path = %path.display(), "left alone: it belongs to another database");
             Ok(false)
@@ -105,6 +109,9 @@ fn is_orphaned_log_file(fs: &dyn Fs, path: &Path, manifest: &Manifest<StoreState
         _ => Ok(true),
     }
 }
+
+/// Reads from a file's header whose it is.
+type DatabaseOf = fn(&dyn Fs, &Path) -> kvdb_vlog::Result<Option<u128>>;
 
 /// Whether a segment is still in the file with this number, not moved out of it.
 fn names_file(state: &StoreState, id: u64) -> bool {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{tiny, value};
@@ -70,4 +70,51 @@ fn rule_7_a_segment_of_another_database_is_no_orphan_of_ours() {
     assert!(fs.metadata(copied).is_ok(), "a file of another database was deleted");
     drop(log_dir.open_in(fs.clone(), "/three").unwrap());
     assert!(fs.metadata("/log/000777.sst".as_ref()).is_ok(), "it was none of ours");
+}
+
+/// Copies a file of `from` into `to`, under a number that `to` has not given out.
+fn plant(fs: &MemFs, from: &Path, to: &Path) {
+    let from = fs.open(from, OpenMode::Read).unwrap();
+    let mut bytes = vec![0; from.len().unwrap() as usize];
+    from.read_exact_at(&mut bytes, 0).unwrap();
+    fs.open(to, OpenMode::CreateNew).unwrap().write_all_at(&bytes, 0).unwrap();
+}
+
+/// The relocation tables and record files in a directory.
+fn relocated(fs: &MemFs, dir: &str) -> Vec<PathBuf> {
+    let entries = fs.list(dir.as_ref()).unwrap().into_iter();
+    let is_one = |n: &PathBuf| n.extension().is_some_and(|x| x == "vrec" || x == "vrel");
+    entries.map(|e| e.name).filter(is_one).collect()
+}
+
+#[test]
+fn rule_7_relocated_records_of_another_database_are_no_orphans_of_ours() {
+    let fs = Arc::new(MemFs::new());
+    for path in ["/one", "/two"] {
+        let db = tiny().value_dir(format!("{path}/log")).open_in(fs.clone(), path).unwrap();
+        for i in 0..400u64 {
+            db.put(i.to_be_bytes(), value(i, 5000)).unwrap();
+        }
+        for i in (0..400u64).filter(|i| i % 4 != 0) {
+            db.delete(i.to_be_bytes()).unwrap();
+        }
+        db.flush().unwrap();
+        db.compact().unwrap();
+        db.gc(&Default::default()).unwrap();
+        db.close().unwrap();
+    }
+    let (ours, theirs) = (relocated(&fs, "/one/log"), relocated(&fs, "/two/log"));
+    for kind in ["vrec", "vrel"] {
+        let of = |all: &[PathBuf]| all.iter().find(|n| n.extension().unwrap() == kind).cloned();
+        let (ours, theirs) = (of(&ours).unwrap(), of(&theirs).unwrap());
+        let to = |number| PathBuf::from(format!("/one/log/{number}.{kind}"));
+        plant(&fs, &Path::new("/two/log").join(theirs), &to(999_990));
+        plant(&fs, &Path::new("/one/log").join(ours), &to(999_991));
+        // A crash while it was being made.
+        fs.open(&to(999_992), OpenMode::CreateNew).unwrap();
+        drop(tiny().value_dir("/one/log").open_in(fs.clone(), "/one").unwrap());
+        assert!(fs.metadata(&to(999_990)).is_ok(), "a {kind} of another database was deleted");
+        assert!(fs.metadata(&to(999_991)).is_err(), "a leftover {kind} of ours stayed");
+        assert!(fs.metadata(&to(999_992)).is_err(), "an unfinished {kind} stayed");
+    }
 }

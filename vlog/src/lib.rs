@@ -189,7 +189,7 @@ pub use position::{
 pub use recovery::{Recovery, Start};
 pub use relocate::{
     LiveRecord, Output, RecordFiles, RecordWriter, RelocatedSegment, TableWriter,
-    parse_relocation_path, record_file_path, relocation_table_path,
+    parse_relocation_path, record_file_path, relocation_database, relocation_table_path,
 };
 pub use replay::{Damage, ReplayEnd};
 pub use segment::segment_database;

@@ -21,7 +21,7 @@ use kvdb_vfs::{File, Fs, OpenMode, Salt, SyncSite};
 use zerocopy::little_endian::{U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::format::FORMAT_VERSION;
+use crate::format::{FORMAT_VERSION, SegmentHeader};
 use crate::position::numbered;
 use crate::{Error, Result};
 
@@ -49,6 +49,31 @@ pub fn parse_relocation_path(name: &Path) -> Option<u64> {
     numbered(name, "vrel").or_else(|| numbered(name, "vrec"))
 }
 
+/// The id of the database that the relocation table or record file at `path` says it belongs to;
+/// `None` if it does not begin with a header of its kind that verifies, as after a crash while it
+/// was being made. The kind goes by the name.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::UnsupportedVersion`].
+pub fn relocation_database(fs: &dyn Fs, path: &Path) -> Result<Option<u128>> {
+    let file = fs.open(path, OpenMode::Read)?;
+    let mut bytes = [0; TableHeader::LEN];
+    let n = file.read_at(&mut bytes, 0)?;
+    let bytes = bytes.get(..n).unwrap_or_default();
+    let (is_one, format, verifies, database) = if numbered(path, "vrec").is_some() {
+        let Ok((h, _)) = SegmentHeader::read_from_prefix(bytes) else { return Ok(None) };
+        (h.magic == RECORDS_MAGIC, h.format.get(), h.verifies(), h.database.get())
+    } else {
+        let Ok((h, _)) = TableHeader::read_from_prefix(bytes) else { return Ok(None) };
+        (h.magic == TABLE_MAGIC, h.format.get(), h.verifies(), h.database.get())
+    };
+    if is_one && format != FORMAT_VERSION {
+        let path = path.to_owned();
+        return Err(Error::UnsupportedVersion { path, found: format, supported: FORMAT_VERSION });
+    }
+    Ok((is_one && verifies).then_some(database))
+}
+
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct TableHeader {
@@ -71,6 +96,11 @@ impl TableHeader {
 
     fn raw_crc(&self) -> u32 {
         crc32fast::hash(&self.as_bytes()[..Self::LEN - 4])
+    }
+
+    fn verifies(&self) -> bool {
+        let salt = table_salt(self.database.get(), self.file.get(), self.nonce.get());
+        salt.matches(self.crc.get(), self.raw_crc(), 0, 0)
     }
 }
 

@@ -10,7 +10,7 @@ use zerocopy::little_endian::U32;
 
 use super::{
     Entry, FileEntry, Identity, MOST_SHIFT, RecordFiles, TABLE_MAGIC, TableHeader,
-    relocation_table_path, table_salt,
+    relocation_table_path,
 };
 use crate::file::LogFile;
 use crate::{Error, Options, Relocated, Result};
@@ -66,12 +66,11 @@ impl Relocation {
         let Ok(header) = TableHeader::read_from_bytes(&header) else {
             return Err(Error::NotASegment { path });
         };
-        let salt = table_salt(header.database.get(), header.file.get(), header.nonce.get());
         let identity = Identity {
             path: &path,
             magic: header.magic == TABLE_MAGIC,
             format: header.format.get(),
-            verifies: salt.matches(header.crc.get(), header.raw_crc(), 0, 0),
+            verifies: header.verifies(),
             database: (database, header.database.get()),
             fields: &[
                 ("file id", relocated.table, header.file.get()),
