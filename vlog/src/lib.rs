@@ -43,7 +43,7 @@
 //! A segment freed by the caller can give its file to a new one ([`Log::recycle`]). That happens
 //! only when nothing shows the old bytes any more: no view leads to the segment and no value holds
 //! its map (both counted, by `Arc`), no map made through another handle of the file lives, as that
-//! of a value which outlived an earlier opening does, in this process or in another
+//! of a value or a view which outlived an earlier opening does, in this process or in another
 //! ([`kvdb_vfs::File::is_held`], a lock of the file), and it has one name only, so that no
 //! checkpoint shares it. Otherwise it waits, and [`Log::close`] removes it.
 //!

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kvdb_vfs::{AlignedBuffer, BLOCK, ErrorKind, File, Fs, OpenMode, Salt, SyncSite, WriteMode};
+use kvdb_vfs::{
+    AlignedBuffer, BLOCK, ErrorKind, File, Fs, OpenMode, Region, Salt, SyncSite, WriteMode,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::file::LogFile;
@@ -33,6 +35,9 @@ pub(crate) struct Segment {
     /// The file had an earlier life: what lies behind the end is neither zero nor in the cache.
     pub(crate) recycled: bool,
     pub(crate) data: LogFile,
+    /// A map of the header page, never looked at: other openings of the file see it as held
+    /// ([`File::is_held`]) for as long as anything leads here, whether it was read through or not.
+    _held: Option<Region>,
 }
 
 impl Segment {
@@ -59,7 +64,7 @@ impl Segment {
                 return Err(e);
             }
         };
-        Ok(Segment::fresh(path, file, database, meta, direct, options, false))
+        Segment::fresh(path, file, database, meta, direct, options, false)
     }
 
     /// A segment that was just made.
@@ -71,20 +76,22 @@ impl Segment {
         direct: Option<Arc<dyn File>>,
         options: &Options,
         recycled: bool,
-    ) -> Arc<Segment> {
+    ) -> Result<Arc<Segment>> {
+        let held = file.map(0..PAGE.into())?;
         let salt = Salt::derive(database, meta.file, meta.nonce);
         let mut data = LogFile::new(path, file, salt, meta.capacity, FIRST_FRAME, options.maps);
         if direct.is_some() {
             data = data.unsettled();
         }
         let method = SyncMethod::from_raw(meta.method).unwrap_or(SyncMethod::Fdatasync);
-        Arc::new(Segment { meta, method, direct, recycled, data })
+        Ok(Arc::new(Segment { meta, method, direct, recycled, data, _held: held }))
     }
 
     /// Whether nobody but the holder of this one reference can read the file, and it has no second
     /// name: then it may be written over. Not by a view (the reference is the only one), not by a
-    /// value read in this opening of the log (nobody else holds the map), and not by a value that
-    /// outlives an earlier opening, in this process or in another (no map of another handle).
+    /// value read in this opening of the log (nobody else holds the map), and not by a value or a
+    /// view that outlives an earlier opening, in this process or in another (no map of another
+    /// handle; every open segment has one).
     pub(crate) fn is_unused(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) == 1
             && self.data.map_holders() <= 1
@@ -121,7 +128,7 @@ impl Segment {
                 let _ = fs.remove(path);
             }
         })?;
-        Ok(Segment::fresh(path, file, database, meta, direct, options, true))
+        Segment::fresh(path, file, database, meta, direct, options, true)
     }
 
     /// Opens a segment that the manifest names, and checks that it is the one.
@@ -169,7 +176,8 @@ impl Segment {
         if direct.is_some() {
             data = data.unsettled();
         }
-        Ok(Arc::new(Segment { meta, method, direct, recycled: false, data }))
+        let held = data.file.map(0..PAGE.into())?;
+        Ok(Arc::new(Segment { meta, method, direct, recycled: false, data, _held: held }))
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -202,3 +202,46 @@ fn a_file_is_not_used_again_while_a_value_of_an_earlier_opening_shows_it() {
         }
     });
 }
+
+#[test]
+fn a_file_is_not_used_again_while_a_view_of_an_earlier_opening_leads_to_it() {
+    everywhere(|fs, path| {
+        for maps in [true, false] {
+            let options = Options { maps, ..direct(64 << 10) };
+            let path = path.join(maps.to_string());
+            let dir = Directory::new(fs.clone(), &path, 1).unwrap();
+            let (log, _) = dir.open(options.clone(), |_| Ok::<_, ()>(())).unwrap();
+            let entry = Entry { version: 1, seed: 1, size: 40_000 };
+            let done = log.append(entry.frame(), Durability::Sync).unwrap();
+            let first = done.position.segment;
+            for seed in 2..5 {
+                log.append(Entry { seed, ..entry }.frame(), Durability::Sync).unwrap();
+            }
+            // Nothing was read through it yet, so nothing is mapped.
+            let view = log.view();
+            log.close().unwrap();
+            drop(log);
+
+            let (log, _) = dir.open(options.clone(), |_| Ok::<_, ()>(())).unwrap();
+            while log.prepare().unwrap() {}
+            let old = segment_path(&path, log.view().meta(first).unwrap().file);
+            assert!(log.recycle(&[first]).unwrap().is_empty());
+            let rotate = || {
+                let last = log.end().segment;
+                while log.end().segment == last {
+                    log.append(Entry { seed: 9, ..entry }.frame(), Durability::Sync).unwrap();
+                }
+                while log.prepare().unwrap() {}
+            };
+            rotate();
+            assert!(fs.metadata(&old).is_ok(), "used again under a view");
+            let (key, _, expected, _) = &entry.records()[0];
+            let value = view.read(done.pointers[0], key, done.version).unwrap();
+            assert_eq!(&*value, &expected[..]);
+            drop((value, view));
+            rotate();
+            assert!(fs.metadata(&old).is_err(), "not used again");
+            log.close().unwrap();
+        }
+    });
+}
