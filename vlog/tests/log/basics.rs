@@ -1,7 +1,7 @@
 //! Append, read, replay, close.
 use std::sync::Arc;
 
-use kvdb_vfs::{FaultFs, FaultPlan, Fs, MemFs, Op, OsFs};
+use kvdb_vfs::{FaultFs, FaultPlan, Fs, MemFs, Op, OpenMode, OsFs};
 use kvdb_vlog::*;
 
 use crate::common::*;
@@ -357,6 +357,42 @@ fn a_dead_segment_is_used_again_when_nobody_reads_it_any_more() {
         // Removed ones, and those kept for their files, are gone.
         assert_eq!(fs.list(DIR.as_ref()).unwrap().len(), manifest.state().segments.len());
     }
+}
+
+#[test]
+fn a_file_with_a_second_name_is_not_used_again() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let dir = Directory::new(fs.clone(), DIR.as_ref(), 7).unwrap();
+    let options = Options { initial_segment_size: 16 << 10, ..options() };
+    let (log, _) = dir.open(options, |_| Ok::<_, ()>(())).unwrap();
+    let rotate = |seed| {
+        let last = log.end().segment;
+        while log.end().segment == last {
+            let entry = Entry { version: 1, seed, size: 3000 };
+            log.append(entry.frame(), Durability::Buffered).unwrap();
+        }
+        while log.prepare().unwrap() {}
+        last
+    };
+    let first = rotate(1);
+    let old = segment_path(DIR.as_ref(), log.view().meta(first).unwrap().file);
+    let copy = std::path::Path::new("/copy");
+    fs.hard_link(&old, copy).unwrap();
+    let bytes = || {
+        let file = fs.open(copy, OpenMode::Read).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let before = bytes();
+    assert!(log.recycle(&[first]).unwrap().is_empty());
+    rotate(2);
+    rotate(3);
+    assert!(fs.metadata(&old).is_ok(), "used again under another name");
+    assert!(bytes() == before);
+    fs.remove(copy).unwrap();
+    rotate(4);
+    assert!(fs.metadata(&old).is_err(), "not used again");
 }
 
 #[test]

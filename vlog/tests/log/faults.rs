@@ -159,27 +159,31 @@ fn every_operation_may_fail_once_or_for_ever() {
 
 #[test]
 fn what_a_failed_sync_lost_is_written_again_by_recovery() {
-    // The page cache shows what the disk does not have: opening in the same boot finds the
-    // frames, and must not take them for durable.
-    let disk = new_disk();
-    let fs = FaultFs::new(Arc::new(disk.clone()));
-    let shared: Arc<dyn Fs> = Arc::new(fs.clone());
-    let manifest = Manifest::new(State::default());
-    let (log, ..) = open(&shared, &manifest, &options()).unwrap();
-    let entries: Vec<_> = (1..6).map(|v| Entry { version: v, seed: v, size: 100 }).collect();
-    for entry in &entries {
-        append(&log, *entry, Durability::Buffered).unwrap();
+    // The page cache, or the device's own, shows what the disk does not have: opening in the same
+    // boot finds the frames, and must not take them for durable.
+    for options in [options(), Options { sync_method: SyncMethod::Direct, ..options() }] {
+        let disk = new_disk();
+        let fs = FaultFs::new(Arc::new(disk.clone()));
+        let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+        let manifest = Manifest::new(State::default());
+        let (log, ..) = open(&shared, &manifest, &options).unwrap();
+        let entries: Vec<_> = (1..6).map(|v| Entry { version: v, seed: v, size: 100 }).collect();
+        for entry in &entries {
+            // What is lost begins in the middle of a page.
+            let how = if entry.version == 1 { Durability::Sync } else { Durability::Buffered };
+            append(&log, *entry, how).unwrap();
+        }
+        fs.arm(FaultPlan::new(Fault::LoseUnsynced));
+        assert!(matches!(log.sync(), Err(Error::Poisoned { .. })));
+        assert!(matches!(log.sync(), Err(Error::Poisoned { .. })), "a sync is not tried again");
+        assert!(matches!(log.close(), Err(Error::Poisoned { .. })));
+        drop(log);
+        let (_, seen, end) = open(&shared, &manifest, &options).unwrap();
+        assert_eq!((seen.frames.len(), end.clean), (5, false));
+        let after: Arc<dyn Fs> = Arc::new(disk.crash_image(&mut Keep::None));
+        let (_, seen, _) = open(&after, &manifest, &options).unwrap();
+        assert_eq!(check_prefix(&seen, &entries, 5), Ok(5));
     }
-    fs.arm(FaultPlan::new(Fault::LoseUnsynced));
-    assert!(matches!(log.sync(), Err(Error::Poisoned { .. })));
-    assert!(matches!(log.sync(), Err(Error::Poisoned { .. })), "a sync is not tried again");
-    assert!(matches!(log.close(), Err(Error::Poisoned { .. })));
-    drop(log);
-    let (_, seen, end) = open(&shared, &manifest, &options()).unwrap();
-    assert_eq!((seen.frames.len(), end.clean), (5, false));
-    let after: Arc<dyn Fs> = Arc::new(disk.crash_image(&mut Keep::None));
-    let (_, seen, _) = open(&after, &manifest, &options()).unwrap();
-    assert_eq!(check_prefix(&seen, &entries, 5), Ok(5));
 }
 
 #[test]

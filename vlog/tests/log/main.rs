@@ -11,4 +11,5 @@ mod damage;
 mod direct;
 mod faults;
 mod golden;
+mod golden_relocated;
 mod relocated;
