@@ -135,6 +135,12 @@ pub struct Options {
     pub memory_map: bool,
     /// Bytes of the block cache, for compressed tables and positioned reads. Default 64 MiB.
     pub block_cache_size: usize,
+    /// Bytes of memory that memtables, the block cache, indexes and filters of open tables, what flushes
+    /// and compactions build, and the conflict detection may take together
+    /// ([`Options::memory_bound`]): settings that may take more are refused. What commits under way,
+    /// iterators, values and a garbage collection hold comes on top; the page cache behind maps is the
+    /// system's. [`Options::within_memory`] finds settings for a budget. 0: no limit. Default: 0.
+    pub memory_budget: u64,
     /// Who does the background work. Default: threads.
     pub background: Background,
     /// Whether garbage of the value log is collected in the background. [`Db::gc`] does it on
@@ -184,6 +190,7 @@ impl Default for Options {
             managed: false,
             memory_map: true,
             block_cache_size: 64 * MIB,
+            memory_budget: 0,
             background: Background::Threads,
             collect_garbage: true,
             space_amplification: 1.43,
@@ -207,7 +214,8 @@ macro_rules! setters {
 }
 
 impl Options {
-    /// For little memory: small memtables, tables and segments, one compaction thread.
+    /// For little memory: small memtables, tables and segments, one compaction thread, all within a
+    /// [`memory_budget`](#structfield.memory_budget) of 32 MiB.
     pub fn small_memory() -> Self {
         Options {
             memtable_size: 4 * MIB,
@@ -218,6 +226,7 @@ impl Options {
             segment_size: 16 * MIB,
             block_cache_size: 4 * MIB,
             max_conflict_memory: 4 * MIB,
+            memory_budget: 32 * MIB as u64,
             ..Options::default()
         }
     }
@@ -235,6 +244,49 @@ impl Options {
             segment_size: 1024 * MIB,
             ..Options::default()
         }
+    }
+
+    /// The defaults, scaled down to a memory budget: about half of it for memtables.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// let options = kvdb::Options::within_memory(100 << 20)?;
+    /// assert!(options.memory_bound() <= 100 << 20);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] if the budget is too small for a database (less than about 10 MiB).
+    pub fn within_memory(budget: u64) -> Result<Self> {
+        let conflicts = (budget / 16).min(64 * MIB as u64);
+        // Reading by position takes more than reading through maps: both are within the budget then.
+        let most = Options::default().memory_map(false).tree_options();
+        let tree = most.scaled_to(budget - conflicts).map_err(|_| Error::InvalidOption {
+            name: "memory_budget",
+            reason: format!("{budget} bytes are too few for a database"),
+        })?;
+        let cache = match tree.reads {
+            kvdb_lsm::Reads::Positioned { block_cache_bytes } => block_cache_bytes,
+            _ => tree.mapped_cache_bytes,
+        };
+        let options = Options {
+            memtable_size: tree.memtable_size,
+            max_memtables: tree.max_memtables,
+            table_size: tree.table_size as usize,
+            level_base_size: tree.base_level_size,
+            compaction_threads: tree.compaction_threads,
+            block_cache_size: cache as usize,
+            max_conflict_memory: (conflicts as usize).max(4 * KIB),
+            memory_budget: budget,
+            ..Options::default()
+        };
+        options.validate().map(|()| options)
+    }
+
+    /// The most memory that what [`memory_budget`](#structfield.memory_budget) counts can take with
+    /// these settings, in bytes.
+    pub fn memory_bound(&self) -> u64 {
+        self.tree_options().memory_bound().saturating_add(self.max_conflict_memory as u64)
     }
 
     setters! {
@@ -264,6 +316,7 @@ impl Options {
         managed: bool,
         memory_map: bool,
         block_cache_size: usize,
+        memory_budget: u64,
         background: Background,
         collect_garbage: bool,
         space_amplification: f64,
@@ -360,6 +413,7 @@ impl Options {
                     kvdb_lsm::Reads::Positioned { block_cache_bytes: self.block_cache_size as u64 }
                 }
             },
+            mapped_cache_bytes: self.block_cache_size as u64,
             background: match self.background {
                 Background::Threads => kvdb_lsm::Background::Threads,
                 Background::Manual => kvdb_lsm::Background::Manual,
@@ -411,6 +465,12 @@ impl Options {
         range("filter_bits_per_key", self.filter_bits_per_key, 0, 32)?;
         range("space_amplification", self.space_amplification, 1.1, 10.0)?;
         range("max_replay_bytes", self.max_replay_bytes, MIB as u64, u64::MAX)?;
+        let bound = self.memory_bound();
+        if self.memory_budget > 0 && bound > self.memory_budget {
+            let reason =
+                format!("{} is less than the {bound} bytes it may take", self.memory_budget);
+            return Err(Error::InvalidOption { name: "memory_budget", reason });
+        }
         Ok(())
     }
 }

@@ -55,6 +55,8 @@ pub struct Options {
     pub compression: Compression,
     /// How tables are read.
     pub reads: Reads,
+    /// Bytes of the cache for decompressed blocks where tables are mapped. Default 8 MiB.
+    pub mapped_cache_bytes: u64,
     /// Whether background work runs by itself.
     pub background: Background,
     /// Scheduling class of compaction threads (Unix nice value, 0 to 19). Default 8: with all
@@ -113,8 +115,6 @@ pub enum Background {
     Manual,
 }
 
-/// Decompressed blocks that a tree with mapped tables keeps.
-pub(crate) const COMPRESSED_CACHE: u64 = 8 << 20;
 /// What a table builder takes beside hashes and index, and its inputs' current blocks.
 const BUILDER: u64 = 1 << 20;
 
@@ -140,6 +140,7 @@ impl Default for Options {
             bits_per_key: 10,
             compression: Compression::None,
             reads: Reads::Mapped,
+            mapped_cache_bytes: 8 << 20,
             background: Background::Threads,
             nice: 8,
             delayed_write_rate: 64 << 20,
@@ -217,13 +218,15 @@ impl Options {
         let memtable = self.memtable_size + MemtableFilter::bytes_for(self.memtable_size);
         let memtables = (self.max_memtables as u64 + 1) * memtable as u64;
         let cache = match self.reads {
-            Reads::Mapped => COMPRESSED_CACHE,
-            Reads::Positioned { block_cache_bytes } => block_cache_bytes + self.sections_limit(),
+            Reads::Mapped => self.mapped_cache_bytes,
+            Reads::Positioned { block_cache_bytes } => {
+                block_cache_bytes.saturating_add(self.sections_limit())
+            }
         };
         // Eight bytes per key, of which the shortest entries take about 32 bytes each.
         let flush = BUILDER + self.memtable_size as u64 / 4;
         let parts = (self.compaction_threads * 2 + 1) as u64;
-        memtables + cache + flush + parts * (BUILDER + self.table_size / 4)
+        (memtables + flush + parts * (BUILDER + self.table_size / 4)).saturating_add(cache)
     }
 
     /// Bytes of the indexes and filters of open tables, where they are in memory and not mapped: half
@@ -244,26 +247,36 @@ impl Options {
     /// # Errors
     /// [`Error::Option`] for a smaller budget.
     pub fn within_memory(budget: u64, reads: Reads) -> Result<Options> {
-        let mut o = Options { memory_budget: budget, reads, ..Options::default() };
-        if let Reads::Positioned { block_cache_bytes } = &mut o.reads {
-            *block_cache_bytes = budget / 6;
+        Options { reads, ..Options::default() }.scaled_to(budget)
+    }
+
+    /// These options with smaller memtables, caches and tables and fewer threads, so that all of it
+    /// stays within a memory budget, which becomes [`memory_budget`](Options::memory_budget).
+    ///
+    /// # Errors
+    /// [`Error::Option`] if the least that a tree takes is more.
+    pub fn scaled_to(mut self, budget: u64) -> Result<Options> {
+        self.memory_budget = budget;
+        match &mut self.reads {
+            Reads::Positioned { block_cache_bytes } => *block_cache_bytes = budget / 6,
+            Reads::Mapped => self.mapped_cache_bytes = self.mapped_cache_bytes.min(budget / 4),
         }
-        while o.memory_bound() > budget {
-            if o.memtable_size as u64 * 12 > budget {
-                o.memtable_size /= 2;
-            } else if o.table_size > 256 << 10 {
-                o.table_size /= 2;
-            } else if o.compaction_threads > 1 {
-                o.compaction_threads -= 1;
+        while self.memory_bound() > budget {
+            if self.memtable_size as u64 * 12 > budget {
+                self.memtable_size /= 2;
+            } else if self.table_size > 256 << 10 {
+                self.table_size /= 2;
+            } else if self.compaction_threads > 1 {
+                self.compaction_threads -= 1;
             } else {
-                o.memtable_size /= 2;
+                self.memtable_size /= 2;
             }
-            if o.memtable_size < 64 << 10 {
+            if self.memtable_size < 64 << 10 {
                 break;
             }
         }
-        o.base_level_size = o.base_level_size.min(4 * o.memtable_size as u64);
-        o.validate().map(|()| o)
+        self.base_level_size = self.base_level_size.min(4 * self.memtable_size as u64);
+        self.validate().map(|()| self)
     }
 }
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, Result};
 use crate::file_ids::table_path;
 use crate::graveyard::{Graveyard, Remains};
-use crate::options::{COMPRESSED_CACHE, Options, Reads};
+use crate::options::{Options, Reads};
 
 pub(crate) type Reader = Table<AnySource>;
 
@@ -40,7 +40,7 @@ impl TableContext {
             }
         };
         // Compressed blocks are worth keeping decompressed, also where the file is mapped.
-        let cache = cache.or_else(|| Some(BlockCache::new(COMPRESSED_CACHE)));
+        let cache = cache.or_else(|| Some(BlockCache::new(options.mapped_cache_bytes)));
         let graveyard = Graveyard::new();
         TableContext {
             fs,

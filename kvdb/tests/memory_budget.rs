@@ -1,0 +1,99 @@
+//! `Options::memory_budget`, held against an allocator that counts. A test of one process: what else
+//! runs in it would be counted.
+#![allow(clippy::unwrap_used)] // a test may panic
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kvdb::{Codec, Durability, Options, Result};
+
+/// Counts what is allocated now, and the most there was.
+struct Counting;
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+fn more(bytes: usize) {
+    MOST.fetch_max(NOW.fetch_add(bytes, Ordering::Relaxed) + bytes, Ordering::Relaxed);
+}
+
+// SAFETY: all calls go to the system's allocator as they are.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        more(layout.size());
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        more(layout.size());
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const VALUE: usize = 100;
+
+fn key(n: u64) -> [u8; 16] {
+    let x = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (u128::from(x ^ (x >> 31)) << 64 | u128::from(n)).to_be_bytes()
+}
+
+/// Writes, compacts and reads more than the budget, some of it beside a transaction that has read.
+fn use_it(options: &Options) -> Result<()> {
+    let before = NOW.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    let budget = options.memory_budget;
+    let entries = 2 * budget / (16 + VALUE as u64);
+    let dir = tempfile::tempdir().unwrap();
+    let db = options.open(dir.path())?;
+    let mut transaction = db.begin()?;
+    transaction.get(key(0))?;
+    let mut n = 0;
+    while n < entries {
+        let mut batch = db.batch();
+        for _ in 0..50 {
+            batch.put(key(n), [n as u8; VALUE])?;
+            n += 1;
+        }
+        batch.commit()?;
+    }
+    drop(transaction);
+    db.compact()?;
+    let mut rng = fastrand::Rng::with_seed(1);
+    for _ in 0..50_000 {
+        let n = rng.u64(..entries);
+        assert_eq!(db.get(key(n))?.unwrap(), [n as u8; VALUE]);
+    }
+    assert_eq!(db.iter()?.count() as u64, n);
+    // The arenas of memtables are maps of their own, which the allocator does not see.
+    let arenas = (options.max_memtables + 1) * options.memtable_size;
+    let most = MOST.load(Ordering::Relaxed) - before + arenas;
+    assert!(most as u64 <= budget, "{most} of {budget} bytes: {options:?}");
+    db.close()
+}
+
+#[test]
+fn the_memory_budget_is_held() -> Result<()> {
+    for base in [Options::small_memory(), Options::within_memory(24 << 20)?] {
+        assert!(base.memory_budget > 0);
+        for memory_map in [true, false] {
+            let options = base.clone().memory_map(memory_map).codec(Codec::Lz4);
+            use_it(&options.durability(Durability::Buffered))?;
+        }
+    }
+    for mib in [12, 100, 1000] {
+        let options = Options::within_memory(mib << 20)?;
+        assert!(options.memory_bound() <= mib << 20, "{mib}");
+        options.memory_map(false).validate()?;
+    }
+    let error = Options::within_memory(1 << 20).unwrap_err().to_string();
+    assert!(error.contains("memory_budget"), "{error}");
+    Ok(())
+}
