@@ -1,10 +1,12 @@
 //! The one way in which the tree changes: manifest first, then the superversion.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use kvdb_manifest::store::StoreChange;
 
+use crate::compaction::run::panic_message;
 use crate::companion::Companion;
 use crate::error::{Error, Result};
 use crate::memtable::Memtable;
@@ -43,8 +45,16 @@ pub(crate) struct InstallState {
 }
 
 impl<C: Companion> Shared<C> {
-    /// [`install_change`](Self::install_change), on this thread.
-    pub(crate) fn install_here(
+    /// [`install_change`](Self::install_change), on this thread. A panic in the companion is an error:
+    /// the manifest may have the change then.
+    pub(crate) fn install_here(&self, change: StoreChange, parts: Installation) -> Result<bool> {
+        match catch_unwind(AssertUnwindSafe(|| self.install_or_panic(change, parts))) {
+            Ok(result) => result,
+            Err(panic) => Err(Error::Panic(panic_message(&*panic))),
+        }
+    }
+
+    fn install_or_panic(
         &self,
         mut change: StoreChange,
         parts: Installation,
@@ -106,7 +116,7 @@ impl<C: Companion> Shared<C> {
             }
             memtables.remove_sealed(&parts.flushed);
             for range in &change.range_deletes_added {
-                install.barriers.insert(range.version, memtables.active.sequence());
+                install.barriers.insert(range.version, memtables.active.newest_written());
             }
             let reads = self.reads.clone();
             let superversion =

@@ -84,6 +84,12 @@ impl Memtable {
         self.start.load(Ordering::Relaxed) == NONE
     }
 
+    /// Sequence number of the newest memtable that frames were routed to, this being the active one. An
+    /// untouched one may stay for ever, and what is routed there later is newer than whatever is now.
+    pub(crate) fn newest_written(&self) -> u64 {
+        self.sequence() - u64::from(self.is_untouched())
+    }
+
     /// Packed log position of the first frame; `None` if there is none.
     pub(crate) fn start(&self) -> Option<u64> {
         let start = self.start.load(Ordering::Relaxed);

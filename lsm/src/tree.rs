@@ -131,7 +131,7 @@ impl<C: Companion> Tree<C> {
         if shared.has_threads() || shared.is_closing() {
             return Ok(());
         }
-        let newest = shared.admission.lock().active.sequence();
+        let newest = shared.admission.lock().active.newest_written();
         shared.install.lock().first_barrier = Some(newest);
         if shared.options.background == Background::Threads {
             *workers = Workers::start(shared)?;

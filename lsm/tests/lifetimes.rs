@@ -156,6 +156,33 @@ fn a_range_delete_leaves_the_list_when_it_is_applied() {
     assert_eq!(superversion.watermark(), 2);
 }
 
+/// Nobody flushes a memtable that nothing was written to: a range delete must not wait for that.
+#[test]
+fn a_range_delete_over_an_empty_memtable_leaves_the_list_too() {
+    let store = Store::new();
+    let drop_all = |version| {
+        let range = RangeDelete { start: Vec::new(), end: None, version };
+        StoreChange { range_deletes_added: vec![range], ..StoreChange::default() }
+    };
+    let tree = store.open(small());
+    fill(&tree, 1);
+    tree.install(drop_all(2)).unwrap();
+    tree.companion().raise_floor(Floor { discard: 2, clock: 0 });
+    tree.wait_idle().unwrap();
+    assert!(tree.superversion().range_deletes().is_empty());
+    assert_eq!((count(&tree), store.table_files().len()), (0, 0));
+    fill(&tree, 3);
+    tree.install(drop_all(4)).unwrap();
+    drop(tree);
+    // The same when it is found at opening.
+    let tree = store.open(small());
+    assert!(!tree.superversion().range_deletes().is_empty());
+    tree.companion().raise_floor(Floor { discard: 4, clock: 0 });
+    tree.wait_idle().unwrap();
+    assert!(tree.superversion().range_deletes().is_empty());
+    assert_eq!((count(&tree), store.table_files().len()), (0, 0));
+}
+
 #[test]
 fn orphans_go_and_strangers_stay() {
     let store = Store::new();
