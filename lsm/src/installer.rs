@@ -4,13 +4,11 @@
 //! loses its processor in that moment would hold up all writers until it gets one back, and with all
 //! cores busy that is some ticks of the scheduler. So it hands its change set over and waits.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use kvdb_manifest::store::StoreChange;
 use parking_lot::Mutex;
 
-use crate::compaction::run::panic_message;
 use crate::companion::Companion;
 use crate::error::{Error, Result};
 use crate::install::Installation;
@@ -73,13 +71,8 @@ impl<C: Companion> Shared<C> {
     /// What the installing thread does, until [`Installer::close`].
     pub(crate) fn installer_loop(&self, requests: &Receiver<Request>) {
         for Request { change, parts, outcome } in requests {
-            let install = || self.install_here(change, parts);
-            let result = match catch_unwind(AssertUnwindSafe(install)) {
-                Ok(result) => result,
-                Err(panic) => Err(Error::Panic(panic_message(&*panic))),
-            };
             // Whoever asked waits for it.
-            let _ = outcome.send(result);
+            let _ = outcome.send(self.install_here(change, parts));
         }
     }
 }

@@ -181,3 +181,57 @@ fn a_missing_or_truncated_table_is_named_at_open() {
     assert!(matches!(&error, Error::MissingTable { path: p } if *p == path), "{error}");
     assert_eq!(store.table_files(), files[1..], "nothing was deleted");
 }
+
+/// A companion that panics when it hears that a change is installed.
+#[derive(Default)]
+struct Fragile {
+    panics: std::sync::atomic::AtomicBool,
+}
+
+impl Companion for Fragile {
+    type View = ();
+    fn pointer(&self, _: &[u8]) -> Option<(u32, u32)> {
+        None
+    }
+    fn before_install(
+        &self,
+        _: &mut kvdb_manifest::store::StoreChange,
+        _: u64,
+    ) -> Result<(), BoxError> {
+        Ok(())
+    }
+    fn installed(&self, _: &kvdb_manifest::store::StoreChange) {
+        assert!(!self.panics.load(std::sync::atomic::Ordering::Relaxed), "a fragile companion");
+    }
+    fn view(&self) -> Arc<()> {
+        Arc::default()
+    }
+    fn floor(&self) -> Floor {
+        Floor { discard: 7, clock: 0 }
+    }
+}
+
+#[test]
+fn a_panic_behind_the_manifest_removes_no_table_that_it_names() {
+    for background in [Background::Manual, Background::Threads] {
+        let (_, store) = prepared();
+        let companion = Arc::new(Fragile::default());
+        let manifest = store.manifest().unwrap();
+        let options = Options { background, ..small() };
+        let (fs, dir) = (store.fs.clone(), store.dir.clone());
+        let tree = Tree::open(fs, &dir, manifest, options, companion.clone(), false).unwrap();
+        companion.panics.store(true, std::sync::atomic::Ordering::Relaxed);
+        tree.start().unwrap();
+        let error = match background {
+            Background::Manual => tree.step(Job::Compact).unwrap_err(),
+            _ => tree.wait_idle().unwrap_err(), // by the installing thread
+        };
+        assert!(error.to_string().contains("a fragile companion"), "{error}");
+        drop(tree);
+        let tree = store.open(small());
+        check(&tree, 7);
+        tree.verify().unwrap();
+        let tables: usize = tree.superversion().table_counts().iter().sum();
+        assert_eq!(store.table_files().len(), tables);
+    }
+}

@@ -199,7 +199,9 @@ impl<C: Companion> Shared<C> {
         let keep = match outcome {
             Ok(installed) => *installed,
             Err(Error::Manifest(e)) => e.is_outcome_unknown(),
-            // Nothing fails any more once the manifest has the change, so it has not.
+            // Before or after the manifest had the change.
+            Err(Error::Panic(_)) => true,
+            // Nothing else fails any more once the manifest has the change, so it has not.
             Err(_) => false,
         };
         for table in finished {
