@@ -65,6 +65,7 @@ impl<C: Companion> Shared<C> {
             .before_install(&mut change, log_end)
             .map_err(|e| Error::Companion(Arc::from(e)))?;
         for table in &finished {
+            self.check_cancelled()?;
             table.output.sync()?;
         }
         if !finished.is_empty() {
@@ -105,8 +106,6 @@ impl<C: Companion> Shared<C> {
         let range_deletes = self.current.pin().range_deletes().clone();
         let keep = self.options.versions_to_keep;
         let mut dropping = Dropping::new(floor, keep, range_deletes, None);
-        // Not to be cancelled: whoever closes the tree may be waiting for this very flush.
-        let never = std::sync::atomic::AtomicBool::new(false);
         let mut tables = merge_into_tables(
             &mut Input::memtable(memtable),
             &Part::default(),
@@ -114,7 +113,7 @@ impl<C: Companion> Shared<C> {
             &mut Cuts::none(),
             &self.writer_context(),
             0,
-            &never,
+            &self.closing,
         )?;
         Ok((tables.pop(), dropping))
     }

@@ -140,8 +140,8 @@ impl<C: Companion> Tree<C> {
         Ok(())
     }
 
-    /// Stops background work, within a second, and waits for it. What is only in memtables stays
-    /// there: [`flush`](Self::flush) first if it is to be on disk. Reads go on to work. A second
+    /// Stops background work at its next block, flushes included, and waits for it: that takes less
+    /// than a second. What is only in memtables stays there: [`flush`](Self::flush) first if it is to be on disk. Reads go on to work. A second
     /// call does nothing.
     pub fn close(&self) {
         self.shared.request_close();

@@ -1,0 +1,137 @@
+//! Closing stops flushes and compactions at their next look, counted in entries and not in time.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::JoinHandle;
+
+use common::*;
+use kvdb_lsm::*;
+use kvdb_manifest::store::StoreChange;
+use parking_lot::Mutex;
+
+/// Entries that are written between two looks at whether to go on.
+const LOOK: u64 = 256;
+const ENTRIES: u64 = 20_000;
+
+/// Counts the entries that jobs write, and has the tree closed when it has counted so many.
+#[derive(Default)]
+struct Closing {
+    tree: OnceLock<Weak<Tree<Closing>>>,
+    written: AtomicU64,
+    close_at: AtomicU64,
+    closer: Mutex<Option<JoinHandle<()>>>,
+    written_after: AtomicU64,
+}
+
+impl Companion for Closing {
+    type View = ();
+    fn pointer(&self, _: &[u8]) -> Option<(u32, u32)> {
+        let written = self.written.fetch_add(1, Ordering::SeqCst) + 1;
+        let close_at = self.close_at.load(Ordering::SeqCst);
+        if close_at == 0 {
+            return None;
+        }
+        if written == close_at {
+            let tree = self.tree.get().unwrap().upgrade().unwrap();
+            let closed = tree.clone();
+            *self.closer.lock() = Some(std::thread::spawn(move || closed.close()));
+            while !matches!(tree.admit_replay(1), Err(Error::Closed)) {
+                std::thread::yield_now();
+            }
+            self.written_after.store(0, Ordering::SeqCst);
+        } else {
+            self.written_after.fetch_add(1, Ordering::SeqCst);
+        }
+        None
+    }
+    fn before_install(&self, _: &mut StoreChange, _: u64) -> Result<(), BoxError> {
+        Ok(())
+    }
+    fn view(&self) -> Arc<()> {
+        Arc::default()
+    }
+    fn floor(&self) -> Floor {
+        Floor::default()
+    }
+}
+
+fn open(store: &Store, background: Background) -> Arc<Tree<Closing>> {
+    let options = Options {
+        memtable_size: 8 << 20,
+        l0_compaction_trigger: 50,
+        l0_slowdown_trigger: 50,
+        l0_stop_trigger: 60,
+        background,
+        ..small()
+    };
+    let manifest = store.manifest().unwrap();
+    let companion = Arc::<Closing>::default();
+    let tree =
+        Tree::open(store.fs.clone(), &store.dir, manifest, options, companion, false).unwrap();
+    tree.remove_orphans().unwrap();
+    tree.companion().tree.set(Arc::downgrade(&tree)).unwrap();
+    tree.start().unwrap();
+    tree
+}
+
+fn fill(tree: &Tree<Closing>, version: u64) {
+    for k in 0..ENTRIES {
+        tree.write(version, &[(&k.to_be_bytes(), Entry::pointer(&[0; 30]))]).unwrap();
+    }
+}
+
+/// Has the tree closed when `job` has written a thousand entries; how many more it writes then.
+fn written_after_close(tree: &Tree<Closing>, job: impl FnOnce() -> Result<()>) -> u64 {
+    let companion = tree.companion();
+    let so_far = companion.written.load(Ordering::SeqCst);
+    companion.close_at.store(so_far + 1000, Ordering::SeqCst);
+    let result = job();
+    assert!(matches!(result, Err(Error::Closed)), "{result:?}");
+    companion.closer.lock().take().unwrap().join().unwrap();
+    assert!(tree.health().is_none(), "that is no failure");
+    companion.written_after.load(Ordering::SeqCst)
+}
+
+#[test]
+fn a_compaction_stops_within_a_few_entries_after_close() {
+    for (background, parts) in [(Background::Manual, 1), (Background::Threads, 2)] {
+        let store = Store::new();
+        let tree = open(&store, background);
+        for version in 1..=3 {
+            fill(&tree, version);
+            tree.flush().unwrap();
+        }
+        let before = store.table_files();
+        let more = written_after_close(&tree, || tree.major_compact());
+        assert!(more <= parts * LOOK, "{more} entries, {background:?}");
+        assert_eq!(store.table_files(), before, "its outputs are gone, its inputs are not");
+        drop(tree);
+        let tree = open(&store, background);
+        tree.verify().unwrap();
+        assert_eq!(count(&tree) as u64, 3 * ENTRIES);
+    }
+}
+
+#[test]
+fn a_flush_stops_within_a_few_entries_after_close() {
+    for background in [Background::Manual, Background::Threads] {
+        let store = Store::new();
+        let tree = open(&store, background);
+        fill(&tree, 1);
+        tree.flush().unwrap();
+        let before = store.table_files();
+        fill(&tree, 2);
+        let more = written_after_close(&tree, || tree.flush());
+        assert!(more <= LOOK, "{more} entries, {background:?}");
+        assert_eq!(store.table_files(), before);
+        let key = 7u64.to_be_bytes();
+        let found = tree.pin().get(&key, u64::MAX, key_hash(&key)).unwrap().unwrap().version();
+        assert_eq!(found, 2, "what is in memory stays there");
+        drop(tree);
+        assert_eq!(count(&open(&store, background)) as u64, ENTRIES);
+    }
+}
