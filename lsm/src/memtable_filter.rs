@@ -102,6 +102,37 @@ mod tests {
     }
 
     #[test]
+    fn what_one_thread_has_added_every_other_one_finds() {
+        use std::sync::atomic::AtomicUsize;
+        // A filter so small that many keys share their bits, and threads see each other's.
+        let filter = MemtableFilter::new(8 << 10);
+        const KEYS: usize = 20_000;
+        let added: [AtomicUsize; 3] = Default::default();
+        let key = |thread: usize, k: usize| key_hash(&(3 * k + thread).to_be_bytes());
+        std::thread::scope(|s| {
+            for (thread, added) in added.iter().enumerate() {
+                let filter = &filter;
+                s.spawn(move || {
+                    for k in 0..KEYS {
+                        filter.begin(key(thread, k)).finish();
+                        added.store(k + 1, Ordering::Release);
+                    }
+                });
+            }
+            s.spawn(|| {
+                let mut seen = [0; 3];
+                while seen != [KEYS; 3] {
+                    for (thread, seen) in seen.iter_mut().enumerate() {
+                        let upto = added[thread].load(Ordering::Acquire);
+                        assert!((*seen..upto).all(|k| filter.may_contain(key(thread, k))));
+                        *seen = upto;
+                    }
+                }
+            });
+        });
+    }
+
+    #[test]
     fn the_smallest_memtable_has_one_too() {
         let filter = MemtableFilter::new(0);
         assert!(!filter.may_contain(u64::MAX));

@@ -246,3 +246,62 @@ fn tables_that_nobody_reads_are_closed_when_memory_is_short() {
     assert_eq!(store.table_files().len(), tables(&tree), "closing a table removes no file");
     tree.verify().unwrap();
 }
+
+#[test]
+fn tables_are_closed_and_opened_under_readers_while_all_is_rewritten() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let store = Store::new();
+    let options = Options {
+        reads: Reads::Positioned { block_cache_bytes: 64 << 10 },
+        bits_per_key: 64,
+        table_size: 128 << 10,
+        memtable_size: 1 << 20,
+        background: Background::Threads,
+        ..small()
+    };
+    let tree = store.open(options);
+    let n = 200_000u64;
+    for k in 0..n {
+        tree.write(k + 1, &[(&k.to_be_bytes(), Entry::value(b""))]).unwrap();
+    }
+    let done = AtomicBool::new(false);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        for seed in 0..2 {
+            let (tree, done, over) = (&tree, &done, &over);
+            s.spawn(move || {
+                let mut rng = fastrand::Rng::with_seed(seed);
+                while !done.load(Ordering::Relaxed) {
+                    // What is held is older than what is read beside it.
+                    let held = tree.superversion();
+                    let mut cursor = held.cursor();
+                    for _ in 0..200 {
+                        let key = rng.u64(..n).to_be_bytes();
+                        assert!(tree.get(&key, u64::MAX, 0).unwrap().is_some());
+                        assert!(held.get(&key, u64::MAX, key_hash(&key)).unwrap().is_some());
+                        assert!(cursor.seek(&key, u64::MAX).unwrap() && cursor.key() == key);
+                    }
+                    if tree.stats().index_bytes > 1 << 20 {
+                        over.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let mut version = n;
+        for round in 0..4 {
+            for k in (round..n).step_by(4) {
+                version += 1;
+                tree.write(version, &[(&k.to_be_bytes(), Entry::value(b"new"))]).unwrap();
+            }
+            tree.companion().raise_floor(Floor { discard: version, clock: 0 });
+            tree.major_compact().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(over.load(Ordering::Relaxed), "memory was never short");
+    tree.wait_idle().unwrap();
+    assert_eq!(count(&tree) as u64, n);
+    tree.verify().unwrap();
+    tree.wait_idle().unwrap();
+    assert_eq!(store.table_files().len(), tables(&tree));
+}
