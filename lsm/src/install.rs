@@ -54,11 +54,7 @@ impl<C: Companion> Shared<C> {
         }
     }
 
-    fn install_or_panic(
-        &self,
-        mut change: StoreChange,
-        parts: Installation,
-    ) -> Result<bool> {
+    fn install_or_panic(&self, mut change: StoreChange, parts: Installation) -> Result<bool> {
         if self.read_only {
             return Err(Error::ReadOnly);
         }

@@ -468,7 +468,8 @@ fn random_operations_give_what_a_map_of_versions_gives() {
     for round in 0..scale() {
         for (i, options) in option_sets().into_iter().enumerate() {
             let seed = round * 1000 + i as u64;
-            let outcome = std::panic::catch_unwind(|| run(seed, options.clone(), i % 2 == 0, 15_000));
+            let outcome =
+                std::panic::catch_unwind(|| run(seed, options.clone(), i % 2 == 0, 15_000));
             assert!(outcome.is_ok(), "seed {seed} with {options:?}");
         }
     }
