@@ -53,7 +53,7 @@ fn use_it(options: &Options) -> Result<()> {
     let entries = 2 * budget / (16 + VALUE as u64);
     let dir = tempfile::tempdir().unwrap();
     let db = options.open(dir.path())?;
-    let mut transaction = db.begin()?;
+    let transaction = db.begin()?;
     transaction.get(key(0))?;
     let mut n = 0;
     while n < entries {
