@@ -11,7 +11,7 @@ use kvdb::{
 
 #[test]
 fn every_option_out_of_its_range_is_an_error_that_names_it() {
-    let bad: [(&str, Options); 19] = [
+    let bad: [(&str, Options); 21] = [
         ("memtable_size", Options::default().memtable_size(1)),
         ("max_memtables", Options::default().max_memtables(1)),
         ("table_size", Options::default().table_size(1)),
