@@ -183,7 +183,7 @@ impl Admission {
     /// Reserves room for a frame; waits for it if need be.
     pub(crate) fn admit(self: &Arc<Self>, bytes: usize, wait: bool) -> Result<Reservation> {
         let wait = wait && !self.waitless;
-        let mut state = self.state.lock();
+        let mut state = lock_busy(&self.state);
         if wait {
             self.slow_down(&mut state, bytes);
         }
@@ -302,7 +302,7 @@ impl Admission {
         publish: impl FnOnce(&Memtables),
     ) {
         debug_assert!(r.routed.is_none(), "a frame is routed once");
-        let mut state = self.state.lock();
+        let mut state = lock_busy(&self.state);
         let rotated = match r.own.take() {
             Some(own) => {
                 state.carried -= 1;
@@ -440,6 +440,26 @@ impl Admission {
         drop(state);
         self.wake_all();
     }
+}
+
+/// Takes a lock that each commit holds for some ten nanoseconds, twice: looks a few times, far apart,
+/// before it gives the core to another thread as the mutex itself would do.
+#[inline]
+fn lock_busy<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.try_lock().unwrap_or_else(|| lock_contended(mutex))
+}
+
+#[cold]
+fn lock_contended<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..40 {
+        (0..4).for_each(|_| std::hint::spin_loop());
+        if !mutex.is_locked()
+            && let Some(guard) = mutex.try_lock()
+        {
+            return guard;
+        }
+    }
+    mutex.lock()
 }
 
 /// When a writer that comes `now` may go, and when the one behind it, if all that go at the pace so

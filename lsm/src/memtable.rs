@@ -103,8 +103,9 @@ impl Memtable {
 
     /// Takes a frame in. Called under the admission lock, in log order.
     pub(crate) fn begin_frame(&self, start: u64, end: u64) {
-        self.start.fetch_min(start, Ordering::Relaxed);
-        self.end.fetch_max(end, Ordering::Relaxed);
+        // Only written here: no need to exchange anything.
+        self.start.store(start.min(self.start.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.end.store(end.max(self.end.load(Ordering::Relaxed)), Ordering::Relaxed);
         self.unapplied.fetch_add(1, Ordering::Relaxed);
     }
 

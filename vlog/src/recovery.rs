@@ -13,7 +13,7 @@ use crate::log::{self, Log, SegmentNamer, Shared, Tail, Usage, Writer};
 use crate::relocate::{RecordFiles, Relocation};
 use crate::replay::{Outcome, ReplayEnd};
 use crate::segment::{Reading, Segment};
-use crate::sync::{Condvar, Mutex, RwLock};
+use crate::sync::{AtomicBool, Condvar, Mutex, RwLock};
 use crate::view::{LogView, Place};
 use crate::{
     Error, Options, Position, ReplayError, Result, SegmentMeta, SegmentName, SegmentRecord,
@@ -316,7 +316,12 @@ impl Recovery {
                 (writer, tail(fresh, first), admission, view)
             }
         };
-        let left = outcome.left.into_iter().collect();
+        let left: Vec<_> = match start {
+            // Passed by in the replay, sealed by nobody yet.
+            Start::Clean => outcome.left.into_iter().collect(),
+            // Reported in `ReplayEnd::sealed`, and sealed by the caller.
+            Start::At(_) => Vec::new(),
+        };
         let shared = Shared {
             fs: self.fs,
             dir: self.dir,
@@ -333,12 +338,8 @@ impl Recovery {
             usage: Usage::new(),
             dead: Mutex::new(Vec::new()),
             segment_limit: AtomicU32::new(u32::MAX),
-            left: Mutex::new(match start {
-                // Passed by in the replay, sealed by nobody yet.
-                Start::Clean => left,
-                // Reported in `ReplayEnd::sealed`, and sealed by the caller.
-                Start::At(_) => Vec::new(),
-            }),
+            any_left: AtomicBool::new(!left.is_empty()),
+            left: Mutex::new(left),
         };
         Ok(Log::start(log::Start { shared, writer, last_version: outcome.largest_version }))
     }

@@ -2,13 +2,76 @@
 
 #[cfg(not(loom))]
 mod imp {
+    use std::sync::OnceLock;
+    use std::sync::atomic::Ordering;
+    use std::thread::available_parallelism;
+
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
     pub(crate) use std::thread::yield_now;
 
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
-    /// How often a waiting thread looks before it goes to sleep.
-    pub(crate) const SPINS: u32 = 200;
+    /// So often anybody looks: about as long as it takes a group to be written, a microsecond or
+    /// two.
+    const FIRST_SPINS: u32 = 40;
+    /// So often looks who may go on looking: about as long as it takes a sleeping thread to be
+    /// woken, tens of microseconds. Were it less, one thread that has slept once would send
+    /// those to sleep that wait for it, and they each other, for ever.
+    const SPINS: u32 = 1200;
+
+    /// Those who went on looking, in the whole process.
+    static SPINNING: AtomicU32 = AtomicU32::new(0);
+
+    /// Looks for a while whether something has happened that should happen within microseconds.
+    pub(crate) fn spin_until(happened: impl Fn() -> bool) -> bool {
+        let look = |times| {
+            (0..times).any(|_| {
+                std::hint::spin_loop();
+                happened()
+            })
+        };
+        if look(FIRST_SPINS) {
+            return true;
+        }
+        // One core is left for whoever does what is waited for.
+        static CORES: OnceLock<u32> = OnceLock::new();
+        let cores = *CORES.get_or_init(|| available_parallelism().map_or(1, |n| n.get() as u32));
+        let _spinning = Spinning;
+        SPINNING.fetch_add(1, Ordering::Relaxed) + 1 < cores && look(SPINS)
+    }
+
+    /// Counts one less when dropped.
+    struct Spinning;
+
+    impl Drop for Spinning {
+        fn drop(&mut self) {
+            SPINNING.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a lock that is held for less than a microsecond at a time: looks a few times, far apart,
+    /// before it gives the core to another thread as the mutex itself would do.
+    #[inline]
+    pub(crate) fn lock_busy<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.try_lock().unwrap_or_else(|| lock_contended(mutex))
+    }
+
+    #[cold]
+    fn lock_contended<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        for _ in 0..40 {
+            (0..4).for_each(|_| std::hint::spin_loop());
+            if !mutex.is_locked()
+                && let Some(guard) = mutex.try_lock()
+            {
+                return guard;
+            }
+        }
+        mutex.lock()
+    }
+
+    /// What a `SeqCst` write followed by a `SeqCst` read already guarantees.
+    #[inline(always)]
+    pub(crate) fn order_write_before_read() {}
 }
 
 #[cfg(loom)]
@@ -20,7 +83,20 @@ mod imp {
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
     pub(crate) use loom::thread::yield_now;
 
-    pub(crate) const SPINS: u32 = 0;
+    pub(crate) fn lock_busy<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock()
+    }
+
+    /// In a model there is no while: whoever waits sleeps at once.
+    pub(crate) fn spin_until(_: impl Fn() -> bool) -> bool {
+        false
+    }
+
+    /// loom takes a `SeqCst` access for an acquire/release one, so the order of a write
+    /// before a later read of another place has to be spelled out for it.
+    pub(crate) fn order_write_before_read() {
+        loom::sync::atomic::fence(loom::sync::atomic::Ordering::SeqCst);
+    }
 
     /// loom's mutex with the interface of parking_lot's.
     #[derive(Debug)]

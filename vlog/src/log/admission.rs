@@ -27,7 +27,7 @@ use super::Shared;
 use crate::format::{PAGE, SEGMENT_OVERHEAD, max_frame_len};
 use crate::options::SyncMethod;
 use crate::segment::Segment;
-use crate::sync::MutexGuard;
+use crate::sync::{MutexGuard, lock_busy};
 use crate::{BoxError, Error, Result, SealedSegment, SegmentMeta, SegmentName};
 
 /// Keeps the list of segments: in a database, the manifest.
@@ -280,7 +280,7 @@ impl Shared {
         if len > limit {
             return Err(Error::FrameTooLarge { size: len, limit });
         }
-        let mut a = self.admission.lock();
+        let mut a = lock_busy(&self.admission);
         loop {
             self.check_usable(&a)?;
             let total = a.reserved + len;
@@ -317,7 +317,7 @@ impl Shared {
     }
 
     pub(crate) fn release(&self, len: u64) {
-        let mut a = self.admission.lock();
+        let mut a = lock_busy(&self.admission);
         a.reserved = a.reserved.saturating_sub(len);
         a.check();
         self.wake_waiting(&a);
@@ -428,7 +428,7 @@ impl<'a> Making<'a> {
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         if !self.done {
-            let mut a = self.shared.admission.lock();
+            let mut a = lock_busy(&self.shared.admission);
             a.making = false;
             self.shared.room.notify_all();
         }

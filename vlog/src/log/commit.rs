@@ -2,49 +2,75 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use super::Log;
 use super::queue::{Group, Ticket};
 use super::sink::{Committed, Sink};
-use super::writer::WriteFailure;
-use crate::sync::{Condvar, Mutex, yield_now};
-use crate::{Error, Position, Result};
+use super::writer::{WriteFailure, Written};
+use crate::sync::{
+    AtomicU32, AtomicU64, Condvar, Mutex, lock_busy, order_write_before_read, spin_until, yield_now,
+};
+use crate::{Error, Result};
 
 /// Groups are written one after the other and published one after the other; the next may be
 /// written (and, if the sink permits, applied) while this one is applied.
 pub(crate) struct Turns {
-    state: Mutex<TurnState>,
-    changed: Condvar,
-}
-
-struct TurnState {
-    next: u64,
+    /// The group that is to be published next.
+    next: AtomicU64,
     /// A group could not be applied, so none behind it may be.
-    broken: Option<Arc<Error>>,
+    broken: OnceLock<Arc<Error>>,
+    /// How many sleep until the next turn.
+    sleepers: AtomicU32,
+    lock: Mutex<()>,
+    changed: Condvar,
 }
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        Turns { state: Mutex::new(TurnState { next: 0, broken: None }), changed: Condvar::new() }
+        Turns {
+            next: AtomicU64::new(0),
+            broken: OnceLock::new(),
+            sleepers: AtomicU32::new(0),
+            lock: Mutex::new(()),
+            changed: Condvar::new(),
+        }
     }
 
+    /// Waits until it is a group's turn. Returns why it may not be applied, if so.
     fn wait_for(&self, turn: u64) -> Option<Arc<Error>> {
-        let mut state = self.state.lock();
-        while state.next != turn {
-            self.changed.wait(&mut state);
+        if self.next.load(Ordering::SeqCst) != turn && !self.comes_soon(turn) {
+            let mut guard = self.lock.lock();
+            // Either this sees the turn, or whoever ends the one before sees the sleeper: both
+            // sides write first and read the other's word afterwards, in one total order.
+            self.sleepers.fetch_add(1, Ordering::SeqCst);
+            order_write_before_read();
+            while self.next.load(Ordering::SeqCst) != turn {
+                self.changed.wait(&mut guard);
+            }
+            self.sleepers.fetch_sub(1, Ordering::SeqCst);
         }
-        state.broken.clone()
+        self.broken.get().cloned()
+    }
+
+    /// Applying takes about a microsecond, sleeping and waking many.
+    fn comes_soon(&self, turn: u64) -> bool {
+        spin_until(|| self.next.load(Ordering::SeqCst) == turn)
     }
 
     fn finish(&self, turn: u64, broken: Option<Arc<Error>>) {
-        let mut state = self.state.lock();
-        debug_assert_eq!(state.next, turn, "groups are applied in order");
-        state.next = turn + 1;
-        if state.broken.is_none() {
-            state.broken = broken;
+        debug_assert_eq!(self.next.load(Ordering::SeqCst), turn, "groups are published in order");
+        if let Some(broken) = broken {
+            self.broken.get_or_init(|| broken);
         }
-        self.changed.notify_all();
+        self.next.store(turn + 1, Ordering::SeqCst);
+        order_write_before_read();
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            // Under the lock, so that a sleeper between its look and its sleep cannot miss it.
+            let _guard = self.lock.lock();
+            self.changed.notify_all();
+        }
     }
 }
 
@@ -64,7 +90,7 @@ impl<C> Log<C> {
             if let Some(outcome) = node.outcome() {
                 return outcome;
             }
-            let lead = self.queue.lock().try_lead(node);
+            let lead = lock_busy(&self.queue).try_lead(node);
             match lead {
                 true => self.lead(sink),
                 false => node.wait(),
@@ -76,11 +102,8 @@ impl<C> Log<C> {
     fn lead(&self, sink: &dyn Sink<C>) {
         let mut group = self.take_group();
         let written = self.write(&mut group, sink);
-        {
-            let mut queue = self.queue.lock();
-            queue.stop_leading();
-        }
-        if self.shared.housekeeping_due() {
+        lock_busy(&self.queue).stop_leading();
+        if written.as_ref().is_ok_and(|written| written.housekeeping_due) {
             let namer = &self.shared.namer;
             guarded("SegmentNamer::housekeeping_due", || namer.housekeeping_due()).ok();
         }
@@ -90,10 +113,10 @@ impl<C> Log<C> {
         };
         let broken = self.turns.wait_for(group.turn);
         let applied = match (written, broken) {
-            (Ok(durable), None) => early
+            (Ok(written), None) => early
                 .unwrap_or_else(|| self.apply(&mut group, sink))
                 .and_then(|()| self.publish(&group, sink))
-                .map(|()| durable),
+                .map(|()| written.durable),
             (Ok(_), Some(cause)) => Err((cause, true)),
             (Err(failure), _) => Err(failure),
         };
@@ -111,7 +134,7 @@ impl<C> Log<C> {
                 self.turns.finish(group.turn, Some(cause));
             }
         }
-        let mut queue = self.queue.lock();
+        let mut queue = lock_busy(&self.queue);
         queue.finish(group);
         if queue.is_idle() {
             self.idle.notify_all();
@@ -121,11 +144,11 @@ impl<C> Log<C> {
     fn take_group(&self) -> Group<C> {
         // The members of the last group are about to come back: let them run once, so that they
         // share this group's sync.
-        let mut queue = self.queue.lock();
+        let mut queue = lock_busy(&self.queue);
         if queue.expects_more() {
             drop(queue);
             yield_now();
-            queue = self.queue.lock();
+            queue = lock_busy(&self.queue);
         }
         queue.take_group(self.shared.options.max_group_bytes)
     }
@@ -134,7 +157,7 @@ impl<C> Log<C> {
         &self,
         group: &mut Group<C>,
         sink: &dyn Sink<C>,
-    ) -> Result<Position, (Arc<Error>, bool)> {
+    ) -> Result<Written, (Arc<Error>, bool)> {
         if let Some(cause) = self.shared.poison.get() {
             self.release_rooms(group);
             return Err((cause.clone(), false));
@@ -142,7 +165,7 @@ impl<C> Log<C> {
         let written =
             guarded("Sink::route", || self.writer.lock().write_group(&self.shared, group, sink));
         match written {
-            Ok(Ok(durable)) => Ok(durable),
+            Ok(Ok(written)) => Ok(written),
             Ok(Err(WriteFailure { error, touched })) => {
                 Err((self.shared.set_poison(error), touched))
             }

@@ -30,7 +30,7 @@ pub(crate) use writer::Writer;
 use crate::frame::Frame;
 use crate::relocate::{RecordFiles, RelocatedSegment, Relocation};
 use crate::segment::Segment;
-use crate::sync::{AtomicU64, Condvar, Mutex, RwLock};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, RwLock, lock_busy};
 use crate::view::{LogView, Place};
 use crate::{Durability, Error, Options, Position, Relocated, Result, SealedSegment, SegmentMeta};
 
@@ -58,7 +58,7 @@ pub struct Log<C = ()> {
 
 impl<C> std::fmt::Debug for Log<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tail = self.shared.tail.lock();
+        let tail = lock_busy(&self.shared.tail);
         write!(f, "Log({}, end {}, durable {})", self.shared.dir.display(), tail.end, tail.durable)
     }
 }
@@ -81,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) left: Mutex<Vec<(Arc<Segment>, SealedSegment)>>,
     /// One at a time reports them: whoever keeps the list of segments is told once.
     pub(crate) sealing: Mutex<()>,
+    /// Whether there are any; changes under their lock.
+    pub(crate) any_left: AtomicBool,
     pub(crate) usage: Usage,
     /// Segments that are not part of the log any more, whose files may be used again.
     pub(crate) dead: Mutex<Vec<Arc<Segment>>>,
@@ -126,11 +128,11 @@ impl Shared {
         *view = Arc::new(view.without(segments));
     }
 
-    fn housekeeping_due(&self) -> bool {
-        if self.tail.lock().unsynced >= self.options.sync_interval_bytes {
-            return true;
-        }
-        self.admission.lock().wants_spare() || !self.left.lock().is_empty()
+    /// Remembers a segment that was left, for [`Log::prepare`].
+    fn leave(&self, segment: Arc<Segment>, sealed: SealedSegment) {
+        let mut left = self.left.lock();
+        left.push((segment, sealed));
+        self.any_left.store(true, Ordering::Relaxed);
     }
 }
 
@@ -186,7 +188,7 @@ impl<C> Log<C> {
         context: C,
     ) -> Ticket<C> {
         let room = room.spend(frame.len() as u64);
-        self.queue.lock().push(frame, version, durability, room, context)
+        lock_busy(&self.queue).push(frame, version, durability, room, context)
     }
 
     /// Makes everything durable that was appended before the call.
@@ -209,17 +211,17 @@ impl<C> Log<C> {
 
     /// Everything before this is durable.
     pub fn durable_to(&self) -> Position {
-        self.shared.tail.lock().durable
+        lock_busy(&self.shared.tail).durable
     }
 
     /// Behind the last byte written. A frame that was committed lies before it.
     pub fn end(&self) -> Position {
-        self.shared.tail.lock().end
+        lock_busy(&self.shared.tail).end
     }
 
     /// Bytes reserved and not yet placed.
     pub fn reserved(&self) -> u64 {
-        self.shared.admission.lock().reserved
+        lock_busy(&self.shared.admission).reserved
     }
 
     /// Why the log refuses to be appended to, if it does.
@@ -244,8 +246,8 @@ impl<C> Log<C> {
     /// [`Error::Misuse`] if one of them is the active segment or a spare that is not being
     /// [given up](Log::give_up_spares).
     pub fn forget(&self, segments: &[u32]) -> Result<()> {
-        let active = self.shared.tail.lock().active.id();
-        let admission = self.shared.admission.lock();
+        let active = lock_busy(&self.shared.tail).active.id();
+        let admission = lock_busy(&self.shared.admission);
         if segments.iter().any(|s| *s >= active && !admission.is_given_up(*s)) {
             return Err(Error::Misuse("only segments before the active one can be forgotten"));
         }
@@ -317,14 +319,14 @@ impl<C> Log<C> {
         let shared = &self.shared;
         let mut did = false;
         {
-            let a = shared.admission.lock();
+            let a = lock_busy(&shared.admission);
             shared.check_usable(&a)?;
             if a.wants_spare() {
                 drop(shared.make_spare(a, 0)?);
                 did = true;
             }
         }
-        let tail = shared.tail.lock();
+        let tail = lock_busy(&shared.tail);
         let (end, overdue) = (tail.end, tail.unsynced >= shared.options.sync_interval_bytes);
         drop(tail);
         if overdue {
@@ -337,7 +339,9 @@ impl<C> Log<C> {
             let Some((segment, sealed)) = first else { break };
             shared.sync_to(Position::new(segment.id(), sealed.length), SyncSite::LogBackground)?;
             shared.namer.sealed(&sealed).map_err(Error::Namer)?;
-            shared.left.lock().retain(|(s, _)| s.id() != segment.id());
+            let mut left = shared.left.lock();
+            left.retain(|(s, _)| s.id() != segment.id());
+            shared.any_left.store(!left.is_empty(), Ordering::Relaxed);
             did = true;
         }
         Ok(did)
@@ -352,7 +356,7 @@ impl<C> Log<C> {
     /// [`Error::Poisoned`], with the reason; [`Error::Closed`].
     pub fn idle_sync(&self) -> Result<bool> {
         {
-            let a = self.shared.admission.lock();
+            let a = lock_busy(&self.shared.admission);
             self.shared.check_usable(&a)?;
         }
         let end = self.end();
@@ -379,7 +383,7 @@ impl<C> Log<C> {
     /// [`Error::Poisoned`]: then there is no footer, and the next opening recovers.
     pub fn close(&self) -> Result<()> {
         {
-            let mut a = self.shared.admission.lock();
+            let mut a = lock_busy(&self.shared.admission);
             a.closed = true;
             self.shared.room.notify_all();
         }
@@ -408,7 +412,7 @@ impl<C> Log<C> {
         // Long enough to cost nothing: only an abandoned ticket or a leaked reservation is not
         // announced.
         const LOOK_AGAIN: Duration = Duration::from_millis(20);
-        let mut queue = self.queue.lock();
+        let mut queue = lock_busy(&self.queue);
         loop {
             if queue.is_idle() && (self.reserved() == 0 || self.poisoned().is_some()) {
                 return;

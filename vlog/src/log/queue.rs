@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::sink::{Committed, Routed};
 use crate::frame::Frame;
-use crate::sync::{AtomicBool, AtomicU8, Condvar, Mutex, SPINS};
+use crate::sync::{AtomicBool, AtomicU8, Condvar, Mutex, spin_until};
 use crate::{Durability, Result};
 
 const WAITING: u8 = 0;
@@ -55,12 +55,7 @@ impl<C> Node<C> {
     pub(crate) fn wait(&self) {
         if self.durability == Durability::Buffered {
             // A buffered group takes a few microseconds: less than sleeping and waking.
-            for _ in 0..SPINS {
-                if self.state.load(Ordering::Acquire) != WAITING {
-                    break;
-                }
-                std::hint::spin_loop();
-            }
+            spin_until(|| self.state.load(Ordering::Acquire) != WAITING);
         }
         let mut slot = self.slot.lock();
         while self.state.load(Ordering::Acquire) == WAITING {
@@ -193,9 +188,11 @@ impl<C> Queue<C> {
         may
     }
 
-    /// Whether waiting for more members is likely to find some.
+    /// Whether waiting for more members is likely to find some, and worth it: what they would
+    /// share is a sync.
     pub(crate) fn expects_more(&self) -> bool {
         self.nodes.len() < self.last_size
+            && self.nodes.iter().any(|n| n.durability == Durability::Sync)
     }
 
     /// Takes what waits, at most `max_bytes` of it but one frame at least.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kvdb_vfs::{SyncSite, WriteMode};
 use zerocopy::IntoBytes;
@@ -17,6 +18,7 @@ use crate::format::{
 use crate::frame::Frame;
 use crate::options::SyncMethod;
 use crate::segment::Segment;
+use crate::sync::lock_busy;
 use crate::{Error, Position, Result};
 
 /// A frame this large is written from where it was encoded; smaller ones are copied together.
@@ -45,6 +47,16 @@ pub(crate) struct Writer {
     blocks: Blocks,
     /// Segments left by the group being written.
     leaving: Vec<Arc<Segment>>,
+    /// There was no spare behind the last group.
+    wants_spare: bool,
+}
+
+/// A group that was written.
+pub(crate) struct Written {
+    /// Everything before this is durable.
+    pub(crate) durable: Position,
+    /// There is something for [`Log::prepare`](super::Log::prepare) to do.
+    pub(crate) housekeeping_due: bool,
 }
 
 /// One write.
@@ -110,6 +122,7 @@ impl Writer {
             chunks: Vec::new(),
             blocks: Blocks::default(),
             leaving: Vec::new(),
+            wants_spare: false,
         }
     }
 
@@ -124,11 +137,11 @@ impl Writer {
         shared: &Shared,
         group: &mut Group<C>,
         sink: &dyn Sink<C>,
-    ) -> Result<Position, WriteFailure> {
+    ) -> Result<Written, WriteFailure> {
         self.resume(shared).map_err(WriteFailure::before)?;
         let steps = self.place(shared, group).map_err(WriteFailure::before)?;
         sink.route(&mut group.routed);
-        let durable = shared.tail.lock().durable;
+        let durable = lock_busy(&shared.tail).durable;
         self.encode(shared, group, &steps, durable);
         let sync = group.wants_sync();
         shared.usage.count(sync);
@@ -138,7 +151,9 @@ impl Writer {
         if self.buffer.capacity() > 4 * OWN_WRITE.max(shared.options.max_group_bytes) {
             self.buffer = Vec::new();
         }
-        done.map_err(WriteFailure::after)
+        let mut written = done.map_err(WriteFailure::after)?;
+        written.housekeeping_due |= self.wants_spare || shared.any_left.load(Ordering::Relaxed);
+        Ok(written)
     }
 
     /// Decides where each frame of the group goes. Returns the segments to enter, each before
@@ -152,7 +167,7 @@ impl Writer {
         let (mut segment, mut at) = (self.active.id(), self.at);
         let mut linked = self.link.is_none();
         let mut records = self.records;
-        let mut a = shared.admission.lock();
+        let mut a = lock_busy(&shared.admission);
         for (i, frame) in group.routed.iter_mut().enumerate() {
             let (room, len) = (group.nodes[i].room, frame.len);
             if room < u64::from(len) {
@@ -184,6 +199,7 @@ impl Writer {
             at += len;
             records += u64::from(frame.records);
         }
+        self.wants_spare = a.wants_spare();
         shared.wake_waiting(&a);
         Ok(steps)
     }
@@ -226,7 +242,7 @@ impl Writer {
         let sealed = self.totals.sealed(self.active.id(), self.at);
         let left = std::mem::replace(&mut self.active, next);
         self.leaving.push(left.clone());
-        shared.left.lock().push((left, sealed));
+        shared.leave(left, sealed);
         self.link = Some(LinkBody::to(&sealed));
         self.at = FIRST_FRAME;
         self.totals = Totals::default();
@@ -279,10 +295,13 @@ impl Writer {
         frames: &[Frame],
         sync: bool,
         site: SyncSite,
-    ) -> Result<Position> {
+    ) -> Result<Written> {
         let end = self.end();
+        let interval = shared.options.sync_interval_bytes;
+        let mut written = Written { durable: Position::ZERO, housekeeping_due: false };
+        let mut unsynced = 0;
         let durable_write =
-            sync && self.is_one_durable_write(frames) && shared.tail.lock().is_clean();
+            sync && self.is_one_durable_write(frames) && lock_busy(&shared.tail).is_clean();
         let padding = self.pad();
         let mode = if durable_write { WriteMode::Durable(site) } else { WriteMode::Buffered };
         for run in self.chunks.chunk_by(|a, b| a.segment.id() == b.segment.id()) {
@@ -307,22 +326,25 @@ impl Writer {
                 }
                 let behind = chunk.offset + bytes.len() as u32;
                 segment.data.set_written(behind);
-                shared.tail.lock().advance(segment, behind, bytes.len() as u64);
+                let mut tail = lock_busy(&shared.tail);
+                tail.advance(segment, behind, bytes.len() as u64);
+                (written.durable, unsynced) = (tail.durable, tail.unsynced);
             }
         }
         self.leaving.drain(..).for_each(|segment| segment.data.settle());
         self.closed_here = false;
         if durable_write {
-            let mut tail = shared.tail.lock();
+            let mut tail = lock_busy(&shared.tail);
             tail.durable = tail.durable.max(end);
             tail.unsynced = 0;
-            return Ok(tail.durable);
+            written.durable = tail.durable;
+        } else if sync || unsynced >= 2 * interval {
+            let site = if sync { site } else { SyncSite::LogBackground };
+            written.durable = shared.sync_to(end, site)?;
+        } else {
+            written.housekeeping_due = unsynced >= interval;
         }
-        let overdue = shared.tail.lock().unsynced >= 2 * shared.options.sync_interval_bytes;
-        if sync || overdue {
-            return shared.sync_to(end, if sync { site } else { SyncSite::LogBackground });
-        }
-        Ok(shared.tail.lock().durable)
+        Ok(written)
     }
 
     /// Whether a group that was gathered is one write, of a kind that can be durable by itself.
@@ -374,11 +396,11 @@ impl Writer {
     /// Writes a marker that carries the durable mark past the last transaction, and syncs it.
     /// `false` if no marker is needed, or there is no room for one.
     pub(crate) fn mark(&mut self, shared: &Shared) -> Result<bool> {
-        let durable = shared.tail.lock().durable;
+        let durable = lock_busy(&shared.tail).durable;
         if self.content <= self.carried || durable < self.content || self.link.is_some() {
             return Ok(false);
         }
-        if !shared.admission.lock().take(MARKER_LEN) {
+        if !lock_busy(&shared.admission).take(MARKER_LEN) {
             return Ok(false);
         }
         self.control(Kind::Marker, &[], durable);
@@ -392,11 +414,11 @@ impl Writer {
     /// reserved, and nothing was done.
     pub(crate) fn rotate(&mut self, shared: &Shared) -> Result<Option<Position>> {
         self.resume(shared)?;
-        let entered = shared.admission.lock().rotate_all();
+        let entered = lock_busy(&shared.admission).rotate_all();
         if entered.is_empty() {
             return Ok(None);
         }
-        let durable = shared.tail.lock().durable;
+        let durable = lock_busy(&shared.tail).durable;
         for next in entered {
             self.enter(shared, next, durable);
         }
@@ -412,7 +434,7 @@ impl Writer {
         if self.footer.is_some() || self.closed_here {
             return Ok(());
         }
-        let durable = shared.tail.lock().durable;
+        let durable = lock_busy(&shared.tail).durable;
         self.link(durable);
         let body =
             FooterBody { frames: self.totals.frames.into(), checksum: self.totals.checksum.into() };
