@@ -1,0 +1,100 @@
+//! The builder streams: what it holds at once does not grow with the bytes of the table.
+//!
+//! `KVDB_TEST_SCALE=N` makes the table N times as large; at 64 it has 4 GiB.
+#![allow(clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use kvdb_sstable::{Builder, BuilderOptions, Codec};
+
+mod common;
+
+/// Counts the bytes that are allocated, and the most that ever were.
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+fn grown(by: usize) {
+    MOST.fetch_max(NOW.fetch_add(by, Relaxed) + by, Relaxed);
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        grown(layout.size());
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as above; `at` came from `System`.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // As if the old piece lived on until its bytes are in the new one.
+        grown(size);
+        NOW.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Takes a file and keeps its length.
+struct Sink(u64);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Builds a table of so many values; returns its length and the most that was held meanwhile.
+fn build(values: u64, len: usize, codec: Codec) -> (u64, u64) {
+    let value: Vec<u8> = (0..len).map(|i| (i * i / 7) as u8).collect();
+    let before = NOW.load(Relaxed);
+    MOST.store(before, Relaxed);
+    let mut options = BuilderOptions::default();
+    options.codec = codec;
+    let mut builder = Builder::new(Sink(0), options).unwrap();
+    for i in 0..values {
+        builder.add(&i.to_be_bytes(), 1, &value).unwrap();
+    }
+    let (sink, properties) = builder.finish().unwrap();
+    assert_eq!((sink.0, properties.entries), (properties.file_len, values));
+    (sink.0, (MOST.load(Relaxed) - before) as u64)
+}
+
+/// One test alone, since the allocator counts for the whole process.
+#[test]
+fn the_builder_holds_little_beside_eight_bytes_a_key() {
+    let scale = common::scale() as u64;
+    for codec in [Codec::None, Codec::Lz4] {
+        // Few keys: a buffer, a block, and an item of the index for each 16 KiB.
+        let values = 4096 * scale;
+        let (len, held) = build(values, 16 << 10, codec);
+        let bound = (1 << 20) + values * 100;
+        println!("{codec:?}: {len} bytes, {held} held, at most {bound}");
+        assert!(held <= bound, "{held} of {bound} bytes for {values} values");
+        assert!(codec != Codec::None || len >= 64 * scale << 20, "{len}");
+        assert!(codec != Codec::None || len > 40 * held, "{held} bytes for a table of {len}");
+    }
+    // Many keys: their hashes, which double their room as they grow, while the old room is still
+    // there; then the filter instead of the room.
+    let values = 1 << 20;
+    let (len, held) = build(values, 40, Codec::None);
+    println!("small values: {len} bytes, {held} held");
+    assert!(held <= (2 << 20) + values * 16, "{held} bytes for {values} keys");
+}
