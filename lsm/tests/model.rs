@@ -99,7 +99,7 @@ impl Companion for Appending {
     fn fold(&self, _: &[u8], older: &[u8], newer: &[u8]) -> Option<Vec<u8>> {
         self.folded.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         // Some it cannot fold: both stay.
-        (newer.len() % 7 != 0).then(|| [older, newer].concat())
+        (!newer.len().is_multiple_of(7)).then(|| [older, newer].concat())
     }
 }
 

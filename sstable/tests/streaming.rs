@@ -88,7 +88,7 @@ fn the_builder_holds_little_beside_eight_bytes_a_key() {
         let bound = (1 << 20) + values * 100;
         println!("{codec:?}: {len} bytes, {held} held, at most {bound}");
         assert!(held <= bound, "{held} of {bound} bytes for {values} values");
-        assert!(codec != Codec::None || len >= 64 * scale << 20, "{len}");
+        assert!(codec != Codec::None || len >= (64 * scale) << 20, "{len}");
         assert!(codec != Codec::None || len > 40 * held, "{held} bytes for a table of {len}");
     }
     // Many keys: their hashes, which double their room as they grow, while the old room is still
