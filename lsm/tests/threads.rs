@@ -243,3 +243,122 @@ fn a_panic_in_a_job_is_reported_and_hangs_nobody() {
     assert!(store.table_files().is_empty(), "no output is left");
     tree.close();
 }
+
+#[test]
+fn tables_are_closed_and_opened_under_readers_while_all_is_rewritten() {
+    let store = Store::new();
+    let options = Options {
+        reads: Reads::Positioned { block_cache_bytes: 64 << 10 },
+        bits_per_key: 64,
+        table_size: 128 << 10,
+        memtable_size: 1 << 20,
+        background: Background::Threads,
+        ..small()
+    };
+    let tree = store.open(options);
+    let n = 200_000u64;
+    for k in 0..n {
+        tree.write(k + 1, &[(&k.to_be_bytes(), Entry::value(b""))]).unwrap();
+    }
+    let done = AtomicBool::new(false);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        for seed in 0..2 {
+            let (tree, done, over) = (&tree, &done, &over);
+            s.spawn(move || {
+                let mut rng = fastrand::Rng::with_seed(seed);
+                while !done.load(Ordering::Relaxed) {
+                    // What is held is older than what is read beside it.
+                    let held = tree.superversion();
+                    let mut cursor = held.cursor();
+                    for _ in 0..200 {
+                        let key = rng.u64(..n).to_be_bytes();
+                        assert!(tree.get(&key, u64::MAX, 0).unwrap().is_some());
+                        assert!(held.get(&key, u64::MAX, key_hash(&key)).unwrap().is_some());
+                        assert!(cursor.seek(&key, u64::MAX).unwrap() && cursor.key() == key);
+                    }
+                    if tree.stats().index_bytes > 1 << 20 {
+                        over.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let mut version = n;
+        for round in 0..4 {
+            for k in (round..n).step_by(4) {
+                version += 1;
+                tree.write(version, &[(&k.to_be_bytes(), Entry::value(b"new"))]).unwrap();
+            }
+            tree.companion().raise_floor(Floor { discard: version, clock: 0 });
+            tree.major_compact().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(over.load(Ordering::Relaxed), "memory was never short");
+    tree.wait_idle().unwrap();
+    assert_eq!(count(&tree) as u64, n);
+    tree.verify().unwrap();
+    tree.wait_idle().unwrap();
+    let tables: usize = tree.superversion().table_counts().iter().sum();
+    assert_eq!(store.table_files().len(), tables);
+}
+
+/// A companion that panics when it hears that a change is installed.
+#[derive(Default)]
+struct Fragile {
+    panics: AtomicBool,
+}
+
+impl Companion for Fragile {
+    type View = ();
+    fn pointer(&self, _: &[u8]) -> Option<(u32, u32)> {
+        None
+    }
+    fn before_install(
+        &self,
+        _: &mut kvdb_manifest::store::StoreChange,
+        _: u64,
+    ) -> Result<(), BoxError> {
+        Ok(())
+    }
+    fn installed(&self, _: &kvdb_manifest::store::StoreChange) {
+        assert!(!self.panics.load(Ordering::Relaxed), "a fragile companion");
+    }
+    fn view(&self) -> Arc<()> {
+        Arc::default()
+    }
+    fn floor(&self) -> Floor {
+        Floor { discard: 7, clock: 0 }
+    }
+}
+
+#[test]
+fn a_panic_behind_the_manifest_removes_no_table_that_it_names() {
+    for background in [Background::Manual, Background::Threads] {
+        let store = Store::new();
+        let tree = store.open(small());
+        for version in 1..=7 {
+            tree.write(version, &[(b"k", Entry::value(&version.to_be_bytes()))]).unwrap();
+            tree.flush().unwrap();
+        }
+        drop(tree);
+        let companion = Arc::new(Fragile::default());
+        let manifest = store.manifest().unwrap();
+        let options = Options { background, ..small() };
+        let (fs, dir) = (store.fs.clone(), store.dir.clone());
+        let tree = Tree::open(fs, &dir, manifest, options, companion.clone(), false).unwrap();
+        companion.panics.store(true, Ordering::Relaxed);
+        tree.start().unwrap();
+        let error = match background {
+            Background::Manual => tree.step(Job::Compact).unwrap_err(),
+            _ => tree.wait_idle().unwrap_err(), // by the installing thread
+        };
+        assert!(error.to_string().contains("a fragile companion"), "{error}");
+        drop(tree);
+        let tree = store.open(small());
+        assert_eq!(tree.get(b"k", u64::MAX, 0).unwrap().unwrap(), 7u64.to_be_bytes());
+        tree.verify().unwrap();
+        let tables: usize = tree.superversion().table_counts().iter().sum();
+        assert_eq!(store.table_files().len(), tables);
+    }
+}
