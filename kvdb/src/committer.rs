@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub(crate) type Callback = Box<dyn FnOnce(Result<u64>) + Send>;
 pub(crate) struct Committer {
     shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
+    /// Which threads they are, once started; also while they are waited for.
+    ids: OnceLock<[ThreadId; 2]>,
 }
 
 #[derive(Debug)]
@@ -211,6 +213,7 @@ impl Committer {
         match committer {
             Ok(committer) => {
                 let id = callbacks.thread().id();
+                self.ids.get_or_init(|| [committer.thread().id(), id]);
                 *threads = Some(Threads { committer, callbacks });
                 Ok(id)
             }
@@ -264,6 +267,11 @@ impl Committer {
                 None => drop(self.shared.driven.wait_for(&mut state, LOOK_AGAIN)),
             }
         }
+    }
+
+    /// Whether a callback or a waker runs on this thread, as far as that is this module's doing.
+    pub(crate) fn is_this_thread(&self) -> bool {
+        self.ids.get().is_some_and(|ids| ids.contains(&std::thread::current().id()))
     }
 
     /// Ends the threads when everything is told. To be called when nobody commits any more.

@@ -1,7 +1,7 @@
 //! What all handles of one open database share.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use kvdb_lsm::{PENDING, Superversion, Tree};
 use kvdb_manifest::Manifest;
@@ -12,11 +12,12 @@ use kvdb_vlog::{Log, LogView};
 use parking_lot::Mutex;
 
 use crate::clock::EngineClock;
+use crate::closing::Closing;
 use crate::commit::Request;
 use crate::committer::Committer;
 use crate::companion::ValueLog;
 use crate::error::{Error, Result};
-use crate::gate::Gate;
+use crate::gate::{Gate, Work};
 use crate::gc::{Collector, Worker};
 use crate::housekeeper::Housekeeper;
 use crate::item::{Found, Looked, resolve};
@@ -50,9 +51,9 @@ pub(crate) struct Core {
     /// Leads the commits that nobody waits for.
     pub(crate) committer: Committer,
     /// Flushes, compactions and syncs on callers' threads: close cuts them short.
-    pub(crate) work: Gate,
-    /// What the first close has come to, once it has: its error, if it failed.
-    pub(crate) closed: OnceLock<Option<String>>,
+    pub(crate) work: Work,
+    /// The close under way or done, and those who wait for it.
+    pub(crate) closing: Closing,
     /// Let go when the database is closed.
     pub(crate) locks: Mutex<Vec<LockGuard>>,
 }
@@ -165,19 +166,23 @@ impl Core {
     /// Ends everything: waits for commits in flight, makes the log durable with a footer, stops
     /// the threads, unlocks. Reading goes on through snapshots' iterators and values only.
     pub(crate) fn close(&self) -> Result<()> {
-        let first = self.commits.shut();
+        if self.work.holds_this_thread() {
+            return Err(Error::Reentrant);
+        }
+        let first = self.closing.begin();
+        self.commits.shut();
         self.committer.closing(self);
         self.commits.close();
-        if !first {
-            // Not waited for: it may be a callback that the first close waits for.
-            return match self.closed.get() {
-                Some(Some(failure)) => Err(Error::CloseFailed(failure.clone())),
-                _ => Ok(()),
-            };
+        match first {
+            Some(first) => {
+                let outcome = self.close_first();
+                first.end(&outcome);
+                outcome
+            }
+            // A callback or a waker: the first close waits for it.
+            None if self.committer.is_this_thread() => self.closing.outcome_so_far(),
+            None => self.closing.outcome(),
         }
-        let outcome = self.close_first();
-        self.closed.get_or_init(|| outcome.as_ref().err().map(Error::to_string));
-        outcome
     }
 
     fn close_first(&self) -> Result<()> {

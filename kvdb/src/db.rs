@@ -57,8 +57,10 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if let Err(error) = self.core.close() {
-            tracing::error!(path = %self.core.path.display(), %error, "closing");
+        match self.core.close() {
+            // Whoever closed it before has been told.
+            Ok(()) | Err(Error::CloseFailed(_)) => {}
+            Err(error) => tracing::error!(path = %self.core.path.display(), %error, "closing"),
         }
     }
 }
@@ -451,12 +453,29 @@ impl Db {
     }
 
     /// Ends it, for all clones: waits for commits in flight, makes the log durable, stops the
-    /// threads, unlocks the directory. A second call does nothing but to repeat that the first one
-    /// failed, if it did. Afterwards every call fails with [`Error::Closed`]; values and iterators
-    /// there are stay usable.
+    /// threads, unlocks the directory. Afterwards every call fails with [`Error::Closed`]; values and
+    /// iterators there are stay usable.
+    ///
+    /// It is done once. Another call meanwhile waits for the first one and returns when the directory
+    /// is free; it, and every later call, succeeds if the first one did, and repeats its failure if
+    /// not. Only a callback or a waker that the first call waits for cannot wait in turn: there it
+    /// returns `Ok` at once. (Such a callback must not wait for another thread that closes, either.)
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// let other = db.clone();
+    /// db.close()?;
+    /// other.close()?; // nothing is left to do
+    /// assert!(matches!(other.get("key"), Err(kvdb::Error::Closed)));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// Whatever could not be made durable; it is closed all the same.
+    /// Whatever could not be made durable, or [`Error::CloseFailed`] with what the first call said;
+    /// it is closed all the same. [`Error::Reentrant`] within [`Db::gc_with`]'s `progress`: it is
+    /// not closed.
     pub fn close(&self) -> Result<()> {
         self.core().close()
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ThreadId;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -81,6 +82,50 @@ pub(crate) struct Inside<'a>(&'a Gate);
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         self.0.leave();
+    }
+}
+
+/// A gate for calls that run code of the user on their thread: it knows the threads inside, since
+/// whoever closes must not wait for itself.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    gate: Gate,
+    threads: Mutex<Vec<ThreadId>>,
+}
+
+impl Work {
+    /// # Errors
+    /// [`Error::Closed`] once [`Work::close`] was called.
+    pub(crate) fn enter(&self) -> Result<AtWork<'_>> {
+        let _inside = self.gate.enter()?;
+        self.threads.lock().push(std::thread::current().id());
+        Ok(AtWork { work: self, _inside })
+    }
+
+    pub(crate) fn holds_this_thread(&self) -> bool {
+        self.threads.lock().contains(&std::thread::current().id())
+    }
+
+    /// Lets nobody in any more, and waits until all are out.
+    pub(crate) fn close(&self) {
+        self.gate.close();
+    }
+}
+
+/// One of those at work.
+#[derive(Debug)]
+pub(crate) struct AtWork<'a> {
+    work: &'a Work,
+    _inside: Inside<'a>,
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        let this = std::thread::current().id();
+        let mut threads = self.work.threads.lock();
+        if let Some(at) = threads.iter().rposition(|thread| *thread == this) {
+            threads.swap_remove(at);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod bounds;
 mod bulk;
 mod clock;
+mod closing;
 mod commit;
 mod committer;
 mod companion;

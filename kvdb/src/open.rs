@@ -15,7 +15,7 @@
 //! A crash before step 4 is durable leaves the store as it was, so recovery starts over.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use kvdb_lsm::Tree;
 use kvdb_manifest::Manifest;
@@ -26,11 +26,12 @@ use kvdb_vlog::{Log, Position, Recovery, ReplayEnd, Start};
 use parking_lot::Mutex;
 
 use crate::clock::EngineClock;
+use crate::closing::Closing;
 use crate::committer::Committer;
 use crate::companion::{Namer, SegmentIds, ValueLog, named, seal_record, segment_name};
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::gate::Gate;
+use crate::gate::Work;
 use crate::gc::{Collector, Worker};
 use crate::housekeeper::Housekeeper;
 use crate::limits::Limits;
@@ -153,8 +154,8 @@ pub(crate) fn open(
         committer: Committer::default(),
         collector: Collector::default(),
         gc: Worker::default(),
-        work: Gate::default(),
-        closed: OnceLock::new(),
+        work: Work::default(),
+        closing: Closing::default(),
         locks: Mutex::new(place.locks),
         options,
     })

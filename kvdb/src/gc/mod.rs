@@ -213,17 +213,21 @@ impl Db {
     }
 
     /// As [`Db::gc`], and tells `progress` of each stage and of the bytes that were copied since it
-    /// was last told. It may use the database, but not collect or close it; if it breaks off, what
-    /// was begun is undone.
+    /// was last told. It may use the database, but not collect or close it, which would wait for
+    /// itself and is refused; if it breaks off, what was begun is undone.
     ///
     /// # Errors
-    /// As [`Db::gc`]; [`Error::Cancelled`] if `progress` broke off.
+    /// As [`Db::gc`]; [`Error::Cancelled`] if `progress` broke off; [`Error::Reentrant`] within
+    /// another `progress` on the same thread.
     pub fn gc_with(
         &self,
         options: &GcOptions,
         mut progress: impl FnMut(GcStage, u64) -> ControlFlow<()>,
     ) -> Result<GcReport> {
         let core = self.core();
+        if core.work.holds_this_thread() {
+            return Err(Error::Reentrant);
+        }
         let _inside = core.work.enter()?;
         core.log()?;
         if options.settle {
