@@ -70,6 +70,8 @@ pub const GC_RESOLVE: (usize, usize, usize) = (122_000, 16, 1024);
 pub const GC_MOVE: (usize, usize, usize) = (30_000, 16, 4096);
 /// Of the store that is overwritten.
 pub const GC_OVERWRITE: (usize, usize, usize) = (16_000, 16, 4096);
+/// Of the store that is overwritten beside fjall.
+pub const OVERWRITE: (usize, usize, usize) = (65_536, 16, 4096);
 /// Bytes of values of a store that is scanned in a quarter of the memory.
 pub const GC_CAPPED: usize = 512 << 20;
 
@@ -190,6 +192,10 @@ pub const TARGETS: &[Target] = &[
     row("gc", GC_OVERWRITE, "log written per byte", "", Goal::AtMostOf(1.9, "bytes")),
     row("gc", GC_OVERWRITE, "space, at rest", "", Goal::AtMostOf(1.25, "of live")),
     row("gc", GC_OVERWRITE, "space, all collected", "", Goal::AtMostOf(1.03, "of live")),
+    // By `peers`, since fjall needs a newer compiler than kvdb.
+    row("overwrite", OVERWRITE, "overwrite", "fjall", Goal::AtLeast(1.0)),
+    row("overwrite", OVERWRITE, "space while it is overwritten", "fjall", Goal::AtMost(1.0)),
+    row("overwrite", OVERWRITE, "space after five seconds", "fjall", Goal::Shown),
     // By `scripts/scan-capped.sh`, in nanoseconds per KiB.
     row(
         "scan-capped",
