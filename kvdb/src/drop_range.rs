@@ -4,7 +4,8 @@
 //! in the log, of one record that is no entry: tag [`TAG`], the start of the range as its key, and as
 //! its value nothing (no end) or a byte 1 and the end, which is not in the range. It is always
 //! written durably before it is applied, since applying it writes to the manifest: a drop there
-//! must never outlive the commits before it.
+//! must never outlive the commits before it. A drop takes space, so it may use what the log keeps for
+//! a full disk; where even the manifest cannot grow, the drop takes effect and is written there later.
 //!
 //! Applied, it is a line in the manifest and in the superversion, `{range, version}`, which every
 //! read and every conflict check consults: what is older is hidden from whoever reads at its version
@@ -16,7 +17,7 @@
 
 use kvdb_lsm::Tree;
 use kvdb_manifest::Manifest;
-use kvdb_manifest::store::{RangeDelete, StoreChange, StoreState};
+use kvdb_manifest::store::{RangeDelete, StoreState};
 use kvdb_txn::Write;
 use kvdb_vlog::{FrameBuilder, RecordView};
 use std::ops::Bound;
@@ -131,16 +132,11 @@ pub(crate) fn of_record(record: &RecordView<'_>) -> Option<Result<RangeDelete>> 
 }
 
 /// Applies a drop whose frame is durable: from here on every reader at its version or later, and
-/// every later opening, knows of it.
+/// every later opening, knows of it. If the disk is so full that the manifest cannot take it, the
+/// log goes on to tell of it until the manifest can.
 pub(crate) fn install(tree: &Tree<ValueLog>, drop: RangeDelete) -> Result<()> {
     tracing::info!(version = drop.version, "dropping a range of keys");
-    let change = StoreChange {
-        // No table will tell of this version.
-        largest_version: Some(drop.version),
-        range_deletes_added: vec![drop],
-        ..StoreChange::default()
-    };
-    Ok(tree.install(change)?)
+    Ok(tree.delete_range(drop)?)
 }
 
 /// Those of the replayed drops that the manifest does not know.

@@ -97,7 +97,8 @@ pub struct SegmentStats {
 pub enum Health {
     /// It can.
     Good,
-    /// Background work failed; writers will meet the same error. Reading goes on.
+    /// Background work failed. For want of space or of descriptors: it is tried again, and this is
+    /// over when it succeeds. Otherwise writers will meet the same error. Reading goes on.
     Failing(String),
     /// The log is poisoned: nothing can be written until the database is opened again.
     Poisoned(String),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use kvdb_manifest::store::StoreChange;
+use kvdb_manifest::store::{RangeDelete, StoreChange};
 
 use crate::compaction::run::panic_message;
 use crate::companion::Companion;
@@ -42,6 +42,25 @@ pub(crate) struct InstallState {
     /// The same for range deletes that were there when the tree was opened; `None` before
     /// recovery is done.
     pub(crate) first_barrier: Option<u64>,
+    /// Range deletes that readers know of and the manifest does not yet. The next change set, whatever
+    /// it is, carries them: so the replay head never passes one that is in the log only.
+    owed: Vec<RangeDelete>,
+}
+
+impl InstallState {
+    /// The change as the manifest is to have it, if that differs.
+    fn with_owed(&self, change: &StoreChange, largest: u64) -> Option<StoreChange> {
+        if self.owed.is_empty() || change.reset {
+            return None;
+        }
+        // None of them is over: it bars a memtable, whose flush would have been such a change set.
+        let mut change = change.clone();
+        change.range_deletes_added.extend(self.owed.iter().cloned());
+        if let Some(newest) = change.range_deletes_added.iter().map(|r| r.version).max() {
+            change.largest_version = change.largest_version.max(Some(newest.max(largest)));
+        }
+        Some(change)
+    }
 }
 
 impl<C: Companion> Shared<C> {
@@ -84,6 +103,7 @@ impl<C: Companion> Shared<C> {
         let listed = |v: &u64| current.range_deletes().iter().any(|r| r.version == *v);
         change.range_deletes_removed.retain(listed);
         self.complete(&mut change);
+        let recorded = install.with_owed(&change, self.manifest.read(|s| s.largest_version()));
         let next = Arc::new(version.apply(&change, &parts.fresh, &self.tables));
         if self.options.paranoid {
             next.check()?;
@@ -96,7 +116,8 @@ impl<C: Companion> Shared<C> {
             version.tables().filter(stays).cloned().collect()
         };
 
-        self.manifest.append(&change)?;
+        self.manifest.append(recorded.as_ref().unwrap_or(&change))?;
+        install.owed.clear();
 
         // From here on nothing fails.
         self.companion.installed(&change);
@@ -127,6 +148,22 @@ impl<C: Companion> Shared<C> {
         self.admission.wake_all();
         self.scheduler.wake();
         Ok(true)
+    }
+
+    /// Has readers know of a range delete that the manifest does not take now.
+    pub(crate) fn owe(&self, range: RangeDelete) {
+        let mut install = self.install.lock();
+        let current = self.superversion();
+        {
+            let memtables = self.admission.lock();
+            install.barriers.insert(range.version, memtables.active.newest_written());
+            let change =
+                StoreChange { range_deletes_added: vec![range.clone()], ..StoreChange::default() };
+            self.current.replace(current.with_range_deletes(&memtables, &change));
+        }
+        install.owed.push(range);
+        drop(install);
+        self.scheduler.wake();
     }
 
     /// Numbers that only grow are never smaller than the manifest's: two jobs may finish in another

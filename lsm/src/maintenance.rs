@@ -49,6 +49,32 @@ impl<C: Companion> Tree<C> {
         self.shared.manifest.is_poisoned()
     }
 
+    /// Deletes a range, which the caller's log holds durably, in a frame that was
+    /// [routed](Self::route) and whose reservation is still held. From here on every reader at the range's
+    /// version or later knows of it.
+    ///
+    /// If the manifest does not take it (the disk may be full), that is reported to `tracing` only:
+    /// the next change set carries it, and the replay head does not pass the frame before.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Inconsistent`], [`Error::Manifest`] if the manifest cannot have it.
+    pub fn delete_range(&self, range: RangeDelete) -> Result<()> {
+        let change = StoreChange {
+            // No table will tell of this version.
+            largest_version: Some(range.version),
+            range_deletes_added: vec![range.clone()],
+            ..StoreChange::default()
+        };
+        match self.install(change) {
+            Err(Error::Manifest(error)) if error.is_refusal_to_write() => {
+                tracing::warn!(%error, version = range.version, "a deleted range is in the log only");
+                self.shared.owe(range);
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Hides what range deletes hide that the manifest does not know: for a tree that is opened for
     /// reading only, whose log holds them.
     pub fn hide(&self, ranges: Vec<RangeDelete>) {

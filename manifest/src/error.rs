@@ -165,6 +165,12 @@ impl Error {
         matches!(self, Error::OutcomeUnknown { .. })
     }
 
+    /// Whether the file system, now or earlier, kept the change from being written: nothing is wrong
+    /// with the change.
+    pub fn is_refusal_to_write(&self) -> bool {
+        matches!(self, Error::Io(_) | Error::OutcomeUnknown { .. } | Error::Poisoned { .. })
+    }
+
     pub(crate) fn corrupt(path: &Path, offset: u64, reason: &'static str) -> Self {
         Error::Corrupt { path: path.to_owned(), offset, reason }
     }
