@@ -407,7 +407,8 @@ impl Db {
     /// Flushes, and merges all tables down to the last level.
     ///
     /// # Errors
-    /// That of the flush or compaction, which stops background work.
+    /// That of the flush, which stops background work; that of the compaction, which leaves the
+    /// tables as they were.
     pub fn compact(&self) -> Result<()> {
         let core = self.core();
         let _inside = core.work.enter()?;

@@ -158,6 +158,8 @@ impl Sink<Route> for Core {
         // Taken, and so given back at the end: the frame is applied.
         if let Some(reservation) = route.reservation.take() {
             for record in frame.records() {
+                #[cfg(test)]
+                planted::panic_if_due();
                 if let Some(drop) = drop_range::of_record(&record) {
                     let installed = drop.and_then(|drop| drop_range::install(&self.tree, drop));
                     if let Err(error) = installed {
@@ -209,4 +211,133 @@ pub(crate) fn entry_of<'a>(record: &RecordView<'a>) -> Result<Entry<'a>> {
         what: error.to_string(),
     })?;
     Ok(Entry { payload: record.value, ..head })
+}
+
+/// A panic in the middle of applying a frame, for tests.
+#[cfg(test)]
+mod planted {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// After so many records that this thread applies.
+        pub(super) static AFTER: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn panic_if_due() {
+        match AFTER.get() {
+            Some(0) => {
+                AFTER.set(None);
+                panic!("planted");
+            }
+            left => AFTER.set(left.map(|n| n - 1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kvdb_vfs::{Keep, MemFs};
+
+    use super::*;
+    use crate::{Db, ErrorKind, Health, Options};
+
+    fn batch(db: &Db, name: &str) -> crate::Batch {
+        let mut batch = db.batch();
+        for i in 0..10 {
+            batch.put(format!("{name}/{i}"), vec![b'v'; 300 * i]).unwrap();
+        }
+        batch
+    }
+
+    fn count(db: &Db, name: &str) -> usize {
+        db.prefix(format!("{name}/")).unwrap().keys().collect::<Result<Vec<_>>>().unwrap().len()
+    }
+
+    /// What is in the log and was not applied whole is seen by nobody before the next opening, and then
+    /// whole.
+    fn check(db: &Db, fs: &MemFs, failed: &[&str]) {
+        for name in failed {
+            assert_eq!(count(db, name), 0, "{name} is seen in part");
+            assert!(db.get(format!("{name}/0")).unwrap().is_none());
+        }
+        assert_eq!(count(db, "before"), 10, "reading goes on");
+        assert!(matches!(db.health(), Health::Poisoned(why) if why.contains("planted")));
+        let refused = db.put("later", "v").unwrap_err();
+        assert!(matches!(&refused, Error::Poisoned(why) if why.contains("planted")), "{refused}");
+        assert_eq!(refused.kind(), ErrorKind::Reopen);
+        // The memtable holds part of a commit: it must not become a table.
+        db.flush().unwrap_err();
+        db.close().unwrap_err();
+        for image in [fs.crash_image(&mut Keep::None), fs.process_image()] {
+            let db = Options::default().open_in(Arc::new(image), "/db").unwrap();
+            for name in failed {
+                // The log had it before it was applied.
+                assert_eq!(count(&db, name), 10, "{name} is there in part, or lost");
+            }
+            assert_eq!(count(&db, "before"), 10);
+            assert!(db.get("later").unwrap().is_none(), "what was refused is there");
+            db.verify().unwrap();
+        }
+    }
+
+    fn open() -> (Db, Arc<MemFs>) {
+        let fs = Arc::new(MemFs::new());
+        let db = Options::default().value_threshold(1000).open_in(fs.clone(), "/db").unwrap();
+        batch(&db, "before").commit().unwrap();
+        (db, fs)
+    }
+
+    #[test]
+    fn rule_12_a_panic_while_a_commit_is_applied_shows_it_to_nobody_and_loses_nothing() {
+        for after in [0, 5, 9] {
+            let (db, fs) = open();
+            let version = db.version();
+            planted::AFTER.set(Some(after));
+            let error = batch(&db, "half").commit().unwrap_err();
+            assert!(matches!(&error, Error::OutcomeUnknown(why) if why.contains("planted")));
+            assert_eq!(error.kind(), ErrorKind::Reopen);
+            assert_eq!(db.version(), version);
+            check(&db, &fs, &["half"]);
+        }
+    }
+
+    #[test]
+    fn rule_12_a_panic_in_a_transaction_s_commit_is_the_same() {
+        let (db, fs) = open();
+        planted::AFTER.set(Some(3));
+        let mut t = db.begin().unwrap();
+        assert!(t.get("half/1").unwrap().is_none());
+        for i in 0..10 {
+            t.put(format!("half/{i}"), "v").unwrap();
+        }
+        assert!(matches!(t.commit(), Err(Error::OutcomeUnknown(_))));
+        check(&db, &fs, &["half"]);
+    }
+
+    #[test]
+    fn rule_17_a_panic_in_a_group_is_told_to_all_of_it_once_and_hangs_nobody() {
+        let (db, fs) = open();
+        let (sender, told) = std::sync::mpsc::channel();
+        // The callbacks' thread commits, and meets the panic: whoever queues behind it learns of it.
+        let of = db.clone();
+        let to = sender.clone();
+        batch(&db, "one")
+            .commit_then(Durability::Sync, move |outcome| {
+                outcome.unwrap();
+                planted::AFTER.set(Some(4));
+                to.send(batch(&of, "half").commit()).unwrap();
+                batch(&of, "other").commit_then(Durability::Sync, |_| ()).unwrap_err();
+            })
+            .unwrap();
+        let error = told.recv().unwrap().unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+        let late =
+            batch(&db, "late").commit_then(Durability::Sync, move |o| sender.send(o).unwrap());
+        assert!(matches!(late, Err(Error::Poisoned(_))), "{late:?}");
+        assert!(told.recv().is_err(), "a callback of a commit that was refused was called");
+        assert_eq!(count(&db, "one"), 10);
+        check(&db, &fs, &["half"]);
+    }
 }

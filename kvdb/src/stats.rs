@@ -21,8 +21,6 @@ pub struct Stats {
     pub memtable_bytes: u64,
     /// Memtables that wait to be flushed.
     pub sealed_memtables: u64,
-    /// Bytes that conflict detection remembers: 0 if no read-write transaction is open.
-    pub conflict_bytes: u64,
     /// Dropped ranges that still hide something.
     pub range_drops: u64,
     /// Open transactions and snapshots that only read.
@@ -249,7 +247,6 @@ impl Core {
             levels,
             memtable_bytes: tree.memtable_bytes,
             sealed_memtables: tree.sealed_memtables as u64,
-            conflict_bytes: self.oracle.tracked_bytes() as u64,
             range_drops: self.superversion().range_deletes().iter().count() as u64,
             segments,
             log_appended: self.log.as_ref().map_or(0, |log| log.appended()),

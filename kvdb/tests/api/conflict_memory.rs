@@ -17,10 +17,10 @@ fn rule_23_the_memory_of_conflict_detection_is_capped_and_nothing_without_open_t
         }
     };
     write(5000);
-    assert_eq!(db.stats().conflict_bytes, 0, "no transaction is open");
+    assert_eq!(db.stats().conflict_memory, 0, "no transaction is open");
     let reader = db.snapshot().unwrap();
     write(5000);
-    assert_eq!(db.stats().conflict_bytes, 0, "read-only ones hold nothing here");
+    assert_eq!(db.stats().conflict_memory, 0, "read-only ones hold nothing here");
 
     let mut old = db.begin().unwrap();
     old.get("absent").unwrap();
@@ -28,14 +28,14 @@ fn rule_23_the_memory_of_conflict_detection_is_capped_and_nothing_without_open_t
     let mut blind = db.begin().unwrap();
     blind.put("blind", "v").unwrap();
     write(100);
-    assert!(db.stats().conflict_bytes > 0);
+    assert!(db.stats().conflict_memory > 0);
     for _ in 0..20 {
         write(2000);
-        let bytes = db.stats().conflict_bytes;
+        let bytes = db.stats().conflict_memory;
         assert!(bytes <= CAP as u64, "{bytes}");
     }
     assert!(matches!(old.commit(), Err(Error::TooOld)));
     blind.commit().unwrap();
-    assert_eq!(db.stats().conflict_bytes, 0);
+    assert_eq!(db.stats().conflict_memory, 0);
     assert_eq!(reader.get(7u64.to_be_bytes()).unwrap().unwrap(), value(7, 20));
 }

@@ -1,0 +1,193 @@
+//! Panics in code of the user that the database calls: they concern the call they happen in, and nobody
+//! else; in the background they stop writing, with their message (SEMANTICS, rules 16, 38, 50).
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{PATH, contents, manual, tiny, value};
+use kvdb::vfs::{Fs, Keep, MemFs};
+use kvdb::{Db, Durability, ErrorKind, GcOptions, GcStage, Health, MergeOperator, Options};
+
+/// An operator that appends, and panics while it is told to.
+fn fragile() -> (MergeOperator, Arc<AtomicBool>) {
+    let panics = Arc::new(AtomicBool::new(false));
+    let told = panics.clone();
+    let operator = MergeOperator::new(move |_, older, newer| {
+        assert!(!told.load(Ordering::SeqCst), "a fragile operator");
+        [older, newer].concat()
+    });
+    (operator, panics)
+}
+
+fn panics<R>(f: impl FnOnce() -> R) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(f)).map(drop).unwrap_err();
+    panic
+        .downcast_ref::<&str>()
+        .map_or_else(|| panic.downcast_ref::<String>().unwrap().clone(), |text| (*text).to_owned())
+}
+
+fn open(options: &Options, operator: MergeOperator, fs: &Arc<MemFs>) -> Db {
+    let options = options.clone().durability(Durability::Buffered).merge_operator(operator);
+    options.open_in(fs.clone() as Arc<dyn Fs>, PATH).unwrap()
+}
+
+#[test]
+fn rule_38_an_operator_that_panics_in_a_read_or_a_write_breaks_off_that_call_alone() {
+    let fs = Arc::new(MemFs::new());
+    let (operator, breaks) = fragile();
+    let db = open(&manual(), operator, &fs);
+    db.put("k", "a").unwrap();
+    db.merge("k", "b").unwrap();
+    db.put("l", "v").unwrap();
+    let mut t = db.begin().unwrap();
+    t.put("own", "x").unwrap();
+    let mut batch = db.batch();
+    batch.merge("both", "1").unwrap();
+    let snapshot = db.snapshot().unwrap();
+
+    breaks.store(true, Ordering::SeqCst);
+    let reads: [&dyn Fn(); 8] = [
+        &|| drop(db.get("k")),
+        &|| drop(db.get_entry("k")),
+        &|| drop(db.get_with("k", |value| value.len())),
+        &|| drop(db.multi_get(["k"])),
+        &|| drop(snapshot.get("k")),
+        &|| drop(t.get("k")),
+        &|| db.iter().unwrap().for_each(|item| drop(item.unwrap().value())),
+        &|| db.iter().unwrap().rev().for_each(|item| drop(item.unwrap().value())),
+    ];
+    for read in reads {
+        assert!(panics(read).contains("fragile"));
+    }
+    assert!(panics(|| t.merge("own", "y")).contains("fragile"));
+    assert!(panics(|| batch.merge("both", "2")).contains("fragile"));
+    let mut bulk = db.bulk_writer();
+    bulk.put("bulk", "1").unwrap();
+    assert!(panics(|| bulk.merge("bulk", "2")).contains("fragile"));
+    // What needs no folding goes on, and writing does.
+    assert_eq!(db.get("l").unwrap().unwrap(), "v");
+    db.merge("k", "c").unwrap();
+
+    breaks.store(false, Ordering::SeqCst);
+    assert_eq!(db.health(), Health::Good);
+    assert_eq!(db.get("k").unwrap().unwrap(), "abc");
+    assert_eq!(snapshot.get("k").unwrap().unwrap(), "ab");
+    // What was being written is as it was before the call.
+    t.merge("own", "z").unwrap();
+    t.commit().unwrap_err(); // it has read k, which was merged to meanwhile
+    batch.merge("both", "3").unwrap();
+    batch.commit().unwrap();
+    bulk.finish().unwrap();
+    assert_eq!(db.get("both").unwrap().unwrap(), "13");
+    assert_eq!(db.get("bulk").unwrap().unwrap(), "1");
+    assert!(db.get("own").unwrap().is_none());
+    drop(snapshot);
+    db.compact().unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), "abc");
+    db.close().unwrap();
+}
+
+#[test]
+fn rule_50_an_operator_that_panics_in_the_background_stops_writing_and_loses_nothing() {
+    for compaction in [false, true] {
+        let fs = Arc::new(MemFs::new());
+        let (operator, breaks) = fragile();
+        let db = open(&tiny(), operator, &fs);
+        db.put("k", "a").unwrap();
+        db.merge("k", "b").unwrap();
+        if compaction {
+            // Folded when the tables meet.
+            let hold = db.snapshot().unwrap();
+            db.flush().unwrap();
+            db.merge("k", "c").unwrap();
+            db.flush().unwrap();
+            drop(hold);
+        } else {
+            db.merge("k", "c").unwrap();
+        }
+        breaks.store(true, Ordering::SeqCst);
+        let job = if compaction { db.compact() } else { db.flush() };
+        let error = job.unwrap_err();
+        assert!(error.to_string().contains("a fragile operator"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Reopen);
+        // Writers meet it as soon as a job of the background does.
+        let refused = (0..10_000u64).find_map(|i| db.put(i.to_be_bytes(), value(i, 400)).err());
+        let refused = refused.unwrap();
+        assert!(refused.to_string().contains("a fragile operator"), "{refused}");
+        assert_eq!(refused.kind(), ErrorKind::Reopen);
+        assert!(matches!(db.health(), Health::Failing(why) if why.contains("a fragile operator")));
+        breaks.store(false, Ordering::SeqCst);
+        assert_eq!(db.get("k").unwrap().unwrap(), "abc", "reading goes on");
+        let before = contents(&db.snapshot().unwrap());
+        drop(db.close());
+        for image in [fs.process_image(), fs.crash_image(&mut Keep::All)] {
+            let db = open(&tiny(), fragile().0, &Arc::new(image));
+            assert_eq!(contents(&db.snapshot().unwrap()), before);
+            db.compact().unwrap();
+            assert_eq!(contents(&db.snapshot().unwrap()), before);
+            db.verify().unwrap();
+        }
+    }
+}
+
+#[test]
+fn rule_16_a_closure_that_panics_discards_its_transaction() {
+    let fs = Arc::new(MemFs::new());
+    let db = open(&tiny(), fragile().0, &fs);
+    db.put("k", "v").unwrap();
+    let broken = |t: &mut kvdb::Transaction| -> kvdb::Result<()> {
+        t.get("k")?;
+        t.put("k", "w")?;
+        let mut iter = t.iter();
+        iter.next().unwrap()?;
+        panic!("in update")
+    };
+    assert_eq!(panics(|| db.update(broken)), "in update");
+    assert_eq!(panics(|| db.view(|_| -> kvdb::Result<()> { panic!("in view") })), "in view");
+    assert_eq!(panics(|| db.get_with("k", |_| -> () { panic!("in place") })), "in place");
+    assert_eq!(db.get("k").unwrap().unwrap(), "v");
+    assert_eq!(db.stats().conflict_memory, 0, "its read mark is released");
+    db.put("k", "x").unwrap();
+    db.compact().unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), "x");
+    db.close().unwrap();
+}
+
+#[test]
+fn rule_41_a_collection_whose_watcher_panics_leaves_no_trace() {
+    let fs = Arc::new(MemFs::new());
+    let db = open(&manual(), fragile().0, &fs);
+    for round in 0..2 {
+        for i in 0..300u64 {
+            db.put(i.to_be_bytes(), value(round << 32 | i, 5000)).unwrap();
+        }
+    }
+    db.compact().unwrap();
+    let before = contents(&db.snapshot().unwrap());
+    let files = || fs.list(PATH.as_ref()).unwrap().len();
+    for at in [GcStage::Chosen, GcStage::Copying, GcStage::Copied] {
+        let there = files();
+        let broken = |stage, _| -> ControlFlow<()> {
+            assert!(stage != at, "a watcher");
+            ControlFlow::Continue(())
+        };
+        assert_eq!(panics(|| db.gc_with(&GcOptions::full(), broken)), "a watcher");
+        assert!(files() <= there, "{at:?}: {:?}", fs.list(PATH.as_ref()));
+        assert_eq!(contents(&db.snapshot().unwrap()), before);
+    }
+    assert_eq!(db.health(), Health::Good);
+    // Neither what is collected nor the gate is held any more.
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert!(report.bytes_reclaimed > 0, "{report:?}");
+    assert_eq!(contents(&db.snapshot().unwrap()), before);
+    db.put("k", "v").unwrap();
+    db.close().unwrap();
+    let db = open(&manual(), fragile().0, &fs);
+    assert_eq!(db.iter().unwrap().count(), before.len() + 1);
+    db.close().unwrap();
+}
