@@ -17,7 +17,8 @@ const CHUNK: usize = 1 << 20;
 /// A chunk holds up to 1 MiB of log, or a single larger write, and never more than
 /// [`Options::max_transaction_size`](crate::Options::max_transaction_size). **Each chunk is atomic,
 /// the whole is not**: after a crash the store has a prefix of the chunks. Within a chunk the later
-/// write of a key replaces the earlier; writes conflict with nothing.
+/// write of a key replaces the earlier, and operands are folded; whatever is read afterwards is as if
+/// each write had been a commit of its own, wherever chunks end. Writes conflict with nothing.
 ///
 /// Chunks are committed on the caller's thread as they fill up, `Buffered`;
 /// [`flush`](BulkWriter::flush) commits the rest and then makes everything as durable as the
@@ -105,10 +106,22 @@ impl BulkWriter {
     /// [`Error::NoMergeOperator`], and as [`BulkWriter::put`].
     pub fn merge(&mut self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<()> {
         let (key, operand) = (key.as_ref(), operand.as_ref());
-        self.add(|writes, core| {
+        let merge = |writes: &mut WriteSet, core: &Core| {
             let operator = core.merge_operator(key)?;
             writes.merge(&core.limits, key, operand, operator, core.clock.now())
-        })
+        };
+        // What it comes to must not depend on where a chunk ends. So an operand is folded within the
+        // chunk only if that is the same as lying on what is there; else it goes to the next one.
+        if self.writes.expires(key) {
+            self.commit_chunk();
+        }
+        match self.add(merge) {
+            Err(Error::ValueTooLarge { .. }) if self.writes.get(key).is_some() => {
+                self.commit_chunk();
+                self.add(merge)
+            }
+            outcome => outcome,
+        }
     }
 
     fn add(&mut self, write: impl Fn(&mut WriteSet, &Core) -> Result<()>) -> Result<()> {

@@ -109,6 +109,11 @@ impl WriteSet {
         self.writes.get(key)
     }
 
+    /// Whether the key is written with a value that expires.
+    pub(crate) fn expires(&self, key: &[u8]) -> bool {
+        self.get(key).is_some_and(|pending| pending.entry().expires_at != 0)
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
         self.writes.keys().map(|k| &**k)
     }

@@ -21,7 +21,10 @@ fn rule_36_more_writes_than_a_transaction_holds_with_expiry_and_user_meta_kept()
     let mut writer = db.bulk_writer();
     let before = db.version();
     for i in 0..2000u32 {
-        let with = WriteOptions::default().user_meta(i as u8).expires_at(200 + u64::from(i));
+        let mut with = WriteOptions::default().user_meta(i as u8);
+        if i % 10 != 6 {
+            with = with.expires_at(200 + u64::from(i));
+        }
         writer.put_with(i.to_be_bytes(), value(i.into(), 100), with).unwrap();
         if i % 10 == 3 {
             writer.delete((i - 1).to_be_bytes()).unwrap();
@@ -43,10 +46,9 @@ fn rule_36_more_writes_than_a_transaction_holds_with_expiry_and_user_meta_kept()
         let mut expected = value(i.into(), 100);
         if i % 10 == 6 {
             expected.push(b'+');
-            // Folded in the chunk it keeps its expiry, across chunks operands have none.
-        } else {
-            assert_eq!(item.expires_at(), Some(200 + u64::from(i)));
         }
+        let expiry = (i % 10 != 6).then_some(200 + u64::from(i));
+        assert_eq!(item.expires_at(), expiry);
         assert_eq!((item.user_meta(), item.value().unwrap().into_vec()), (i as u8, expected));
     }
 }
@@ -192,4 +194,90 @@ fn rule_36_after_a_chunk_that_was_refused_no_later_write_is_there_without_it() {
     writer.put("~", "goes on").unwrap();
     writer.flush().unwrap();
     assert_eq!(keys().len(), there.len() + 1);
+}
+
+/// One write of a random history.
+#[derive(Debug, Clone)]
+enum Write {
+    Put(&'static str, Vec<u8>, WriteOptions),
+    Delete(&'static str),
+    Merge(&'static str, Vec<u8>),
+}
+
+fn random_write(rng: &mut fastrand::Rng) -> Write {
+    let key = ["a", "b", "c"][rng.usize(..3)];
+    let bytes = |rng: &mut fastrand::Rng| {
+        let len = [1, 20, 3000, 7000][rng.usize(..4)];
+        vec![rng.alphabetic() as u8; len]
+    };
+    match rng.u32(..10) {
+        0 => Write::Delete(key),
+        1..=3 => {
+            let meta = WriteOptions::default().user_meta(rng.u8(..));
+            // Long ago, in time to come, never.
+            let options = [meta, meta.expires_at(200), meta.expires_at(50)][rng.usize(..3)];
+            Write::Put(key, bytes(rng), options)
+        }
+        _ => Write::Merge(key, bytes(rng)),
+    }
+}
+
+/// Value, user's byte, expiry.
+type Shown = (Vec<u8>, u8, Option<u64>);
+
+/// What a reader is shown of each key.
+fn shown(db: &kvdb::Db) -> Vec<Option<Shown>> {
+    let entry = |key: &str| {
+        let item = db.get_entry(key).unwrap()?;
+        Some((item.value().unwrap().into_vec(), item.user_meta(), item.expires_at()))
+    };
+    ["a", "b", "c"].map(entry).to_vec()
+}
+
+#[test]
+fn rule_36_what_is_written_does_not_depend_on_where_chunks_end() {
+    for seed in 0..60 * crate::common::scale() {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let history: Vec<Write> = (0..rng.usize(1..60)).map(|_| random_write(&mut rng)).collect();
+        let clock = Arc::new(ManualClock::new(100));
+        let open = |limit: Option<usize>| {
+            let operator = MergeOperator::new(|_, older, newer| [older, newer].concat());
+            let options = tiny().merge_operator(operator).max_transaction_size(limit);
+            let options = options.durability(Durability::Buffered);
+            options.open_with(Arc::new(MemFs::new()), clock.clone(), PATH).unwrap()
+        };
+        // Each write by itself; in chunks of a few writes; in as few chunks as can be.
+        let single = open(None);
+        for write in history.clone() {
+            match write {
+                Write::Put(key, value, with) => single.put_with(key, value, with),
+                Write::Delete(key) => single.delete(key),
+                Write::Merge(key, operand) => single.merge(key, operand),
+            }
+            .unwrap();
+        }
+        let bulks = [open(Some(16 << 10)), open(None)];
+        for db in &bulks {
+            let mut writer = db.bulk_writer();
+            for write in history.clone() {
+                match write {
+                    Write::Put(key, value, with) => writer.put_with(key, value, with),
+                    Write::Delete(key) => writer.delete(key),
+                    Write::Merge(key, operand) => writer.merge(key, operand),
+                }
+                .unwrap_or_else(|e| panic!("{seed}: {e}"));
+            }
+            writer.finish().unwrap();
+        }
+        for now in [100, 199, 200] {
+            clock.set(now);
+            for round in ["written", "flushed and merged"] {
+                let expected = shown(&single);
+                for (i, db) in bulks.iter().enumerate() {
+                    assert!(shown(db) == expected, "seed {seed}, store {i}, at {now}, {round}");
+                    db.compact().unwrap();
+                }
+            }
+        }
+    }
 }
