@@ -135,6 +135,15 @@ pub struct Options {
     pub memory_map: bool,
     /// Bytes of the block cache, for compressed tables and positioned reads. Default 64 MiB.
     pub block_cache_size: usize,
+    /// How many tables may be open at a time: those that were not read lately are closed when it is
+    /// reached. 0: half as many as the process may have files open, 16,384 at most. 16 ..= 1,048,576,
+    /// default 0.
+    ///
+    /// Each takes a descriptor and, with [`memory_map`](#structfield.memory_map), a map. The segments of
+    /// the log, of which each takes as much, are not counted, nor are other files of the process: lower it
+    /// where there are many, or raise the process's limit. Set below what is read all the time it makes
+    /// most reads open a file. An iterator keeps open what was open when it began.
+    pub max_open_tables: usize,
     /// Bytes of memory that memtables, the block cache, indexes and filters of open tables, what flushes
     /// and compactions build, and the conflict detection may take together
     /// ([`Options::memory_bound`]): settings that may take more are refused. What commits under way,
@@ -190,6 +199,7 @@ impl Default for Options {
             managed: false,
             memory_map: true,
             block_cache_size: 64 * MIB,
+            max_open_tables: 0,
             memory_budget: 0,
             background: Background::Threads,
             collect_garbage: true,
@@ -316,6 +326,7 @@ impl Options {
         managed: bool,
         memory_map: bool,
         block_cache_size: usize,
+        max_open_tables: usize,
         memory_budget: u64,
         background: Background,
         collect_garbage: bool,
@@ -414,6 +425,7 @@ impl Options {
                 }
             },
             mapped_cache_bytes: self.block_cache_size as u64,
+            max_open_tables: self.max_open_tables,
             background: match self.background {
                 Background::Threads => kvdb_lsm::Background::Threads,
                 Background::Manual => kvdb_lsm::Background::Manual,
@@ -465,6 +477,9 @@ impl Options {
         range("filter_bits_per_key", self.filter_bits_per_key, 0, 32)?;
         range("space_amplification", self.space_amplification, 1.1, 10.0)?;
         range("max_replay_bytes", self.max_replay_bytes, MIB as u64, u64::MAX)?;
+        if self.max_open_tables != 0 {
+            range("max_open_tables", self.max_open_tables, 16, 1 << 20)?;
+        }
         let bound = self.memory_bound();
         if self.memory_budget > 0 && bound > self.memory_budget {
             let reason =

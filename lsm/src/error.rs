@@ -91,8 +91,19 @@ impl Error {
     /// Whether waiting may help: no space left, or no descriptor. Such a failure of a background
     /// job is tried again, and it is forgotten once the job succeeds.
     pub fn is_transient(&self) -> bool {
+        use kvdb_vfs::ErrorKind::{NoSpace, TooManyFiles};
+        matches!(self.file_error(), Some(NoSpace | TooManyFiles))
+    }
+
+    /// Whether the process or the system has no descriptor left.
+    pub(crate) fn is_out_of_descriptors(&self) -> bool {
+        self.file_error() == Some(kvdb_vfs::ErrorKind::TooManyFiles)
+    }
+
+    /// The failure of the file system that it comes from, if there is one.
+    fn file_error(&self) -> Option<kvdb_vfs::ErrorKind> {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = match self {
-            Error::Background { source, .. } => return source.is_transient(),
+            Error::Background { source, .. } => return source.file_error(),
             Error::Fs(e) => Some(&**e),
             Error::Table(e) => Some(&**e),
             // Certainly not appended. After its other errors it does not know its own end any more.
@@ -105,18 +116,17 @@ impl Error {
         while let Some(e) = cause {
             // A table that could not be opened, on its way through a cursor.
             if let Some(own) = e.downcast_ref::<Error>() {
-                return own.is_transient();
+                return own.file_error();
             }
             if let Some(fs) = e.downcast_ref::<kvdb_vfs::Error>() {
-                use kvdb_vfs::ErrorKind::{NoSpace, TooManyFiles};
-                return matches!(fs.kind(), NoSpace | TooManyFiles);
+                return Some(fs.kind());
             }
             cause = match e.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref()) {
                 Some(inner) => Some(inner),
                 None => e.source(),
             };
         }
-        false
+        None
     }
 }
 

@@ -64,7 +64,7 @@ impl<C: Companion> Shared<C> {
         self.companion
             .before_install(&mut change, log_end)
             .map_err(|e| Error::Companion(Arc::from(e)))?;
-        for table in &finished {
+        for table in &mut finished {
             self.check_cancelled()?;
             table.output.sync()?;
         }

@@ -9,7 +9,7 @@ use kvdb_vfs::Region;
 use crate::entry::{Entry, Kind};
 use crate::error::Result;
 
-/// An entry that a point read found, borrowed from its superversion.
+/// An entry that a point read found, borrowed from its superversion where that keeps it.
 #[derive(Debug)]
 pub struct Found<'a> {
     version: u64,
@@ -25,6 +25,8 @@ pub struct Found<'a> {
 enum Place<'a> {
     Memtable(&'a Arc<SkipList>, &'a [u8]),
     Table(Hit<'a>),
+    /// In a table that is not open any more.
+    Region(Region),
 }
 
 impl<'a> Found<'a> {
@@ -36,6 +38,10 @@ impl<'a> Found<'a> {
     #[inline]
     pub(crate) fn in_table(hit: Hit<'a>) -> Result<Self> {
         Found::new(hit.version(), Place::Table(hit))
+    }
+
+    pub(crate) fn in_region(version: u64, value: Region) -> Result<Self> {
+        Found::new(version, Place::Region(value))
     }
 
     #[inline]
@@ -74,6 +80,9 @@ impl<'a> Found<'a> {
                 let value = hit.to_region();
                 value.subregion(self.payload_at..value.len()).unwrap_or(value)
             }
+            Place::Region(value) => {
+                value.subregion(self.payload_at..value.len()).unwrap_or_else(|| value.clone())
+            }
         }
     }
 }
@@ -84,6 +93,7 @@ impl Place<'_> {
         match self {
             Place::Memtable(_, value) => value,
             Place::Table(hit) => hit.value(),
+            Place::Region(value) => value,
         }
     }
 }

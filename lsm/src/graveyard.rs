@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_secs(3600);
 /// Things to be freed.
 #[derive(Default)]
 pub(crate) struct Graveyard {
-    queue: Mutex<Vec<Remains>>,
+    queue: Mutex<Queue>,
     /// Superversions that were replaced and are not queued yet, because a pin may protect them.
     deferred: AtomicUsize,
     /// Things taken off the queue and not freed yet.
@@ -30,6 +30,14 @@ pub(crate) struct Graveyard {
     /// The thread that buries, if there is one, and whether it can be woken.
     janitor: OnceLock<Thread>,
     registered: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Remains>,
+    /// Nobody buries any more. What comes is dropped where it is let go of: what waits here keeps the
+    /// graveyard alive, and would be kept alive by it for ever. Files stay, as orphans.
+    closed: bool,
 }
 
 pub(crate) enum Remains {
@@ -45,8 +53,19 @@ impl Graveyard {
     }
 
     pub(crate) fn push(&self, remains: Remains) {
-        self.queue.lock().push(remains);
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            drop(queue); // before `remains`, which may hold more of the kind
+            return;
+        }
+        queue.waiting.push(remains);
+        drop(queue);
         self.wake();
+    }
+
+    /// Nobody will bury from now on but the caller, what is here now.
+    pub(crate) fn close(&self) {
+        self.queue.lock().closed = true;
     }
 
     /// Something will be pushed by [`push_deferred`](Self::push_deferred) once the epoch has moved on.
@@ -60,8 +79,12 @@ impl Graveyard {
 
     pub(crate) fn push_deferred(&self, remains: Remains) {
         let mut queue = self.queue.lock();
-        queue.push(remains);
         self.deferred.fetch_sub(1, Ordering::SeqCst);
+        if queue.closed {
+            drop(queue);
+            return;
+        }
+        queue.waiting.push(remains);
         drop(queue);
         self.wake();
     }
@@ -69,7 +92,9 @@ impl Graveyard {
     /// Whether nothing waits, here or for the epoch.
     pub(crate) fn is_empty(&self) -> bool {
         let queue = self.queue.lock();
-        queue.is_empty() && !self.awaits_epoch() && self.in_hand.load(Ordering::Acquire) == 0
+        queue.waiting.is_empty()
+            && !self.awaits_epoch()
+            && self.in_hand.load(Ordering::Acquire) == 0
     }
 
     /// Whether the epoch has to move on for something to be freed.
@@ -86,7 +111,7 @@ impl Graveyard {
     pub(crate) fn wait(&self, stop: impl Fn() -> bool) {
         self.janitor.get_or_init(std::thread::current);
         self.registered.store(true, Ordering::SeqCst);
-        if self.queue.lock().is_empty() && !stop() {
+        if self.queue.lock().waiting.is_empty() && !stop() {
             // Woken between the look and here, it does not sleep: the call is not forgotten.
             std::thread::park_timeout(if self.awaits_epoch() { EPOCH_LOOK } else { LONG });
         }
@@ -107,8 +132,8 @@ impl Graveyard {
         loop {
             let batch = {
                 let mut queue = self.queue.lock();
-                self.in_hand.fetch_add(queue.len(), Ordering::Relaxed);
-                std::mem::take(&mut *queue)
+                self.in_hand.fetch_add(queue.waiting.len(), Ordering::Relaxed);
+                std::mem::take(&mut queue.waiting)
             };
             if batch.is_empty() {
                 return count;
@@ -133,6 +158,6 @@ impl Graveyard {
 
 impl std::fmt::Debug for Graveyard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Graveyard({} remains)", self.queue.lock().len())
+        write!(f, "Graveyard({} remains)", self.queue.lock().waiting.len())
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct InstallState {
     /// Range deletes that readers know of and the manifest does not yet. The next change set, whatever
     /// it is, carries them: so the replay head never passes one that is in the log only.
     owed: Vec<RangeDelete>,
+    /// Where the search for tables to close goes on.
+    pub(crate) hand: usize,
 }
 
 impl InstallState {

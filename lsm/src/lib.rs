@@ -104,6 +104,7 @@ mod installer;
 mod maintenance;
 mod memtable;
 mod memtable_filter;
+mod open_tables;
 mod options;
 mod pool;
 mod priority;

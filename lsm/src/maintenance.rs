@@ -31,6 +31,10 @@ pub enum Job {
     Reclaim,
 }
 
+/// How often a caller of `wait_idle` who does the work itself looks, a millisecond apart, whether what
+/// waits for the epoch has been set free. Not for ever: it may hold a pin itself.
+const EPOCH_TRIES: u32 = 1000;
+
 impl<C: Companion> Tree<C> {
     /// Installs a change set of the caller's: durable in the manifest, then part of the current
     /// superversion, under the same lock as flushes and compactions.
@@ -270,12 +274,20 @@ impl<C: Companion> Tree<C> {
     pub fn wait_idle(&self) -> Result<()> {
         let shared = &self.shared;
         if !shared.has_threads() {
+            let mut held_up = 0;
             loop {
                 let flushed = !shared.read_only && self.step(Job::Flush)?;
                 let compacted = !shared.read_only && self.step(Job::Compact)?;
-                if !flushed && !compacted && !self.step(Job::Reclaim)? {
+                if flushed || compacted || self.step(Job::Reclaim)? {
+                    held_up = 0;
+                    continue;
+                }
+                // The epoch moves on when every thread that reads just now, of whatever tree, is done.
+                held_up += 1;
+                if shared.tables.graveyard.is_empty() || held_up > EPOCH_TRIES {
                     return Ok(());
                 }
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
         let mut schedule = shared.scheduler.lock();

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::memtable_filter::MemtableFilter;
+use crate::table::LEAST_OPEN;
 
 /// How a tree is to behave. Any of it may differ the next time the tree is opened: every table
 /// carries what is needed to read it.
@@ -55,6 +56,17 @@ pub struct Options {
     pub compression: Compression,
     /// How tables are read.
     pub reads: Reads,
+    /// How many tables may be open at a time: those that were not read lately are closed when it is
+    /// reached, and opened again when they are read. 0: half as many as the process may have files open, 16,384 at
+    /// most. 16 to 1,048,576. Default 0.
+    ///
+    /// Each takes a descriptor, and a map where tables are mapped: raise it only together with the
+    /// process's limit (`ulimit -n`, and `vm.max_map_count` for maps), and lower it if the process has
+    /// many files of its own, which the default does not know of. Set below what is read all the time it
+    /// makes most reads open a file. What is held comes on top: an iterator or superversion keeps open
+    /// what was open when it began, and a running compaction the tables it reads. If the system
+    /// refuses to open a table nevertheless, that read fails, and from then on fewer are kept open.
+    pub max_open_tables: usize,
     /// Bytes of the cache for decompressed blocks where tables are mapped. Default 8 MiB.
     pub mapped_cache_bytes: u64,
     /// Whether background work runs by itself.
@@ -118,6 +130,29 @@ pub enum Background {
 /// What a table builder takes beside hashes and index, and its inputs' current blocks.
 const BUILDER: u64 = 1 << 20;
 
+/// How many tables are kept open by default at most, whatever the process may have open: each may have
+/// a map, and Linux gives a process 65,530 of those.
+const MOST_OPEN: usize = 16 << 10;
+
+/// How many files the process may have open.
+fn open_files() -> usize {
+    #[cfg(unix)]
+    {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        limit.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
+    }
+    #[cfg(not(unix))]
+    {
+        8192
+    }
+}
+
+/// What a small budget takes from tables last of all: the smaller they are, the more of them a store
+/// has, and each takes a descriptor and about a kilobyte of memory that the budget does not count.
+const SMALL_TABLE: u64 = 2 << 20;
+/// The same for memtables: the smaller they are, the more often entries are rewritten.
+const SMALL_MEMTABLE: usize = 1 << 20;
+
 impl Default for Options {
     fn default() -> Self {
         Options {
@@ -140,6 +175,7 @@ impl Default for Options {
             bits_per_key: 10,
             compression: Compression::None,
             reads: Reads::Mapped,
+            max_open_tables: 0,
             mapped_cache_bytes: 8 << 20,
             background: Background::Threads,
             nice: 8,
@@ -196,6 +232,9 @@ impl Options {
         if let Compression::Zstd(level) = self.compression {
             within("compression", level, 1, 22)?;
         }
+        if self.max_open_tables != 0 {
+            within("max_open_tables", self.max_open_tables, LEAST_OPEN, 1 << 20)?;
+        }
         within("nice", self.nice, 0, 19)?;
         within("delayed_write_rate", self.delayed_write_rate, 1 << 10, u64::MAX)?;
         within("idle_after_ms", self.idle_after_ms, 1, 1 << 40)?;
@@ -241,6 +280,14 @@ impl Options {
         }
     }
 
+    /// How many tables may be open at a time.
+    pub(crate) fn open_limit(&self) -> usize {
+        match self.max_open_tables {
+            0 => (open_files() / 2).clamp(LEAST_OPEN, MOST_OPEN),
+            most => most,
+        }
+    }
+
     /// The defaults scaled to a memory budget: about half of it for memtables, a quarter for the block
     /// cache and open tables' indexes where tables are read by position.
     ///
@@ -264,10 +311,14 @@ impl Options {
         while self.memory_bound() > budget {
             if self.memtable_size as u64 * 12 > budget {
                 self.memtable_size /= 2;
-            } else if self.table_size > 256 << 10 {
+            } else if self.table_size > SMALL_TABLE {
                 self.table_size /= 2;
             } else if self.compaction_threads > 1 {
                 self.compaction_threads -= 1;
+            } else if self.memtable_size > SMALL_MEMTABLE {
+                self.memtable_size /= 2;
+            } else if self.table_size > 256 << 10 {
+                self.table_size /= 2;
             } else {
                 self.memtable_size /= 2;
             }
@@ -296,6 +347,8 @@ mod tests {
                 let o = Options::within_memory(mib << 20, reads).unwrap();
                 assert!(o.memory_bound() <= mib << 20);
                 assert!(o.memory_bound() > mib << 17 || mib > 1000, "{mib}: {}", o.memory_bound());
+                // Small tables are many tables: a terabyte of them is half a million as it is.
+                assert!(o.table_size >= 2 << 20, "{mib}: {}", o.table_size);
             }
         }
         assert!(Options::within_memory(1 << 20, Reads::Mapped).is_err());
@@ -313,6 +366,12 @@ mod tests {
         for restart_interval in [0, 3, 256] {
             let o = Options { restart_interval, ..Options::default() };
             assert!(o.validate().unwrap_err().to_string().contains("restart_interval"));
+        }
+        for (max_open_tables, fits) in [(0, true), (15, false), (16, true), (1 << 20, true)] {
+            let o = Options { max_open_tables, ..Options::default() };
+            assert_eq!(o.validate().is_ok(), fits, "{max_open_tables}");
+            assert!(fits || o.validate().unwrap_err().to_string().contains("max_open_tables"));
+            assert!(!fits || (16..=1 << 20).contains(&o.open_limit()));
         }
         let o = Options { l0_stop_trigger: 12, ..Options::default() };
         assert!(o.validate().unwrap_err().to_string().contains("l0_stop_trigger"));

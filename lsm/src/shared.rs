@@ -1,6 +1,5 @@
 //! What the handle of a tree and its threads share.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -224,49 +223,6 @@ impl<C: Companion> Shared<C> {
         let closed = self.close_idle_tables();
         graveyard.bury(&*self.fs) > 0 || closed
     }
-
-    /// Closes tables that were not read lately (by the second-chance rule) while the indexes and filters
-    /// of open ones take more memory than they may. True if there were any.
-    fn close_idle_tables(&self) -> bool {
-        let limit = self.tables.sections_limit;
-        if self.tables.sections() <= limit {
-            return false;
-        }
-        let _install = self.install.lock();
-        let current = self.superversion();
-        let version = current.version();
-        // The rest of what is over the limit is held by older superversions.
-        let open: u64 = version.tables().map(|t| t.held()).sum();
-        let mut excess = open.saturating_sub(limit / 4 * 3);
-        let mut closed = HashSet::new();
-        for second_pass in [false, true] {
-            for table in version.tables() {
-                let held = table.held();
-                if excess > 0 && held > 0 && !closed.contains(&table.id()) {
-                    if !second_pass && table.take_used() {
-                        continue;
-                    }
-                    closed.insert(table.id());
-                    excess = excess.saturating_sub(held);
-                }
-            }
-        }
-        if open <= limit || closed.is_empty() {
-            return false;
-        }
-        let next = version.with_closed(|t| closed.contains(&t.id()));
-        // Only memtables change without the install lock.
-        let memtables = self.admission.lock();
-        self.current.replace(Superversion::new(
-            &memtables,
-            Arc::new(next),
-            current.view().clone(),
-            current.range_deletes().clone(),
-            current.watermark(),
-            self.reads.clone(),
-        ));
-        true
-    }
 }
 
 impl<C: Companion> Shared<C> {
@@ -321,6 +277,7 @@ impl<C: Companion> Shared<C> {
             table_hits,
             cache_bytes: cache.map_or(0, |c| c.weight()),
             index_bytes: self.tables.sections(),
+            open_tables: self.tables.open_tables(),
         }
     }
 }

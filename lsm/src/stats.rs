@@ -58,6 +58,8 @@ pub struct Stats {
     pub cache_bytes: u64,
     /// Bytes of the indexes and filters of open tables, where tables are not mapped.
     pub index_bytes: u64,
+    /// Tables that are kept open: those of older superversions that readers hold included.
+    pub open_tables: usize,
 }
 
 /// One level.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned};
 use kvdb_manifest::store::StoreChange;
-use kvdb_sstable::key_head;
+use kvdb_sstable::{Hit, key_head};
 
 use crate::admission::Memtables;
 use crate::cursor::{Input, TreeCursor};
@@ -16,7 +16,7 @@ use crate::graveyard::{Graveyard, Remains};
 use crate::memtable::Memtable;
 use crate::range_delete::RangeDeletes;
 use crate::stats::ReadCounters;
-use crate::table::TableFile;
+use crate::table::{Reader, TableFile};
 use crate::version::{Level, Version};
 
 /// Memtables, tables, the companion's view and the range deletes that belong together, and the
@@ -204,14 +204,45 @@ impl<V> Superversion<V> {
         at_most: u64,
         hash: u64,
     ) -> Result<Option<Found<'a>>> {
-        let reader = table.reader()?;
+        match table.reader_if_open() {
+            Some(reader) => {
+                self.find_with(reader, key, at_most, hash)?.map(Found::in_table).transpose()
+            }
+            None => self.find_in_closed(table, key, at_most, hash),
+        }
+    }
+
+    #[cold]
+    fn find_in_closed<'a>(
+        &self,
+        table: &'a TableFile,
+        key: &[u8],
+        at_most: u64,
+        hash: u64,
+    ) -> Result<Option<Found<'a>>> {
+        if let Some(reader) = table.open_if_permitted()? {
+            return self.find_with(reader, key, at_most, hash)?.map(Found::in_table).transpose();
+        }
+        let reader = table.reader_for_walk(false)?;
+        let hit = self.find_with(&reader, key, at_most, hash)?;
+        hit.map(|hit| Found::in_region(hit.version(), hit.to_region())).transpose()
+    }
+
+    #[inline]
+    fn find_with<'r>(
+        &self,
+        reader: &'r Reader,
+        key: &[u8],
+        at_most: u64,
+        hash: u64,
+    ) -> Result<Option<Hit<'r>>> {
         if !reader.may_contain(hash)? {
             self.counters.filter_hit();
             return Ok(None);
         }
         let hit = reader.get_unfiltered(key, at_most)?;
         self.counters.filter_passed(hit.is_some());
-        hit.map(Found::in_table).transpose()
+        Ok(hit)
     }
 
     /// A cursor over all versions of all keys. It keeps what it reads from alive.

@@ -1,8 +1,8 @@
 //! A table of the tree: its record in the manifest, and its reader once somebody needs it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use kvdb_manifest::store::TableRecord;
 use kvdb_sstable::{AnySource, BlockCache, Identity, ReaderOptions, Table};
@@ -29,7 +29,19 @@ pub(crate) struct TableContext {
     sections: AtomicU64,
     /// How many of them there may be before tables are closed again.
     pub(crate) sections_limit: u64,
+    /// Tables that are open in some superversion.
+    open: AtomicUsize,
+    /// How many of them there may be before some are closed. Lowered when the system refuses to open
+    /// another file.
+    open_limit: AtomicUsize,
+    /// Of both, what only older superversions had at the last look. It comes on top of the limits:
+    /// closing tables of the current one does not help against that.
+    elsewhere: AtomicUsize,
+    sections_elsewhere: AtomicU64,
 }
+
+/// However few descriptors there are, so many tables may be open.
+pub(crate) const LEAST_OPEN: usize = 16;
 
 impl TableContext {
     pub(crate) fn new(fs: Arc<dyn Fs>, dir: &Path, database: u128, options: &Options) -> Self {
@@ -51,7 +63,29 @@ impl TableContext {
             graveyard,
             sections: AtomicU64::new(0),
             sections_limit: options.sections_limit(),
+            open: AtomicUsize::new(0),
+            open_limit: AtomicUsize::new(options.open_limit()),
+            elsewhere: AtomicUsize::new(0),
+            sections_elsewhere: AtomicU64::new(0),
         }
+    }
+
+    /// Tables that are open in some superversion.
+    pub(crate) fn open_tables(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn open_limit(&self) -> usize {
+        self.open_limit.load(Ordering::Relaxed)
+    }
+
+    /// The system has no descriptor left: from now on there are to be fewer tables open than now.
+    fn lower_open_limit(&self) {
+        let fewer = (self.open_tables() / 4 * 3).max(LEAST_OPEN);
+        if self.open_limit.fetch_min(fewer, Ordering::Relaxed) > fewer {
+            tracing::warn!(limit = fewer, "no descriptor left: fewer tables are kept open");
+        }
+        self.graveyard.wake();
     }
 
     /// Bytes of indexes and filters in memory, in open tables that are not mapped.
@@ -59,8 +93,32 @@ impl TableContext {
         self.sections.load(Ordering::Relaxed)
     }
 
-    fn is_short_of_memory(&self) -> bool {
-        self.sections() >= self.sections_limit
+    /// Whether open tables take as much memory, or are as many, as they may.
+    pub(crate) fn is_short(&self) -> bool {
+        let elsewhere = self.elsewhere.load(Ordering::Relaxed);
+        let sections = self.sections_elsewhere.load(Ordering::Relaxed);
+        self.sections() >= self.sections_limit.saturating_add(sections)
+            || self.open_tables() >= self.open_limit().saturating_add(elsewhere)
+    }
+
+    /// Takes note of how many tables are open in the current superversion, and what they hold. What
+    /// superversions have that only wait to be freed does not count as somebody's: it would permit as
+    /// much again, and so on.
+    pub(crate) fn note_current(&self, open: usize, sections: u64) {
+        let mut most = (usize::MAX, u64::MAX);
+        if !self.graveyard.is_empty() {
+            most.0 = self.elsewhere.load(Ordering::Relaxed);
+            most.1 = self.sections_elsewhere.load(Ordering::Relaxed);
+        }
+        let elsewhere = self.open_tables().saturating_sub(open).min(most.0);
+        self.elsewhere.store(elsewhere, Ordering::Relaxed);
+        let elsewhere = self.sections().saturating_sub(sections).min(most.1);
+        self.sections_elsewhere.store(elsewhere, Ordering::Relaxed);
+    }
+
+    /// Whether tables were open at the last look that only older superversions had.
+    pub(crate) fn had_elsewhere(&self) -> bool {
+        self.elsewhere.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -78,19 +136,28 @@ pub(crate) struct Built {
 /// One table, shared by all versions of the tree that have it. When the last of them goes and the
 /// table is no longer part of the tree, its file is queued for removal.
 ///
-/// A table that is not mapped and that nobody reads any more is closed by putting another handle of
-/// it, which is not open, into the next superversion: nobody has to ask whether it is open still.
+/// A table that nobody reads any more is closed by putting another handle of it, which is not open,
+/// into the next superversion: nobody has to ask whether it is open still. All handles of a table
+/// share one reader, so a table is open once however many superversions have it.
 #[derive(Debug)]
 pub(crate) struct TableFile {
     pub(crate) record: TableRecord,
     pub(crate) built: Built,
     context: Arc<TableContext>,
-    reader: OnceLock<Arc<Reader>>,
-    opening: Mutex<()>,
-    /// Whether it was read since this was last asked. Kept for tables that are not mapped.
-    used: AtomicBool,
+    slot: Slot,
+    /// The current superversion has another handle: this one is not opened any more, since nobody would
+    /// close it.
+    replaced: AtomicBool,
     /// Behind the reader, so that it goes first.
     life: Arc<Life>,
+}
+
+/// What every read of a table looks at first, next to each other.
+#[derive(Debug, Default)]
+struct Slot {
+    reader: OnceLock<Arc<Reader>>,
+    /// Whether it was read since this was last asked.
+    used: AtomicBool,
 }
 
 /// The file of a table, shared by all handles of it.
@@ -99,6 +166,14 @@ struct Life {
     path: PathBuf,
     graveyard: Arc<Graveyard>,
     obsolete: AtomicBool,
+    opened: Mutex<Opened>,
+}
+
+/// The reader that all handles of a table share which are open.
+#[derive(Debug, Default)]
+struct Opened {
+    reader: Weak<Reader>,
+    handles: usize,
 }
 
 impl Drop for Life {
@@ -126,6 +201,7 @@ impl TableFile {
             path: table_path(&context.dir, record.id),
             graveyard: context.graveyard.clone(),
             obsolete: AtomicBool::new(false),
+            opened: Mutex::default(),
         });
         TableFile::with_life(record, built, context, life)
     }
@@ -140,15 +216,15 @@ impl TableFile {
             record,
             built,
             context,
-            reader: OnceLock::new(),
-            opening: Mutex::new(()),
-            used: AtomicBool::new(false),
+            slot: Slot::default(),
+            replaced: AtomicBool::new(false),
             life,
         }
     }
 
-    /// Another handle of the same table, which is not open.
+    /// Another handle of the same table, which is not open and takes this one's place.
     pub(crate) fn closed(&self) -> TableFile {
+        self.replaced.store(true, Ordering::Relaxed);
         TableFile::with_life(
             self.record.clone(),
             self.built,
@@ -159,12 +235,12 @@ impl TableFile {
 
     /// Bytes that closing the table would set free; 0 if it is not open, or mapped.
     pub(crate) fn held(&self) -> u64 {
-        self.reader.get().map_or(0, |reader| held(reader))
+        self.slot.reader.get().map_or(0, |reader| held(reader))
     }
 
     /// Whether it was read since this was last asked.
     pub(crate) fn take_used(&self) -> bool {
-        self.used.swap(false, Ordering::Relaxed)
+        self.slot.used.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -214,50 +290,82 @@ impl TableFile {
         }
     }
 
-    /// The reader; opens the file if this is the first use.
+    /// The reader, for a read: if the file is open already.
     #[inline]
-    pub(crate) fn reader(&self) -> Result<&Arc<Reader>> {
-        if !self.context.mapped && !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
+    pub(crate) fn reader_if_open(&self) -> Option<&Arc<Reader>> {
+        let slot = &self.slot;
+        if !slot.used.load(Ordering::Relaxed) {
+            slot.used.store(true, Ordering::Relaxed);
         }
-        match self.reader.get() {
-            Some(reader) => Ok(reader),
-            None => self.open(),
+        slot.reader.get()
+    }
+
+    /// The reader; opens the file if this is the first use. `None`: it must not stay open, since as many
+    /// tables are open as may be; [`reader_for_walk`](Self::reader_for_walk) gives a reader that does not.
+    #[cold]
+    pub(crate) fn open_if_permitted(&self) -> Result<Option<&Arc<Reader>>> {
+        if self.slot.reader.get().is_none() && self.must_stay_closed() {
+            return Ok(None);
         }
+        self.open().map(Some)
+    }
+
+    fn must_stay_closed(&self) -> bool {
+        self.context.is_short() || self.replaced.load(Ordering::Relaxed)
     }
 
     /// A reader for a walk through the table. `once`: for one that is not coming back, a job's. If
-    /// the table is not open and not mapped, that is a reader of the walk's own, which goes with it; so
-    /// it is for everybody while open tables take more memory than they may.
+    /// the table is not open and not mapped, that reader goes with the walk; so it does for everybody
+    /// while open tables take more memory, or are more, than they may.
     pub(crate) fn reader_for_walk(&self, once: bool) -> Result<Arc<Reader>> {
-        let own = !self.context.mapped && (once || self.context.is_short_of_memory());
-        match self.reader.get() {
-            None if own => Ok(Arc::new(self.open_reader(Advice::Random)?)),
-            _ => self.reader().cloned(),
+        if let Some(reader) = self.reader_if_open() {
+            return Ok(reader.clone());
         }
+        if (once && !self.context.mapped) || self.must_stay_closed() {
+            let shared = self.life.opened.lock().reader.upgrade();
+            return shared.map_or_else(|| self.open_reader().map(Arc::new), Ok);
+        }
+        self.open().cloned()
     }
 
     /// The reader, if the file is open already.
     #[inline]
     pub(crate) fn opened(&self) -> Option<&Arc<Reader>> {
-        self.reader.get()
+        self.slot.reader.get()
     }
 
     #[cold]
     fn open(&self) -> Result<&Arc<Reader>> {
-        let _one_at_a_time = self.opening.lock();
-        if let Some(reader) = self.reader.get() {
+        let mut opened = self.life.opened.lock();
+        if let Some(reader) = self.slot.reader.get() {
             return Ok(reader);
         }
-        let reader = self.open_reader(Advice::Random)?;
-        self.context.sections.fetch_add(held(&reader), Ordering::Relaxed);
-        if self.context.is_short_of_memory() {
-            self.context.graveyard.wake();
+        let reader = match opened.reader.upgrade() {
+            Some(reader) => reader,
+            None => Arc::new(self.open_reader()?),
+        };
+        let context = &self.context;
+        if opened.handles == 0 {
+            opened.reader = Arc::downgrade(&reader);
+            context.open.fetch_add(1, Ordering::Relaxed);
+            context.sections.fetch_add(held(&reader), Ordering::Relaxed);
+            if context.is_short() {
+                context.graveyard.wake();
+            }
         }
-        Ok(self.reader.get_or_init(|| Arc::new(reader)))
+        opened.handles += 1;
+        Ok(self.slot.reader.get_or_init(|| reader))
     }
 
-    fn open_reader(&self, advice: Advice) -> Result<Reader> {
+    fn open_reader(&self) -> Result<Reader> {
+        let reader = self.try_open_reader();
+        if reader.as_ref().is_err_and(Error::is_out_of_descriptors) {
+            self.context.lower_open_limit();
+        }
+        reader
+    }
+
+    fn try_open_reader(&self) -> Result<Reader> {
         let context = &self.context;
         let path = self.path();
         let file = context.fs.open(&path, OpenMode::Read)?;
@@ -265,7 +373,7 @@ impl TableFile {
         if len != self.size() {
             return Err(Error::TableSize { path, expected: self.size(), found: len });
         }
-        file.advise(0..len, advice);
+        file.advise(0..len, Advice::Random);
         let source = AnySource::open(file, context.mapped)?;
         let mut options = ReaderOptions::default();
         options.identity = Some(Identity { database: context.database, table: self.id() });
@@ -306,8 +414,15 @@ impl TableFile {
 
 impl Drop for TableFile {
     fn drop(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            self.context.sections.fetch_sub(held(&reader), Ordering::Relaxed);
+        if let Some(reader) = self.slot.reader.take() {
+            let mut opened = self.life.opened.lock();
+            opened.handles -= 1;
+            if opened.handles == 0 {
+                opened.reader = Weak::new();
+                self.context.open.fetch_sub(1, Ordering::Relaxed);
+                self.context.sections.fetch_sub(held(&reader), Ordering::Relaxed);
+            }
+            drop(opened);
             self.context.graveyard.push(Remains::Object(Box::new(reader)));
         }
     }

@@ -44,14 +44,18 @@ pub(crate) struct TableWriter<'a, C> {
 pub(crate) struct Output {
     fs: Arc<dyn Fs>,
     path: PathBuf,
-    file: Arc<dyn File>,
+    /// Until it is synced: a job may write thousands of tables before they are part of the tree.
+    file: Option<Arc<dyn File>>,
     keep: bool,
 }
 
 impl Output {
-    /// Makes the table's bytes durable (not its name).
-    pub(crate) fn sync(&self) -> Result<()> {
-        Ok(self.file.sync_data(SyncSite::Table)?)
+    /// Makes the table's bytes durable (not its name) and closes the file.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        if let Some(file) = self.file.take() {
+            file.sync_data(SyncSite::Table)?;
+        }
+        Ok(())
     }
 
     /// The manifest names it (or may do so): leave the file alone.
@@ -84,7 +88,7 @@ impl<'a, C: Companion> TableWriter<'a, C> {
         let nonce = context.ids.nonce();
         let path = table_path(context.dir, id);
         let file = context.fs.open(&path, OpenMode::CreateNew)?;
-        let output = Output { fs: context.fs.clone(), path, file: file.clone(), keep: false };
+        let output = Output { fs: context.fs.clone(), path, file: Some(file.clone()), keep: false };
         let o = context.options;
         let mut options = BuilderOptions::default();
         options.block_size = o.block_size;

@@ -155,6 +155,9 @@ impl<C: Companion> Tree<C> {
                 break;
             }
         }
+        // What a reader holds, or the epoch, goes without help from here.
+        self.shared.tables.graveyard.close();
+        self.shared.reclaim();
     }
 
     /// The options it was opened with.

@@ -166,15 +166,22 @@ impl Version {
         Version { levels }
     }
 
-    /// The same tables, some of them closed.
-    pub(crate) fn with_closed(&self, close: impl Fn(&TableFile) -> bool) -> Version {
+    /// The same tables, some of them by other handles, which are not open.
+    pub(crate) fn with_closed(
+        &self,
+        close: impl Fn(&Arc<Level>, &Arc<TableFile>) -> bool,
+    ) -> Version {
         let levels = self.levels.iter().enumerate().map(|(depth, level)| {
-            if !level.tables.iter().any(|t| close(t)) {
-                return level.clone();
-            }
-            let reopen =
-                |t: &Arc<TableFile>| if close(t) { Arc::new(t.closed()) } else { t.clone() };
-            Arc::new(Level::new(depth, level.tables.iter().map(reopen).collect()))
+            let mut changed = false;
+            let reopen = |t: &Arc<TableFile>| {
+                if close(level, t) {
+                    changed = true;
+                    return Arc::new(t.closed());
+                }
+                t.clone()
+            };
+            let tables = level.tables.iter().map(reopen).collect();
+            if changed { Arc::new(Level::new(depth, tables)) } else { level.clone() }
         });
         Version { levels: levels.collect() }
     }

@@ -11,7 +11,7 @@ use kvdb::{
 
 #[test]
 fn every_option_out_of_its_range_is_an_error_that_names_it() {
-    let bad: [(&str, Options); 21] = [
+    let bad: [(&str, Options); 23] = [
         ("memtable_size", Options::default().memtable_size(1)),
         ("max_memtables", Options::default().max_memtables(1)),
         ("table_size", Options::default().table_size(1)),
@@ -31,6 +31,8 @@ fn every_option_out_of_its_range_is_an_error_that_names_it() {
         ("block_size", Options::default().block_size(2 << 20)),
         ("filter_bits_per_key", Options::default().filter_bits_per_key(100)),
         ("max_replay_bytes", Options::default().max_replay_bytes(1)),
+        ("max_open_tables", Options::default().max_open_tables(15)),
+        ("max_open_tables", Options::default().max_open_tables((1 << 20) + 1)),
         ("memory_budget", Options::default().memory_budget(64 << 20)),
         ("memory_budget", Options::small_memory().memtable_size(64 << 20)),
     ];

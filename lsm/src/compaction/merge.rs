@@ -234,7 +234,7 @@ fn finish_table<C: Companion>(
     writer: TableWriter<'_, C>,
     finished: &mut Vec<Finished>,
 ) -> Result<()> {
-    if let Some(before) = finished.last() {
+    if let Some(before) = finished.last_mut() {
         before.output.sync()?;
     }
     finished.push(writer.finish()?);

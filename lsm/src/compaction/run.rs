@@ -171,7 +171,7 @@ impl<C: Companion> Shared<C> {
                 range_deletes.clone(),
             ),
         };
-        let finished = merge_into_tables(
+        let mut finished = merge_into_tables(
             &mut Merge::new(inputs),
             part,
             &mut dropping,
@@ -180,7 +180,7 @@ impl<C: Companion> Shared<C> {
             job.to,
             &self.closing,
         )?;
-        if let Some(last) = finished.last() {
+        if let Some(last) = finished.last_mut() {
             self.check_cancelled()?;
             last.output.sync()?;
         }
