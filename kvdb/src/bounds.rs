@@ -12,6 +12,22 @@ pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 ///
 /// Unlike [`RangeBounds`] it leaves nothing to infer for `..`, and a range that starts above its
 /// end is simply empty.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+/// for key in [b"a", b"b", b"c"] {
+///     db.put(key, "")?;
+/// }
+/// use std::ops::Bound;
+/// let from: Vec<u8> = b"b".to_vec();
+/// assert_eq!(db.range(..)?.count(), 3);
+/// assert_eq!(db.range(from..)?.count(), 2);
+/// assert_eq!(db.range((Bound::Excluded("a"), Bound::Included("b")))?.count(), 1);
+/// assert_eq!(db.range("c".."a")?.count(), 0);
+/// # db.close()
+/// # }
+/// ```
 pub trait KeyRange {
     /// The bounds as owned keys.
     fn into_bounds(self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>);

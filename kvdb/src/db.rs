@@ -115,6 +115,17 @@ impl Db {
 
     /// Writes a key with a user's byte or an expiry time. Returns the commit timestamp.
     ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// use kvdb::WriteOptions;
+    /// db.put_with("session", "alice", WriteOptions::default().expires_at(4_000_000_000).user_meta(7))?;
+    /// let entry = db.get_entry("session")?.expect("not expired");
+    /// assert_eq!((entry.user_meta(), entry.expires_at()), (7, Some(4_000_000_000)));
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Batch::put`] and [`Batch::commit`].
     pub fn put_with(
@@ -172,6 +183,16 @@ impl Db {
 
     /// Calls `f` with the newest value in place. Touches no shared counter; `f` should be short,
     /// since memory is not freed anywhere in the database while it runs.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// db.put("k", "value")?;
+    /// assert_eq!(db.get_with("k", |value| value.len())?, Some(5));
+    /// assert_eq!(db.get_with("none", |value| value.len())?, None);
+    /// # db.close()
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Db::get`].
@@ -313,6 +334,18 @@ impl Db {
 
     /// The store as it was at an earlier version.
     ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// let first = db.put("k", "old")?;
+    /// let held = db.snapshot()?; // else compaction may drop what the next commit replaces
+    /// db.put("k", "new")?;
+    /// assert_eq!(db.snapshot_at(first)?.get("k")?.expect("then"), "old");
+    /// # drop(held);
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::BelowWatermark`] if what was visible then may have been dropped,
     /// [`Error::FutureVersion`] if there was no such commit yet.
@@ -330,6 +363,19 @@ impl Db {
 
     /// Runs a closure in a read-write transaction and commits it; runs it again if another commit
     /// got in the way, with growing pauses, up to 64 times. An error of the closure discards.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// let visits = db.update(|t| {
+    ///     let visits = t.get("visits")?.map_or(0, |v| v[0]) + 1;
+    ///     t.put("visits", [visits])?;
+    ///     Ok(visits)
+    /// })?;
+    /// assert_eq!(visits, 1);
+    /// # db.close()
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The closure's; [`Error::Conflict`] or [`Error::TooOld`] if it never got through; those of
@@ -353,6 +399,18 @@ impl Db {
 
     /// Runs a closure on a snapshot of now. Never conflicts.
     ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// db.put("a", "1")?;
+    /// let sizes = db.view(|snapshot| {
+    ///     snapshot.iter().map(|entry| Ok(entry?.value_len())).collect::<kvdb::Result<Vec<_>>>()
+    /// })?;
+    /// assert_eq!(sizes, [1]);
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// The closure's, or [`Error::Closed`].
     pub fn view<R>(&self, f: impl FnOnce(&Snapshot) -> Result<R>) -> Result<R> {
@@ -369,6 +427,18 @@ impl Db {
 
     /// The entries of now within bounds. A start above the end is an empty range.
     ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// for key in ["a", "b", "c", "d"] {
+    ///     db.put(key, "")?;
+    /// }
+    /// assert_eq!(db.range("b".."d")?.count(), 2);
+    /// assert_eq!(db.range(..="c")?.rev().next().expect("three")?.key(), b"c");
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Closed`].
     pub fn range(&self, range: impl KeyRange) -> Result<Iter<'static>> {
@@ -384,6 +454,18 @@ impl Db {
     }
 
     /// Makes every commit so far durable, buffered ones included.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// use kvdb::Durability;
+    /// let mut batch = db.batch();
+    /// batch.put("k", "v")?;
+    /// batch.commit_with(Durability::Buffered)?; // survives the death of the process
+    /// db.sync()?; // and from here on a power cut
+    /// # db.close()
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Poisoned`], [`Error::ReadOnly`], [`Error::Closed`], or that of the sync, which
@@ -434,6 +516,16 @@ impl Db {
 
     /// Bytes the value of a key of this length may have, which follows from
     /// [`Options::segment_size`] and [`Options::max_transaction_size`].
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// let most = db.max_value_len(3);
+    /// let refused = db.put("key", vec![0; most + 1]);
+    /// assert!(matches!(refused, Err(kvdb::Error::ValueTooLarge { limit, .. }) if limit == most));
+    /// # db.close()
+    /// # }
+    /// ```
     pub fn max_value_len(&self, key_len: usize) -> usize {
         self.core().limits.max_value_len(key_len)
     }

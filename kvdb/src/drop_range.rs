@@ -62,6 +62,18 @@ impl Db {
     /// Deletes all keys within bounds. Otherwise as [`Db::drop_prefix`]. An empty range drops
     /// nothing, commits nothing, and returns the newest version.
     ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// for day in ["2024-01", "2024-02", "2024-03"] {
+    ///     db.put(day, "")?;
+    /// }
+    /// db.drop_range(.."2024-03")?;
+    /// assert_eq!(db.iter()?.count(), 1);
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Db::drop_prefix`].
     pub fn drop_range(&self, range: impl KeyRange) -> Result<u64> {

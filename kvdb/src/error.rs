@@ -215,6 +215,24 @@ pub enum ErrorKind {
 
 impl Error {
     /// What a caller can do about it.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// use kvdb::ErrorKind;
+    /// let mut t = db.begin()?;
+    /// t.get("k")?;
+    /// t.put("l", "")?;
+    /// db.put("k", "changed meanwhile")?;
+    /// match t.commit() {
+    ///     Err(error) if error.kind() == ErrorKind::Retry => {} // run it again
+    ///     Err(error) if error.kind() == ErrorKind::NoSpace => panic!("free some space: {error}"),
+    ///     outcome => panic!("{outcome:?}"),
+    /// }
+    /// assert_eq!(db.put("", "").unwrap_err().kind(), ErrorKind::Usage);
+    /// # db.close()
+    /// # }
+    /// ```
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Conflict | Error::TooOld => ErrorKind::Retry,

@@ -135,6 +135,19 @@ pub(crate) fn pointed_len(key: &[u8], entry: &Entry<'_>) -> Result<usize> {
 
 /// One entry: key, version, what came with it, and its value, which is read from the log only
 /// when asked for. Owned; stays valid whatever the database does.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+/// let version = db.put("k", "value")?;
+/// for item in db.iter()? {
+///     let item = item?; // a step can fail
+///     assert_eq!((item.key(), item.version(), item.value_len()), (&b"k"[..], version, 5));
+///     assert_eq!(item.value()?, "value"); // and so can a read
+/// }
+/// # db.close()
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Item {
     key: Box<[u8]>,

@@ -124,6 +124,24 @@ impl<'t> Iter<'t> {
     /// Moves the front: [`next`](Iterator::next) gives the first entry with a key of `key` or
     /// greater, within the bounds. From any position, any number of times, also after the end; it
     /// still stops where the back is.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// for key in ["a", "b", "c", "d"] {
+    ///     db.put(key, "")?;
+    /// }
+    /// let mut iter = db.iter()?;
+    /// iter.seek("bb");
+    /// assert_eq!(iter.next().expect("c and d")?.key(), b"c");
+    /// iter.seek("a"); // back again
+    /// assert_eq!(iter.next().expect("all")?.key(), b"a");
+    /// iter.seek_back("cc");
+    /// assert_eq!(iter.next_back().expect("b and c")?.key(), b"c");
+    /// assert_eq!(iter.count(), 1); // b: the ends meet
+    /// # db.close()
+    /// # }
+    /// ```
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
         self.front.place = Place::From(key.as_ref().to_vec());
         self.front.scout = None;
@@ -146,6 +164,16 @@ impl<'t> Iter<'t> {
     }
 
     /// The keys alone. Never touches the value log.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// db.put("k", vec![0; 1 << 20])?;
+    /// let keys = db.iter()?.keys().collect::<kvdb::Result<Vec<_>>>()?;
+    /// assert_eq!(keys, [b"k"]);
+    /// # db.close()
+    /// # }
+    /// ```
     pub fn keys(self) -> Keys<'t> {
         Keys(self)
     }
@@ -154,6 +182,18 @@ impl<'t> Iter<'t> {
     /// not opened. Deleted keys are absent here; with [`versions`](Iter::versions) they are shown.
     ///
     /// Starts over: call it before anything was taken.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// db.put("a", "old")?;
+    /// let version = db.put("b", "old")?;
+    /// db.put("b", "new")?;
+    /// let changed = db.iter()?.since(version).keys().collect::<kvdb::Result<Vec<_>>>()?;
+    /// assert_eq!(changed, [b"b"]);
+    /// # db.close()
+    /// # }
+    /// ```
     #[must_use]
     pub fn since(mut self, version: u64) -> Iter<'t> {
         self.picture.since = version;

@@ -25,6 +25,17 @@ pub enum Durability {
 }
 
 /// Who does the background work.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// use kvdb::{Background, Options, Step};
+/// # let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+/// let db = Options::default().background(Background::Manual).open_in(fs, "/db")?;
+/// db.put("k", "v")?;
+/// while db.step(Step::Compact)? {} // as long as there is something to do
+/// # db.close()
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum Background {
     /// Threads of the database.
@@ -372,6 +383,20 @@ impl Options {
     }
 
     /// Opens with a file system and a clock of one's own.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// use kvdb::vfs::{ManualClock, MemFs};
+    /// use kvdb::{Options, WriteOptions};
+    /// use std::sync::Arc;
+    /// let clock = Arc::new(ManualClock::new(1_000));
+    /// let db = Options::default().open_with(Arc::new(MemFs::new()), clock.clone(), "/db")?;
+    /// db.put_with("k", "v", WriteOptions::default().expires_at(1_060))?;
+    /// clock.set(1_060);
+    /// assert!(db.get("k")?.is_none());
+    /// # db.close()
+    /// # }
+    /// ```
     pub fn open_with(
         &self,
         fs: Arc<dyn Fs>,
@@ -443,6 +468,16 @@ impl Options {
     }
 
     /// Checks every setting against its limits and against each other.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// use kvdb::{Error, Options};
+    /// Options::bulk_load().validate()?;
+    /// let wrong = Options::default().memtable_size(1).validate();
+    /// assert!(matches!(wrong, Err(Error::InvalidOption { name: "memtable_size", .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidOption`] with the name of the first option that is out of its range.

@@ -21,6 +21,22 @@ use crate::pipeline::Route;
 /// or `.await` it in any runtime: it is a [`Future`] and needs none in particular.
 ///
 /// Dropping it changes nothing: the commit goes on.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+/// let mut batch = db.batch();
+/// batch.put("k", "v")?;
+/// let pending = batch.commit_async()?;
+/// let version = pending.version(); // its place in the order is known at once
+/// let version_when_done = match pending.try_wait() {
+///     Ok(outcome) => outcome?,
+///     Err(pending) => pending.wait()?, // still under way
+/// };
+/// assert_eq!(version_when_done, version);
+/// # db.close()
+/// # }
+/// ```
 #[must_use = "a commit whose outcome nobody looks at may have failed"]
 pub struct PendingCommit {
     /// None in a read-only database.
@@ -148,6 +164,18 @@ impl PendingCommit {
 
     /// Waits until the commit is durable, whatever durability it was made with: a buffered one
     /// that no sync has covered yet is synced now, with everything before it.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// use kvdb::Durability;
+    /// let mut batch = db.batch();
+    /// batch.put("k", "v")?;
+    /// let pending = batch.commit_async_with(Durability::Buffered)?;
+    /// pending.wait_durable()?;
+    /// # db.close()
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`PendingCommit::wait`]; those of the sync, which poison the database.

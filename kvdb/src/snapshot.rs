@@ -20,6 +20,20 @@ use crate::versions::Versions;
 ///
 /// It holds no files, only a timestamp: what it may still see is kept by compaction until it is
 /// dropped.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+/// db.put("k", "then")?;
+/// let snapshot = db.snapshot()?;
+/// db.put("k", "now")?;
+/// assert_eq!(snapshot.get("k")?.expect("it was there"), "then");
+/// // It is `'static`, and can go to another thread.
+/// let values = std::thread::spawn(move || snapshot.iter().count()).join();
+/// assert_eq!(values.expect("no panic"), 1);
+/// # db.close()
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) core: Arc<Core>,

@@ -143,11 +143,36 @@ impl Step {
 
 impl Db {
     /// Figures of this moment. Costs a walk over the tables' records.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// db.put("k", "v")?;
+    /// let stats = db.stats();
+    /// assert_eq!((stats.version, stats.open_transactions), (db.version(), 0));
+    /// println!("{}: {} bytes in tables, {} in the log", stats.shape, stats.tree_bytes, stats.log_bytes);
+    /// # db.close()
+    /// # }
+    /// ```
     pub fn stats(&self) -> Stats {
         self.core().stats()
     }
 
     /// Whether the database can write.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// use kvdb::Health;
+    /// match db.health() {
+    ///     Health::Good => {}
+    ///     Health::Failing(why) => println!("background work: {why}"),
+    ///     Health::Poisoned(why) => println!("close it and open it again: {why}"),
+    ///     other => println!("{other:?}"),
+    /// }
+    /// # db.close()
+    /// # }
+    /// ```
     pub fn health(&self) -> Health {
         let core = self.core();
         if core.commits.is_closed() {

@@ -66,6 +66,16 @@ impl From<Value> for Vec<u8> {
 }
 
 /// Without a copy: the handle becomes the owner.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+/// db.put("k", "value")?;
+/// let bytes: bytes::Bytes = db.get("k")?.expect("just put").into();
+/// assert_eq!(bytes.slice(1..3), "al");
+/// # db.close()
+/// # }
+/// ```
 #[cfg(feature = "bytes")]
 impl From<Value> for bytes::Bytes {
     fn from(value: Value) -> bytes::Bytes {

@@ -34,6 +34,16 @@ impl Db {
     ///
     /// Takes as long as reading the whole store. Commits and reads go on meanwhile.
     ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// db.put("k", "v")?;
+    /// let report = db.verify()?;
+    /// assert_eq!((report.entries, report.tables), (1, 0));
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// The first damage found, with file and offset where there is one.
     pub fn verify(&self) -> Result<VerifyReport> {

@@ -88,6 +88,17 @@ impl<'t> Versions<'t> {
 
     /// Only versions newer than this one, deletes included. Tables that hold nothing newer are not
     /// opened. Starts over: call it before anything was taken.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// let version = db.put("a", "old")?;
+    /// db.delete("a")?;
+    /// let changes = db.snapshot()?.versions().since(version).collect::<kvdb::Result<Vec<_>>>()?;
+    /// assert!(changes.len() == 1 && changes[0].is_deleted());
+    /// # db.close()
+    /// # }
+    /// ```
     #[must_use]
     pub fn since(mut self, version: u64) -> Versions<'t> {
         self.picture.since = version;

@@ -53,6 +53,21 @@ impl Pending {
 }
 
 /// What a write carries besides its value.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+/// use kvdb::WriteOptions;
+/// use std::time::{Duration, SystemTime, UNIX_EPOCH};
+/// let in_a_minute = SystemTime::now() + Duration::from_secs(60);
+/// let seconds = in_a_minute.duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+/// let mut batch = db.batch();
+/// batch.put_with("token", "secret", WriteOptions::default().expires_at(seconds))?;
+/// batch.put_with("page", "text", WriteOptions::default().user_meta(b'p'))?;
+/// batch.commit()?;
+/// # db.close()
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WriteOptions {

@@ -216,6 +216,22 @@ impl Db {
     /// was last told. It may use the database, but not collect or close it, which would wait for
     /// itself and is refused; if it breaks off, what was begun is undone.
     ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// use std::ops::ControlFlow;
+    /// let started = std::time::Instant::now();
+    /// let outcome = db.gc_with(&kvdb::GcOptions::full(), |_stage, _bytes| {
+    ///     match started.elapsed().as_secs() < 60 {
+    ///         true => ControlFlow::Continue(()),
+    ///         false => ControlFlow::Break(()), // then it is `Error::Cancelled`
+    ///     }
+    /// });
+    /// assert!(outcome.is_ok());
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Db::gc`]; [`Error::Cancelled`] if `progress` broke off; [`Error::Reentrant`] within
     /// another `progress` on the same thread.
