@@ -28,7 +28,8 @@ pub enum Error {
         /// Most bytes a key may have.
         limit: usize,
     },
-    /// The value does not fit into a frame of the log: see [`Db::max_value_len`](crate::Db::max_value_len).
+    /// The value does not fit into a frame of the log: see
+    /// [`Db::max_value_len`](crate::Db::max_value_len).
     #[error("value of {len} bytes: the limit for this key and segment size is {limit}")]
     ValueTooLarge {
         /// Bytes of the value.

@@ -2,7 +2,8 @@
 //!
 //! A segment is dead when it lies before the replay head and no table of the installed version
 //! refers to it: everything in it was small and is in tables by now, or was overwritten or deleted
-//! and compacted away. It is freed by one change set; only then its file is removed. Readers of older superversions keep what they hold.
+//! and compacted away. It is freed by one change set; only then its file is removed. Readers of
+//! older superversions keep what they hold.
 //!
 //! Live bytes are the sum over the tables' records, never a counter, and the manifest refuses to
 //! free a segment that a table refers to. So the worst that a mistake here could do is an error.

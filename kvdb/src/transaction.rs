@@ -22,8 +22,8 @@ use crate::value::Value;
 use crate::write_set::{Pending, WriteOptions, WriteSet};
 
 /// A read-write transaction: serializable. It reads one snapshot, sees its own writes, and at
-/// commit fails with [`Error::Conflict`](crate::Error::Conflict) if another commit has changed anything it has read, keys
-/// that were absent and ranges that were scanned included.
+/// commit fails with [`Error::Conflict`](crate::Error::Conflict) if another commit has changed
+/// anything it has read, keys that were absent and ranges that were scanned included.
 ///
 /// Dropping it discards it. [`Db::update`](crate::Db::update) runs a closure in one and again on a
 /// conflict.
@@ -100,9 +100,11 @@ impl Transaction {
     /// Writes a key. Later writes of the same key replace earlier ones.
     ///
     /// # Errors
-    /// [`Error::EmptyKey`](crate::Error::EmptyKey), [`Error::KeyTooLong`](crate::Error::KeyTooLong), [`Error::ValueTooLarge`](crate::Error::ValueTooLarge), and
-    /// [`Error::TransactionTooBig`](crate::Error::TransactionTooBig), after which this write is not in the transaction and the rest
-    /// can still be committed.
+    /// [`Error::EmptyKey`](crate::Error::EmptyKey),
+    /// [`Error::KeyTooLong`](crate::Error::KeyTooLong),
+    /// [`Error::ValueTooLarge`](crate::Error::ValueTooLarge), and
+    /// [`Error::TransactionTooBig`](crate::Error::TransactionTooBig), after which this write is not
+    /// in the transaction and the rest can still be committed.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.put_with(key, value, WriteOptions::default())
     }
@@ -234,8 +236,9 @@ impl Transaction {
     /// a transaction without writes takes none, never conflicts, and returns its read version.
     ///
     /// # Errors
-    /// [`Error::Conflict`](crate::Error::Conflict) or [`Error::TooOld`](crate::Error::TooOld): nothing was written, run it again.
-    /// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown): the log failed on the way. Others: nothing was written.
+    /// [`Error::Conflict`](crate::Error::Conflict) or [`Error::TooOld`](crate::Error::TooOld):
+    /// nothing was written, run it again. [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown):
+    /// the log failed on the way. Others: nothing was written.
     pub fn commit(self) -> Result<u64> {
         let durability = self.core.options.durability;
         self.commit_with(durability)
@@ -406,7 +409,8 @@ impl Batch {
     /// an empty batch takes none and returns the newest one.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), or that of whatever refused it.
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly),
+    /// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), or that of whatever refused it.
     pub fn commit(self) -> Result<u64> {
         let durability = self.core.options.durability;
         self.commit_with(durability)

@@ -23,7 +23,8 @@ use crate::track::{SharedTrack, Track};
 /// for, so this is what *is* there, not a history that is promised. What a range drop hides is not
 /// shown.
 ///
-/// Made by [`Snapshot::versions`](crate::Snapshot::versions) and [`Iter::versions`](crate::Iter::versions).
+/// Made by [`Snapshot::versions`](crate::Snapshot::versions) and
+/// [`Iter::versions`](crate::Iter::versions).
 ///
 /// ```
 /// # fn main() -> kvdb::Result<()> {

@@ -2,41 +2,11 @@
 //! runs in it would be counted.
 #![allow(clippy::unwrap_used)] // a test may panic
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "../../sstable/tests/common/counting.rs"]
+mod counting;
 
+use counting::Watermark;
 use kvdb::{Codec, Durability, Options, Result};
-
-/// Counts what is allocated now, and the most there was.
-struct Counting;
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-fn more(bytes: usize) {
-    MOST.fetch_max(NOW.fetch_add(bytes, Ordering::Relaxed) + bytes, Ordering::Relaxed);
-}
-
-// SAFETY: all calls go to the system's allocator as they are.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        more(layout.size());
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        more(layout.size());
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const VALUE: usize = 100;
 
@@ -47,8 +17,7 @@ fn key(n: u64) -> [u8; 16] {
 
 /// Writes, compacts and reads more than the budget, some of it beside a transaction that has read.
 fn use_it(options: &Options) -> Result<()> {
-    let before = NOW.load(Ordering::Relaxed);
-    MOST.store(before, Ordering::Relaxed);
+    let held = Watermark::start();
     let budget = options.memory_budget;
     let entries = 2 * budget / (16 + VALUE as u64);
     let dir = tempfile::tempdir().unwrap();
@@ -74,7 +43,7 @@ fn use_it(options: &Options) -> Result<()> {
     assert_eq!(db.iter()?.count() as u64, n);
     // The arenas of memtables are maps of their own, which the allocator does not see.
     let arenas = (options.max_memtables + 1) * options.memtable_size;
-    let most = MOST.load(Ordering::Relaxed) - before + arenas;
+    let most = held.most() + arenas;
     assert!(most as u64 <= budget, "{most} of {budget} bytes: {options:?}");
     db.close()
 }

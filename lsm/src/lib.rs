@@ -48,24 +48,25 @@
 //!
 //! Leveled, with targets derived from the last level (dynamic level bytes, after RocksDB): the last
 //! level is as large as it is, each one above it should be smaller by `level_size_multiplier`, and
-//! the first whose target is at most `base_level_size` is the *base*, which level 0 is compacted into. **The
-//! base never lies below a level that has tables.** A level's score is its size over its target, of
-//! level 0 the number of tables over the trigger; what is being compacted already does not count, and
-//! a score is divided by that of the level below, since an overfull level can wait while the next one
-//! is more so (Badger's rule).
+//! the first whose target is at most `base_level_size` is the *base*, which level 0 is compacted
+//! into. **The base never lies below a level that has tables.** A level's score is its size over
+//! its target, of level 0 the number of tables over the trigger; what is being compacted already
+//! does not count, and a score is divided by that of the level below, since an overfull level can
+//! wait while the next one is more so (Badger's rule).
 //!
 //! What is picked: all of level 0; of a deeper level the table that overlaps the next one least,
 //! where tombstones, superseded and expiring entries and pointers into the log make it cheaper.
-//! Tables without anything below move without being read, unless they would come to lie over too much
-//! of the level after the next. While the base level is busy, tables of level 0 that are neighbours in age are merged
-//! into one. An idle tree looks for tombstones, superseded and expired entries that can go, for
-//! range deletes to be applied, and for pointers that may supersede others below.
+//! Tables without anything below move without being read, unless they would come to lie over too
+//! much of the level after the next. While the base level is busy, tables of level 0 that are
+//! neighbours in age are merged into one. An idle tree looks for tombstones, superseded and expired
+//! entries that can go, for range deletes to be applied, and for pointers that may supersede others
+//! below.
 //!
 //! Kept from Badger: a running job reserves its key range on both of its levels (the *compaction
-//! status*), so that disjoint jobs run at once and overlapping ones wait; jobs are taken by their level's
-//! score; what overlaps nothing below is moved; inputs are deleted only after the manifest has the
-//! outputs; writers stall by the number of level-0 tables. One job is cut into key ranges that
-//! run in parallel on the tree's own thread pool; cuts are user keys. Outputs end at
+//! status*), so that disjoint jobs run at once and overlapping ones wait; jobs are taken by their
+//! level's score; what overlaps nothing below is moved; inputs are deleted only after the manifest
+//! has the outputs; writers stall by the number of level-0 tables. One job is cut into key ranges
+//! that run in parallel on the tree's own thread pool; cuts are user keys. Outputs end at
 //! `table_size`, a little earlier at a boundary of the level below, and where a range delete begins
 //! or ends. Memory is bounded by the number of inputs, not by their size.
 //!
@@ -78,16 +79,16 @@
 //! indexes and filters exceed their share.
 //!
 //! What may be left out is told in one place, `compaction::dropping`: versions that no reader at or
-//! above the discard floor can see (but [`Options::versions_to_keep`]); a tombstone or expired entry only
-//! together with everything older of its key, and only if no older table outside of the job overlaps
-//! the key. The floor comes from [`Companion::floor`] at the start of a job, and the superversion
-//! that has its outputs carries it as [`Superversion::watermark`].
+//! above the discard floor can see (but [`Options::versions_to_keep`]); a tombstone or expired
+//! entry only together with everything older of its key, and only if no older table outside of the
+//! job overlaps the key. The floor comes from [`Companion::floor`] at the start of a job, and the
+//! superversion that has its outputs carries it as [`Superversion::watermark`].
 //!
-//! Background threads: one for flushes, [`Options::compaction_threads`] for compactions and as many for
-//! their parts, at a lower priority, one at normal priority for level 0 when writers are being slowed
-//! down, a janitor that frees what nobody reads, and one that installs change sets for the threads of low
-//! priority, which must not hold a lock that a write takes. With [`Background::Manual`] there is
-//! none, and [`Tree::step`] does one unit of work at a time.
+//! Background threads: one for flushes, [`Options::compaction_threads`] for compactions and as many
+//! for their parts, at a lower priority, one at normal priority for level 0 when writers are being
+//! slowed down, a janitor that frees what nobody reads, and one that installs change sets for the
+//! threads of low priority, which must not hold a lock that a write takes. With
+//! [`Background::Manual`] there is none, and [`Tree::step`] does one unit of work at a time.
 
 mod admission;
 mod compaction;

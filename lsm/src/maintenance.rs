@@ -54,8 +54,8 @@ impl<C: Companion> Tree<C> {
     }
 
     /// Deletes a range, which the caller's log holds durably, in a frame that was
-    /// [routed](Self::route) and whose reservation is still held. From here on every reader at the range's
-    /// version or later knows of it.
+    /// [routed](Self::route) and whose reservation is still held. From here on every reader at the
+    /// range's version or later knows of it.
     ///
     /// If the manifest does not take it (the disk may be full), that is reported to `tracing` only:
     /// the next change set carries it, and the replay head does not pass the frame before.

@@ -141,8 +141,8 @@ impl<C: Companion> Tree<C> {
     }
 
     /// Stops background work at its next block, flushes included, and waits for it: that takes less
-    /// than a second. What is only in memtables stays there: [`flush`](Self::flush) first if it is to be on disk. Reads go on to work. A second
-    /// call does nothing.
+    /// than a second. What is only in memtables stays there: [`flush`](Self::flush) first if it is to be
+    /// on disk. Reads go on to work. A second call does nothing.
     pub fn close(&self) {
         self.shared.request_close();
         self.workers.lock().join(&self.shared);

@@ -4,51 +4,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../../sstable/tests/common/counting.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::*;
+use counting::Watermark;
 use kvdb_lsm::*;
 use kvdb_vfs::OsFs;
-
-/// Counts what is allocated now, and the most there was.
-struct Counting;
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-fn more(bytes: usize) {
-    MOST.fetch_max(NOW.fetch_add(bytes, Ordering::Relaxed) + bytes, Ordering::Relaxed);
-}
-
-// SAFETY: all calls go to the system's allocator as they are.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        more(layout.size());
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        more(layout.size());
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        more(size);
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const VALUE: usize = 100;
 /// Bytes of a level at the scale of 1; with `KVDB_TEST_SCALE=128` it has 4 GiB.
@@ -74,8 +38,7 @@ fn write(tree: &Tree<NoCompanion>, version: &mut u64, round: u8, numbers: &[u64]
 
 /// Loads a level, compacts it whole, reads it at random and from end to end.
 fn load_and_compact(reads: Reads) {
-    let before = NOW.load(Ordering::Relaxed);
-    MOST.store(before, Ordering::Relaxed);
+    let held = Watermark::start();
     let budget: u64 = 24 << 20;
     let mut options = Options::within_memory(budget, reads).unwrap();
     options.paranoid = false; // it would read everything again and again
@@ -117,7 +80,7 @@ fn load_and_compact(reads: Reads) {
     assert_eq!(count(&tree) as u64, entries);
     // The arenas of memtables are maps of their own, which the allocator does not see. The numbers of
     // the second round are the test's own.
-    let most = MOST.load(Ordering::Relaxed) - before + memtables - numbers;
+    let most = held.most() + memtables - numbers;
     let (shape, open) = (stats.shape, tree.stats().open_tables);
     assert!(most as u64 <= budget, "{most} of {budget} bytes, {reads:?}, {shape}, {open} open");
     tree.close();

@@ -3,49 +3,13 @@
 //! `KVDB_TEST_SCALE=N` makes the table N times as large; at 64 it has 4 GiB.
 #![allow(clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use kvdb_sstable::{Builder, BuilderOptions, Codec};
 
 mod common;
-
-/// Counts the bytes that are allocated, and the most that ever were.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-fn grown(by: usize) {
-    MOST.fetch_max(NOW.fetch_add(by, Relaxed) + by, Relaxed);
-}
-
-// SAFETY: every call is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above; `at` came from `System`.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // As if the old piece lived on until its bytes are in the new one.
-        grown(size);
-        NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+#[path = "common/counting.rs"]
+mod counting;
 
 /// Takes a file and keeps its length.
 struct Sink(u64);
@@ -64,8 +28,7 @@ impl Write for Sink {
 /// Builds a table of so many values; returns its length and the most that was held meanwhile.
 fn build(values: u64, len: usize, codec: Codec) -> (u64, u64) {
     let value: Vec<u8> = (0..len).map(|i| (i * i / 7) as u8).collect();
-    let before = NOW.load(Relaxed);
-    MOST.store(before, Relaxed);
+    let held = counting::Watermark::start();
     let mut options = BuilderOptions::default();
     options.codec = codec;
     let mut builder = Builder::new(Sink(0), options).unwrap();
@@ -74,7 +37,7 @@ fn build(values: u64, len: usize, codec: Codec) -> (u64, u64) {
     }
     let (sink, properties) = builder.finish().unwrap();
     assert_eq!((sink.0, properties.entries), (properties.file_len, values));
-    (sink.0, (MOST.load(Relaxed) - before) as u64)
+    (sink.0, held.most() as u64)
 }
 
 /// One test alone, since the allocator counts for the whole process.

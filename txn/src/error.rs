@@ -21,7 +21,8 @@ pub enum CommitError {
         /// The newest version whose writes were forgotten.
         remembered_after: u64,
     },
-    /// An earlier commit failed after its version was handed out; see [`Oracle::failed`](crate::Oracle::failed).
+    /// An earlier commit failed after its version was handed out; see
+    /// [`Oracle::failed`](crate::Oracle::failed).
     #[error("no more commits: the commit of version {failed_version} failed")]
     Poisoned {
         /// The smallest version that failed.

@@ -127,10 +127,11 @@ impl Oracle {
     /// Commits a transaction that began with `mark` and read `reads`.
     ///
     /// If nothing in `reads` was written by a commit of a version above the mark's, the commit gets
-    /// the next version, and `enqueue(version)` is called under the oracle's lock, so that the order
-    /// of the calls is the order of versions; its result is returned. `enqueue` should be short, and
-    /// cannot refuse. It must neither call the oracle nor drop a mark: that would be a deadlock. If it panics, the oracle is poisoned. Once it was
-    /// called, [`Oracle::published`] or [`Oracle::failed`] has to be called for the version.
+    /// the next version, and `enqueue(version)` is called under the oracle's lock, so that the
+    /// order of the calls is the order of versions; its result is returned. `enqueue` should be
+    /// short, and cannot refuse. It must neither call the oracle nor drop a mark: that would be a
+    /// deadlock. If it panics, the oracle is poisoned. Once it was called, [`Oracle::published`] or
+    /// [`Oracle::failed`] has to be called for the version.
     ///
     /// An empty read set never conflicts (blind writes). Without writes there is nothing to commit:
     /// that never fails, uses no version, does not call `enqueue` and returns `None`.
@@ -279,7 +280,8 @@ impl Oracle {
     /// Makes every version up to `version` readable.
     ///
     /// To be called when these commits can be read, in version order, once for each or once for
-    /// several, and only for versions that were handed out. A version that failed, and those above it, do not become readable.
+    /// several, and only for versions that were handed out. A version that failed, and those above
+    /// it, do not become readable.
     pub fn published(&self, version: u64) {
         self.core.publish(version);
     }

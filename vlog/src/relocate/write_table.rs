@@ -67,8 +67,8 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Writes the table into the file with this number. `outputs` are the collection's record files, those that the indices given to
-    /// [`add`](TableWriter::add) stand for.
+    /// Writes the table into the file with this number. `outputs` are the collection's record files,
+    /// those that the indices given to [`add`](TableWriter::add) stand for.
     ///
     /// # Errors
     /// [`Error::Misuse`] if an index is none, or an offset was added twice; [`Error::Io`].
