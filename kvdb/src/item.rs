@@ -166,6 +166,8 @@ pub(crate) enum Payload {
         view: Arc<LogView>,
         pointer: Pointer,
         len: usize,
+        /// Whether values are read in the order they lie in.
+        along: bool,
     },
     /// A deleted entry has none.
     Deleted,
@@ -181,6 +183,7 @@ impl Payload {
                 view: view.clone(),
                 pointer: decode_pointer(entry.payload, key)?,
                 len: pointed_len(key, entry)?,
+                along: false,
             }),
             kind => Err(unknown_kind(key, kind)),
         }
@@ -203,6 +206,14 @@ impl Item {
             expired: false,
             payload: Payload::Inline(Value::from_vec(folded.value)),
         }
+    }
+
+    /// Marks it as one of many whose values are read in the order they lie in.
+    pub(crate) fn along(mut self, in_order: bool) -> Self {
+        if let Payload::Log { along, .. } = &mut self.payload {
+            *along = in_order;
+        }
+        self
     }
 
     /// Marks it as expired for its reader.
@@ -228,8 +239,13 @@ impl Item {
     pub fn value(&self) -> Result<Value> {
         match &self.payload {
             Payload::Inline(value) => Ok(value.clone()),
-            Payload::Log { view, pointer, .. } => {
-                Ok(Value::new(view.read(*pointer, &self.key, self.version)?.into_region()))
+            Payload::Log { view, pointer, along, .. } => {
+                let (pointer, key, version) = (*pointer, &self.key, self.version);
+                let value = match along {
+                    true => view.read_along(pointer, key, version),
+                    false => view.read(pointer, key, version),
+                };
+                Ok(Value::new(value?.into_region()))
             }
             Payload::Deleted => Ok(Value::copied(&[])),
         }

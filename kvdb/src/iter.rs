@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Bound;
 
+use kvdb_vlog::ReadOrder;
+
 use crate::bounds::Bounds;
 use crate::cursor::{Cursor, Picture};
 use crate::error::Result;
@@ -49,6 +51,8 @@ struct End<'t> {
     cursor: Option<Cursor<'t>>,
     place: Place,
     scout: Option<Scout<'t>>,
+    /// Whether the values of the log that it walks over lie in order.
+    order: ReadOrder,
 }
 
 /// Runs ahead of an end and tells the system which values of the log will be read.
@@ -156,7 +160,9 @@ impl<'t> Iter<'t> {
 
     /// How many entries ahead the system is told of values that live in the log and will be read, at
     /// most; 0: none. Default: 256. It begins with 32, and goes no further than 2 MiB. For those who
-    /// look at few of the values it is better switched off; [`keys`](Iter::keys) never does it.
+    /// look at few of the values it is better switched off; [`keys`](Iter::keys) never does it. Where
+    /// values lie in key order, as a collection leaves them, a walk forward leaves it to the system's
+    /// own read-ahead after a mebibyte.
     #[must_use]
     pub fn prefetch(mut self, entries: usize) -> Iter<'t> {
         self.ahead = entries;
@@ -254,14 +260,28 @@ impl<'t> Iter<'t> {
         }
     }
 
-    /// Sees to it that a scout is some way ahead of an end that walks over values of the log.
-    fn look_ahead(&mut self, end: fn(&mut Self) -> &mut End<'t>, go: Go<'t>) {
+    /// Sees to it that the values of the log that an end walks over are in memory when it comes to
+    /// them: by a scout some way ahead of it, or, where they lie in order, by the system itself.
+    /// Whether that is so.
+    fn look_ahead(&mut self, end: fn(&mut Self) -> &mut End<'t>, go: Go<'t>) -> bool {
         let ahead = self.ahead;
         let place = end(self);
-        let Some(cursor) = place.cursor.as_ref().filter(|c| ahead > 0 && c.valid()) else { return };
+        let Some(cursor) = place.cursor.as_ref().filter(|c| ahead > 0 && c.valid()) else {
+            return false;
+        };
+        if let Some(pointer) = cursor.pointer()
+            && place.order.note(cursor.view(), pointer)
+        {
+            if let Some(scout) = place.scout.take()
+                && let Some(last) = scout.cursor.pointer()
+            {
+                cursor.view().begin_along(last);
+            }
+            return true;
+        }
         if place.scout.is_none() {
             if !cursor.is_separated() {
-                return;
+                return false;
             }
             let key = cursor.key().to_vec();
             // What is only fetched ahead was not read: it has no track.
@@ -276,6 +296,7 @@ impl<'t> Iter<'t> {
         if let Some(scout) = &mut end(self).scout {
             scout.run(ahead, go);
         }
+        false
     }
 
     fn give<R>(
@@ -297,16 +318,16 @@ impl Iterator for Iter<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let item = self.give(Self::step, |iter| &iter.front, Cursor::item)?;
-        self.look_ahead(|iter| &mut iter.front, Cursor::next);
-        Some(item)
+        let along = self.look_ahead(|iter| &mut iter.front, Cursor::next);
+        Some(item.map(|item| item.along(along)))
     }
 }
 
 impl DoubleEndedIterator for Iter<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
         let item = self.give(Self::step_back, |iter| &iter.back, Cursor::item)?;
-        self.look_ahead(|iter| &mut iter.back, Cursor::prev);
-        Some(item)
+        let along = self.look_ahead(|iter| &mut iter.back, Cursor::prev);
+        Some(item.map(|item| item.along(along)))
     }
 }
 

@@ -114,6 +114,13 @@ pub trait File: Send + Sync + Debug {
     /// the map down (`SIGBUS`): lock the directory.
     fn map(&self, range: Range<u64>) -> Result<Option<Region>>;
 
+    /// As [`map`](File::map), with an access pattern of the map's own: [`Advice::Random`] or
+    /// [`Advice::Sequential`]. What is [advised](File::advise) for the file later does not change it.
+    fn map_for(&self, range: Range<u64>, pattern: Advice) -> Result<Option<Region>> {
+        let _ = pattern;
+        self.map(range)
+    }
+
     /// Whether a map of this file that was made through *another* handle may still live, in this
     /// process or in another one: then the file must not be written over in place. Where that
     /// cannot be found out the answer is yes.

@@ -24,6 +24,8 @@ pub(crate) struct LogFile {
     /// The last bytes of a file that is not settled.
     recent: Recent,
     map: OnceLock<Option<Region>>,
+    /// Another, for those who read the records in the order they lie in.
+    scan_map: OnceLock<Option<Region>>,
     /// Bytes below this are written and will not be written again, or only with the same bytes:
     /// a reader may look at them. Stored with release order after the write returned.
     written: AtomicU32,
@@ -48,6 +50,7 @@ impl LogFile {
             settled: AtomicBool::new(true),
             recent: Recent::default(),
             map: OnceLock::new(),
+            scan_map: OnceLock::new(),
             written: AtomicU32::new(written),
         }
     }
@@ -100,28 +103,54 @@ impl LogFile {
 
     #[cold]
     fn make_map(&self) -> Option<&Region> {
-        let map = self.map.get_or_init(|| {
-            if !self.maps {
-                return None;
-            }
-            let range = 0..u64::from(self.len);
-            match self.file.map(range.clone()) {
-                Ok(map) => {
-                    self.file.advise(range, Advice::Random);
-                    map
-                }
-                Err(e) => {
-                    tracing::warn!(error = %e, "file not mapped, reading by system calls");
-                    None
-                }
-            }
-        });
-        map.as_ref()
+        self.map.get_or_init(|| self.map_all(Advice::Random)).as_ref()
     }
 
-    /// How many regions hold the map: 1 means that no value does.
+    fn map_all(&self, pattern: Advice) -> Option<Region> {
+        if !self.maps {
+            return None;
+        }
+        match self.file.map_for(0..u64::from(self.len), pattern) {
+            Ok(map) => map,
+            Err(e) => {
+                tracing::warn!(error = %e, "file not mapped, reading by system calls");
+                None
+            }
+        }
+    }
+
+    /// As [`map`](Self::map), but the system reads ahead of whoever walks over it. A map of its own,
+    /// since the other must not: a point read would bring in megabytes.
+    fn scan_map(&self) -> Option<&Region> {
+        if let Some(map) = self.scan_map.get() {
+            return map.as_ref();
+        }
+        // That the file may be looked at is for the other to say.
+        self.map()?;
+        let make = || {
+            // How far ahead goes by the file.
+            self.file.advise(0..u64::from(self.len), Advice::Sequential);
+            self.map_all(Advice::Sequential)
+        };
+        self.scan_map.get_or_init(make).as_ref()
+    }
+
+    /// Reading along begins behind `end`, up to which everything was asked for. In the middle of a
+    /// file the system takes a first page that is missing for a single one, unless the one before it
+    /// was just read.
+    pub(crate) fn begin_along(&self, end: u64) {
+        if self.scan_map().is_some() && end > 0 && end <= self.written().into() {
+            // A hint: whoever reads the bytes for what they are will meet the error.
+            let _ = self.file.read_at(&mut [0], end - 1);
+        }
+    }
+
+    /// How many regions hold a map: no more than 1 means that no value does.
     pub(crate) fn map_holders(&self) -> usize {
-        self.map.get().and_then(Option::as_ref).map_or(0, Region::holders)
+        let holders = |map: &OnceLock<Option<Region>>| {
+            map.get().and_then(Option::as_ref).map_or(0, Region::holders)
+        };
+        holders(&self.map).max(holders(&self.scan_map))
     }
 
     /// The part of the map that holds the record at `offset`; `None` without a map.
@@ -141,6 +170,18 @@ impl LogFile {
     /// The bytes of the record at `offset`, without a copy where there is a map.
     pub(crate) fn region(&self, offset: u32, pointer: Pointer) -> Result<Region> {
         self.region_of(self.range(offset, pointer)?, pointer)
+    }
+
+    /// As [`region`](Self::region), for one who reads the records in the order they lie in.
+    pub(crate) fn region_along(&self, offset: u32, pointer: Pointer) -> Result<Region> {
+        let range = self.range(offset, pointer)?;
+        match self.scan_map() {
+            Some(map) => {
+                let part = map.subregion(range);
+                part.ok_or(Error::BadPointer { pointer, what: "it leaves the map" })
+            }
+            None => self.region_of(range, pointer),
+        }
     }
 
     /// Bytes of what was written, whatever they are.

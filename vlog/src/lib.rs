@@ -160,6 +160,7 @@ pub mod fuzz;
 mod log;
 mod options;
 mod position;
+mod read_order;
 mod reader;
 mod recent;
 mod recovery;
@@ -186,6 +187,7 @@ pub use position::{
     Pointer, Position, Relocated, SealedSegment, SegmentMeta, SegmentName, SegmentRecord,
     parse_segment_path, segment_path,
 };
+pub use read_order::ReadOrder;
 pub use recovery::{Recovery, Start};
 pub use relocate::{
     LiveRecord, Output, RecordFiles, RecordWriter, RelocatedSegment, TableWriter,

@@ -123,7 +123,35 @@ impl LogView {
     /// panic, and no allocation beyond what the file holds.
     pub fn read(&self, pointer: Pointer, key: &[u8], version: u64) -> Result<Value> {
         let (file, offset) = self.locate(pointer)?;
-        let region = file.region(offset, pointer)?;
+        self.value_in(file, file.region(offset, pointer)?, (pointer, offset), key, version)
+    }
+
+    /// As [`LogView::read`], for one whom a [`ReadOrder`](crate::ReadOrder) says to read records in
+    /// the order they lie in: the system reads ahead.
+    ///
+    /// # Errors
+    /// As [`LogView::read`].
+    pub fn read_along(&self, pointer: Pointer, key: &[u8], version: u64) -> Result<Value> {
+        let (file, offset) = self.locate(pointer)?;
+        self.value_in(file, file.region_along(offset, pointer)?, (pointer, offset), key, version)
+    }
+
+    /// To be called once before [`read_along`](LogView::read_along) begins, with the last record
+    /// that was asked for by [`prefetch`](LogView::prefetch): the system is to go on behind it.
+    pub fn begin_along(&self, last: Pointer) {
+        if let Ok((file, offset)) = self.locate(last) {
+            file.begin_along(u64::from(offset) + u64::from(last.len()));
+        }
+    }
+
+    fn value_in(
+        &self,
+        file: &LogFile,
+        region: Region,
+        (pointer, offset): (Pointer, u32),
+        key: &[u8],
+        version: u64,
+    ) -> Result<Value> {
         let record = file.verify(&region, offset, pointer, version, self.verify)?;
         let value = checked_value(&record, pointer, key)?;
         let range = region.len() - value.len()..region.len();

@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::{PATH, memory, tiny, value};
 use kvdb::vfs::{
     Advice, Entry, File, Fs, LockGuard, LockMode, MemFs, Metadata, OpenMode, Region, Result,
     SyncSite, WriteMode,
 };
-use kvdb::{Durability, Error};
+use kvdb::{Durability, Error, GcOptions};
 use parking_lot::Mutex;
 
 /// Notes which ranges of the log are said to be needed soon.
@@ -17,12 +18,15 @@ use parking_lot::Mutex;
 struct Noting {
     inner: MemFs,
     asked: Arc<Mutex<Vec<Range<u64>>>>,
+    /// Maps made for reading along.
+    along: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
 struct NotingFile {
     inner: Arc<dyn File>,
     asked: Arc<Mutex<Vec<Range<u64>>>>,
+    along: Arc<AtomicUsize>,
 }
 
 impl File for NotingFile {
@@ -59,8 +63,12 @@ impl File for NotingFile {
     fn map(&self, range: Range<u64>) -> Result<Option<Region>> {
         self.inner.map(range)
     }
+    fn map_for(&self, range: Range<u64>, pattern: Advice) -> Result<Option<Region>> {
+        self.along.fetch_add(usize::from(pattern == Advice::Sequential), Ordering::Relaxed);
+        self.inner.map_for(range, pattern)
+    }
     fn advise(&self, range: Range<u64>, advice: Advice) {
-        let log = self.path().extension().is_some_and(|e| e == "vlog");
+        let log = self.path().extension().is_some_and(|e| e == "vlog" || e == "vrec");
         if advice == Advice::WillNeed && log {
             self.asked.lock().push(range.clone());
         }
@@ -71,7 +79,8 @@ impl File for NotingFile {
 impl Fs for Noting {
     fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn File>> {
         let inner = self.inner.open(path, mode)?;
-        Ok(Arc::new(NotingFile { inner, asked: self.asked.clone() }))
+        let (asked, along) = (self.asked.clone(), self.along.clone());
+        Ok(Arc::new(NotingFile { inner, asked, along }))
     }
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.inner.rename(from, to)
@@ -105,7 +114,7 @@ impl Fs for Noting {
 #[test]
 fn values_of_the_log_ahead_of_an_iterator_are_asked_for_each_way_and_none_for_keys() {
     let asked = Arc::default();
-    let fs = Noting { inner: MemFs::new(), asked: Arc::clone(&asked) };
+    let fs = Noting { inner: MemFs::new(), asked: Arc::clone(&asked), along: Arc::default() };
     let db =
         tiny().durability(Durability::Buffered).open_in(Arc::new(fs), PathBuf::from(PATH)).unwrap();
     for i in 0..200u64 {
@@ -136,6 +145,46 @@ fn values_of_the_log_ahead_of_an_iterator_are_asked_for_each_way_and_none_for_ke
     }
     assert_eq!(db.iter().unwrap().count(), 200);
     assert_eq!(bytes(), 0);
+}
+
+#[test]
+fn values_that_lie_in_the_order_they_are_read_in_are_left_to_the_system() {
+    const MIB: u64 = 1 << 20;
+    let (asked, along) = (Arc::default(), Arc::<AtomicUsize>::default());
+    let fs = Noting { inner: MemFs::new(), asked: Arc::clone(&asked), along: along.clone() };
+    let options = tiny().segment_size(2 << 20).durability(Durability::Buffered);
+    let db = options.collect_garbage(false).open_in(Arc::new(fs), PathBuf::from(PATH)).unwrap();
+    let mut order: Vec<u64> = (0..400).collect();
+    fastrand::Rng::with_seed(3).shuffle(&mut order);
+    for i in order {
+        db.put(i.to_be_bytes(), value(i, 20_000)).unwrap();
+    }
+    let bytes = || asked.lock().drain(..).map(|r: Range<u64>| r.end - r.start).sum::<u64>();
+    let scan = |backward: bool| {
+        bytes();
+        let mut iter = db.iter().unwrap();
+        for i in 0..400u64 {
+            let item = if backward { iter.next_back() } else { iter.next() }.unwrap().unwrap();
+            let i = if backward { 399 - i } else { i };
+            assert_eq!(item.key(), i.to_be_bytes());
+            assert_eq!(item.value().unwrap(), value(i, 20_000));
+        }
+        bytes()
+    };
+    let maps = || along.load(Ordering::Relaxed);
+    assert!(scan(false) > 7 * MIB);
+    assert_eq!(maps(), 0, "they lie as they were written");
+    db.gc(&GcOptions::full()).unwrap();
+    // A mebibyte until it is sure, and what was asked for ahead of that.
+    let first = scan(false);
+    assert!((MIB..4 * MIB).contains(&first), "{first}");
+    assert!(maps() >= 3, "of each file but perhaps the first: {}", maps());
+    assert!(scan(true) > 7 * MIB, "nobody reads ahead backward");
+    // Keys, and those who want few of the values, need no map.
+    let before = maps();
+    assert_eq!(db.iter().unwrap().keys().count(), 400);
+    assert_eq!(db.iter().unwrap().prefetch(0).count(), 400);
+    assert_eq!((bytes(), maps()), (0, before));
 }
 
 #[test]

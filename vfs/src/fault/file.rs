@@ -113,6 +113,11 @@ impl File for FaultFile {
         self.faults.run(&operation, || self.inner.map(range))
     }
 
+    fn map_for(&self, range: Range<u64>, pattern: Advice) -> Result<Option<Region>> {
+        let operation = self.operation(Op::Map).offset(range.start);
+        self.faults.run(&operation, || self.inner.map_for(range, pattern))
+    }
+
     fn is_held(&self) -> Result<bool> {
         self.faults.run(&self.operation(Op::Lock), || self.inner.is_held())
     }

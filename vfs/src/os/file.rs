@@ -44,6 +44,8 @@ struct Maps {
 #[derive(Debug)]
 struct Map {
     map: MmapRaw,
+    /// Whether its access pattern is its own, and not the file's.
+    own_pattern: bool,
     _file: Arc<fs::File>,
 }
 
@@ -176,6 +178,53 @@ fn is_cached(_: &fs::File, _: Range<u64>) -> bool {
     false
 }
 
+impl OsFile {
+    /// A map of a range, with a pattern of its own or the file's.
+    fn map_as(&self, range: Range<u64>, pattern: Option<Advice>) -> Result<Region> {
+        self.check_readable(Op::Map, range.start)?;
+        let error = |kind: io::ErrorKind, why: String| {
+            self.error(Op::Map, Some(range.start), io::Error::new(kind, why))
+        };
+        if range.start > range.end {
+            return Err(error(
+                io::ErrorKind::InvalidInput,
+                "the range ends before it starts".into(),
+            ));
+        }
+        let file_len = self.system_len(Op::Map)?;
+        if range.end > file_len {
+            // Touching a page beyond the end would be a SIGBUS.
+            let why = format!("a map up to {} of a file of {file_len} bytes", range.end);
+            return Err(error(io::ErrorKind::UnexpectedEof, why));
+        }
+        let Ok(len) = usize::try_from(range.end - range.start) else {
+            return Err(error(io::ErrorKind::OutOfMemory, "larger than the address space".into()));
+        };
+        if len == 0 {
+            return Ok(Region::from_vec(Vec::new()));
+        }
+        let map = MmapOptions::new()
+            .offset(range.start)
+            .len(len)
+            .map_raw_read_only(&self.file)
+            .map_err(|e| self.error(Op::Map, Some(range.start), e))?;
+        // Before anyone has the map.
+        sys::lock_shared(&self.file);
+        let map = Arc::new(Map { map, own_pattern: pattern.is_some(), _file: self.file.clone() });
+        {
+            let mut maps = self.maps.lock();
+            sys::advise_map(&map.map, pattern.unwrap_or(maps.pattern));
+            maps.live.retain(|m| m.strong_count() > 0);
+            maps.live.push(Arc::downgrade(&map));
+        }
+        let base = map.map.as_ptr();
+        // SAFETY: the map is readable for `len` bytes and stays until `map`, the owner, is dropped.
+        // The file was at least that long just now; that nobody truncates it, and that nobody
+        // dereferences bytes that are being written, is what `File::map` and `Region` ask for.
+        Ok(unsafe { Region::from_raw(base, len, map) })
+    }
+}
+
 impl File for OsFile {
     fn path(&self) -> &Path {
         &self.path
@@ -256,47 +305,11 @@ impl File for OsFile {
     }
 
     fn map(&self, range: Range<u64>) -> Result<Option<Region>> {
-        self.check_readable(Op::Map, range.start)?;
-        let error = |kind: io::ErrorKind, why: String| {
-            self.error(Op::Map, Some(range.start), io::Error::new(kind, why))
-        };
-        if range.start > range.end {
-            return Err(error(
-                io::ErrorKind::InvalidInput,
-                "the range ends before it starts".into(),
-            ));
-        }
-        let file_len = self.system_len(Op::Map)?;
-        if range.end > file_len {
-            // Touching a page beyond the end would be a SIGBUS.
-            let why = format!("a map up to {} of a file of {file_len} bytes", range.end);
-            return Err(error(io::ErrorKind::UnexpectedEof, why));
-        }
-        let Ok(len) = usize::try_from(range.end - range.start) else {
-            return Err(error(io::ErrorKind::OutOfMemory, "larger than the address space".into()));
-        };
-        if len == 0 {
-            return Ok(Some(Region::from_vec(Vec::new())));
-        }
-        let map = MmapOptions::new()
-            .offset(range.start)
-            .len(len)
-            .map_raw_read_only(&self.file)
-            .map_err(|e| self.error(Op::Map, Some(range.start), e))?;
-        // Before anyone has the map.
-        sys::lock_shared(&self.file);
-        let map = Arc::new(Map { map, _file: self.file.clone() });
-        {
-            let mut maps = self.maps.lock();
-            sys::advise_map(&map.map, maps.pattern);
-            maps.live.retain(|m| m.strong_count() > 0);
-            maps.live.push(Arc::downgrade(&map));
-        }
-        let base = map.map.as_ptr();
-        // SAFETY: the map is readable for `len` bytes and stays until `map`, the owner, is dropped.
-        // The file was at least that long just now; that nobody truncates it, and that nobody
-        // dereferences bytes that are being written, is what `File::map` and `Region` ask for.
-        Ok(Some(unsafe { Region::from_raw(base, len, map) }))
+        self.map_as(range, None).map(Some)
+    }
+
+    fn map_for(&self, range: Range<u64>, pattern: Advice) -> Result<Option<Region>> {
+        self.map_as(range, Some(pattern)).map(Some)
     }
 
     fn is_held(&self) -> Result<bool> {
@@ -330,7 +343,7 @@ impl File for OsFile {
             let mut maps = self.maps.lock();
             maps.pattern = advice;
             maps.live.retain(|m| m.strong_count() > 0);
-            for map in maps.live.iter().filter_map(Weak::upgrade) {
+            for map in maps.live.iter().filter_map(Weak::upgrade).filter(|m| !m.own_pattern) {
                 sys::advise_map(&map.map, advice);
             }
         }
@@ -352,6 +365,38 @@ mod tests {
         let says = file.is_cached(0..10_000);
         assert_eq!(file.is_cached(5000..5001), says);
         assert!(!file.is_cached(0..30_000) && !file.is_cached(20_000..20_001));
+    }
+
+    /// What the system says about the mapping at an address: `rr` for random, `sr` for sequential.
+    #[cfg(target_os = "linux")]
+    fn pattern(map: &Region) -> Option<&'static str> {
+        let maps = fs::read_to_string("/proc/self/smaps").ok()?;
+        let from = format!("{:x}-", map.as_ptr() as usize);
+        let flags = maps.split_once(&from)?.1.split_once("VmFlags:")?.1.lines().next()?;
+        ["rr", "sr"].into_iter().find(|flag| flags.split_whitespace().any(|f| f == *flag))
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_map_with_a_pattern_of_its_own_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        let file = OsFile::new(file, &path, Access::ReadWrite);
+        file.write_all_at(&[7; 10_000], 0).unwrap();
+        let plain = file.map(0..10_000).unwrap().unwrap();
+        let random = file.map_for(0..10_000, Advice::Random).unwrap().unwrap();
+        let along = file.map_for(0..10_000, Advice::Sequential).unwrap().unwrap();
+        let patterns = || [&plain, &random, &along].map(pattern);
+        if patterns() == [None; 3] {
+            return; // a system that does not say
+        }
+        assert_eq!(patterns(), [None, Some("rr"), Some("sr")]);
+        file.advise(0..10_000, Advice::Random);
+        assert_eq!(patterns(), [Some("rr"), Some("rr"), Some("sr")]);
+        file.advise(0..10_000, Advice::Sequential);
+        assert_eq!(patterns(), [Some("sr"), Some("rr"), Some("sr")]);
+        assert!(plain[..] == random[..] && random[..] == along[..]);
     }
 
     #[test]

@@ -12,4 +12,5 @@ mod direct;
 mod faults;
 mod golden;
 mod golden_relocated;
+mod read_order;
 mod relocated;
