@@ -99,3 +99,54 @@ fn inputs_are_removed_only_after_the_manifest_has_the_outputs() {
     let removed = removed.unwrap_or_else(|| panic!("{events:?}"));
     assert!(installed < removed, "{events:?}");
 }
+
+#[test]
+fn every_output_is_durable_before_the_manifest_names_it() {
+    let fs = kvdb_vfs::MemFs::new();
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    // Two runs over the same keys, so that they are merged, into many tables.
+    many_versions(&tree, 2000, 1);
+    tree.major_compact().unwrap();
+    for key in 0..2000u64 {
+        tree.write(2, &[(&key.to_be_bytes(), Entry::value(&[2; 40]))]).unwrap();
+    }
+    tree.flush().unwrap();
+    tree.major_compact().unwrap();
+    let tables: usize = tree.superversion().table_counts().iter().sum();
+    assert!(tables > 5 && tree.stats().compactions > 0, "{tables} tables");
+    let image = fs.crash_image(&mut kvdb_vfs::Keep::None);
+    let after = Store { fs: Arc::new(image), dir: store.dir.clone() }.open(small());
+    after.verify().unwrap();
+    assert_eq!(after.superversion().table_counts(), tree.superversion().table_counts());
+    assert_eq!(count(&after), 4000);
+}
+
+#[test]
+fn a_compaction_whose_inputs_have_left_the_tree_installs_nothing() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let fs = kvdb_vfs::MemFs::new();
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    many_versions(&tree, 100, 1);
+    for key in 0..100u64 {
+        tree.write(2, &[(&key.to_be_bytes(), Entry::value(b"new"))]).unwrap();
+    }
+    tree.flush().unwrap();
+    // When the outputs are written, everything is dropped.
+    let (once, dropping) = (AtomicBool::new(false), tree.clone());
+    fs.on_operation(move |_, op, path| {
+        let created = op == kvdb_vfs::Op::SyncDir && path.ends_with("db");
+        if created && !once.swap(true, Ordering::SeqCst) {
+            let change = kvdb_manifest::store::StoreChange { reset: true, ..Default::default() };
+            dropping.install(change).unwrap();
+        }
+    });
+    tree.step(Job::Compact).unwrap();
+    fs.clear_hook();
+    assert_eq!(count(&tree), 0, "what was dropped stays dropped");
+    assert_eq!(tree.stats().compactions, 0);
+    tree.wait_idle().unwrap();
+    assert!(store.table_files().is_empty(), "{:?}", store.table_files());
+}

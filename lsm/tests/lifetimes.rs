@@ -246,3 +246,35 @@ fn tables_that_nobody_reads_are_closed_when_memory_is_short() {
     assert_eq!(store.table_files().len(), tables(&tree), "closing a table removes no file");
     tree.verify().unwrap();
 }
+
+/// A table that a range delete covers whole goes unread, but only when everybody sees the delete, and
+/// not if anything in it is newer.
+#[test]
+fn a_compaction_passes_over_tables_that_a_range_delete_covers_and_over_no_others() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 1);
+    fill(&tree, 2);
+    let range = RangeDelete { start: Vec::new(), end: None, version: 5 };
+    let change = StoreChange { range_deletes_added: vec![range], ..StoreChange::default() };
+    tree.install(change).unwrap();
+    let get = |k: u64, at: u64| {
+        let key = k.to_be_bytes();
+        let superversion = tree.superversion();
+        let found = superversion.get(&key, at, key_hash(&key)).unwrap();
+        found.map(|f| f.version())
+    };
+    tree.companion().raise_floor(Floor { discard: 4, clock: 0 });
+    tree.major_compact().unwrap();
+    tree.wait_idle().unwrap();
+    assert_eq!((get(7, 4), get(7, 5)), (Some(2), None), "a reader before the delete");
+    assert!(!tree.superversion().range_deletes().is_empty(), "it hides something still");
+    for k in 0..200u64 {
+        tree.write(6, &[(&k.to_be_bytes(), Entry::value(b"new"))]).unwrap();
+    }
+    tree.companion().raise_floor(Floor { discard: 6, clock: 0 });
+    tree.major_compact().unwrap();
+    assert_eq!(get(7, 6), Some(6));
+    assert_eq!(count(&tree), 200);
+    tree.verify().unwrap();
+}

@@ -98,3 +98,72 @@ fn every_reason_to_wait_is_listed() {
     assert_eq!((s.slowdowns, s.slowdown_nanos), (0, 0));
     assert_eq!(s.shape, "empty");
 }
+
+#[test]
+fn levels_their_targets_and_what_lies_above_them() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 0..400, 1);
+    fill(&tree, 200..600, 2);
+    let s = tree.stats();
+    assert_eq!((s.base_level, s.levels.len()), (4, 5), "data goes to the last level first");
+    assert_eq!(s.levels[0].score, 1.0, "two of two tables");
+    assert_eq!((s.levels[0].target_bytes, s.debt_bytes), (0, 0));
+    assert_eq!(s.levels[4].target_bytes, small().base_level_size);
+    for version in 3..20 {
+        fill(&tree, version * 300..version * 300 + 400, version);
+    }
+    tree.wait_idle().unwrap();
+    let s = tree.stats();
+    assert!(s.base_level < 4, "{}", s.shape);
+    let last = s.levels[4].bytes;
+    assert_eq!(s.levels[4].target_bytes, last, "the last level is as large as it is");
+    assert_eq!(s.levels[3].target_bytes, (last / 4).max(small().base_level_size));
+    assert!(s.levels.iter().all(|l| l.score < 1.0) && s.debt_bytes == 0, "{s:?}");
+    // The same tables seen with smaller targets are in debt.
+    drop(tree);
+    let tree = store.open(Options { base_level_size: 16 << 10, ..small() });
+    let s = tree.stats();
+    let above = |l: &LevelStats| l.bytes.saturating_sub(l.target_bytes);
+    assert_eq!(s.debt_bytes, s.levels[s.base_level..4].iter().map(above).sum::<u64>());
+}
+
+#[test]
+fn caches_and_open_tables() {
+    let store = Store::new();
+    let reads = Reads::Positioned { block_cache_bytes: 1 << 20 };
+    let tree = store.open(Options { reads, paranoid: false, ..small() });
+    fill(&tree, 0..400, 1);
+    let s = tree.stats();
+    assert_eq!((s.open_tables, s.index_bytes, s.cache_bytes), (0, 0, 0), "opened when it is read");
+    assert!(tree.get(&7u64.to_be_bytes(), u64::MAX, 0).unwrap().is_some());
+    let s = tree.stats();
+    assert_eq!(s.open_tables, 1);
+    assert!(s.index_bytes > 0 && s.index_bytes < s.levels[0].bytes);
+    assert!(s.cache_bytes >= small().block_size as u64 / 2, "a block: {}", s.cache_bytes);
+    tree.companion().raise_floor(Floor { discard: 1, clock: 0 });
+    drop(tree);
+    let tree = store.open(Options { paranoid: false, ..small() });
+    assert!(tree.get(&7u64.to_be_bytes(), u64::MAX, 0).unwrap().is_some());
+    let s = tree.stats();
+    assert_eq!((s.open_tables, s.index_bytes, s.cache_bytes), (1, 0, 0), "used in the map");
+}
+
+#[test]
+fn failed_jobs_are_counted_and_change_nothing_else() {
+    use kvdb_vfs::{Fault, FaultFs, FaultPlan, MemFs, Op};
+
+    let fs = FaultFs::new(std::sync::Arc::new(MemFs::new()));
+    let store = Store::over(std::sync::Arc::new(fs.clone()));
+    let tree = store.open(small());
+    fill(&tree, 0..400, 1);
+    fill(&tree, 0..400, 2);
+    let before = tree.stats();
+    fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".sst"));
+    tree.step(Job::Compact).unwrap_err();
+    let after = tree.stats();
+    assert_eq!(after.failed_jobs, 1);
+    assert_eq!(after.levels, before.levels);
+    assert_eq!((after.compactions, after.compacted_write_bytes, after.running), (0, 0, 0));
+    assert_eq!(after.dropped_entries, 0);
+}

@@ -362,3 +362,29 @@ fn a_panic_behind_the_manifest_removes_no_table_that_it_names() {
         assert_eq!(store.table_files().len(), tables);
     }
 }
+
+/// Nobody writes, nobody waits: what can go goes all the same, by the tree's own threads.
+#[test]
+fn an_idle_tree_drops_what_can_go_by_itself() {
+    let store = Store::new();
+    let tree = store.open(Options { idle_after_ms: 20, ..threaded() });
+    for k in 0..500u64 {
+        tree.write(1, &[(&k.to_be_bytes(), Entry::value(b"old"))]).unwrap();
+    }
+    tree.flush().unwrap();
+    for k in 0..500u64 {
+        let entry = match k % 2 {
+            0 => Entry::tombstone(),
+            _ => Entry::value(b"new").with_expiry(50),
+        };
+        tree.write(2, &[(&k.to_be_bytes(), entry)]).unwrap();
+    }
+    tree.flush().unwrap();
+    tree.companion().raise_floor(Floor { discard: 2, clock: 50 });
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while tree.superversion().table_counts().iter().sum::<usize>() > 0 {
+        assert!(std::time::Instant::now() < deadline, "{}", tree.superversion().shape());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(tree.health().is_none());
+}

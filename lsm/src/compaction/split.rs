@@ -31,11 +31,13 @@ pub(crate) fn split(job: &Job, width: usize, least: u64) -> Vec<Part> {
     }
     weights.sort();
     let share = total / parts as u64;
+    // Nothing lies before the first key.
+    let first = weights.first().map(|(key, _)| key.clone()).unwrap_or_default();
     let mut cuts: Vec<Vec<u8>> = Vec::new();
     let mut passed = 0;
     for (key, bytes) in weights {
         let due = share * (cuts.len() as u64 + 1);
-        if passed >= due && cuts.len() + 1 < parts && cuts.last() != Some(&key) {
+        if passed >= due && cuts.len() + 1 < parts && *cuts.last().unwrap_or(&first) != key {
             cuts.push(key);
         }
         passed += bytes;

@@ -4,14 +4,18 @@
 //! |---|---|
 //! | the last level gives the targets of those above | `targets_follow_from_the_last_level`, `an_empty_tree_has_its_base_at_the_bottom` |
 //! | the base never lies below a level with tables | `the_base_level_never_lies_below_a_level_with_tables` |
+//! | level 0 goes first for one thread | `level_0_goes_first_for_whoever_asks_for_that` |
+//! | what is being compacted counts no more | `what_is_on_its_way_does_not_count` |
 //! | the score of a level is divided by that of the next | `a_level_waits_while_the_next_one_is_fuller` |
 //! | least overlap goes first | `an_overfull_level_is_compacted_where_it_overlaps_least` |
 //! | tombstones, superseded entries, log garbage weigh in | `entries_that_will_go_make_a_table_worth_more` |
 //! | what overlaps nothing is moved, not over too many grandparents | `a_table_over_too_many_grandparents_is_not_moved`, `level_0_goes_as_a_whole_and_is_moved_only_if_nothing_overlaps` |
-//! | inputs are widened while that is free | `more_inputs_are_taken_if_they_cost_nothing` |
+//! | inputs are widened while that is free | `more_inputs_are_taken_if_they_cost_nothing`, `inputs_are_not_widened_at_a_cost` |
 //! | level 0 keeps its order of age | `a_table_of_level_0_never_overtakes_an_older_one_that_stays` |
-//! | level 0 → 0 while the base is busy | `level_0_is_merged_in_itself_while_the_base_is_busy` |
-//! | ranges are reserved on both levels | `overlapping_jobs_do_not_run_at_once` |
+//! | level 0 → 0 while the base is busy | `level_0_is_merged_in_itself_while_the_base_is_busy`, `level_0_is_not_merged_in_itself_for_little` |
+//! | ranges are reserved on both levels | `overlapping_jobs_do_not_run_at_once`, `ranges_are_reserved_on_both_levels`, `a_manual_job_on_level_0_waits_for_all_of_it` |
+//! | a job is cut into parts by bytes | `a_job_is_cut_into_parts_of_some_size_at_ascending_keys` |
+//! | range deletes are applied once, where they hide something, not before everybody sees them | `a_range_delete_is_applied_where_it_hides_something` |
 //! | an idle tree looks for what can go, and not twice | `tombstones_superseded_and_expired_entries_are_looked_for_without_writes`, `a_table_is_not_rewritten_again_before_anything_has_changed`, `a_table_with_tombstones_goes_down_to_what_they_hide` |
 //! | pointers meet those they supersede | `pointers_above_the_last_level_are_brought_down_to_those_they_may_supersede` |
 //! | outputs end at a size, at a boundary below, over few grandparents, at a range delete | `outputs_end_where_the_next_level_and_range_deletes_say` |
@@ -169,11 +173,12 @@ fn entries_that_will_go_make_a_table_worth_more() {
     tables.extend(row(4, 200, 0, 5, 10 * MIB));
     let plain = with_picker(&version(tables.clone()), &Running::default(), |p| p.by_score(false));
     assert_eq!(plain.unwrap().upper[0].id(), 100, "all alike: the first");
-    for (field, pick) in [(0, 102), (1, 103), (2, 104)] {
+    for (field, pick) in [(0, 102), (1, 103), (2, 104), (3, 101)] {
         let mut tables = tables.clone();
         match field {
             0 => tables[2].tombstones = 500,
             1 => tables[3].stale = 500,
+            3 => tables[1].expiring = 500,
             _ => {
                 tables[4].pointers = vec![PointerSum { segment: 1, count: 1000, bytes: 100 * MIB }];
             }
@@ -406,4 +411,214 @@ fn outputs_end_where_the_next_level_and_range_deletes_say() {
     c.begin(&key(0));
     assert!(c.before(&key(2), &key(3), 1) && c.before(&key(6), &key(7), 1));
     assert!(!c.before(&key(3), &key(6), 1));
+}
+
+fn job(from: usize, to: usize, v: &Arc<Version>, upper: &[u64], lower: &[u64]) -> Job {
+    let pick = |level: usize, ids: &[u64]| -> Vec<_> {
+        let tables = v.level(level).tables().iter();
+        tables.filter(|t| ids.contains(&t.id())).cloned().collect()
+    };
+    Job {
+        reason: Reason::Score,
+        from,
+        to,
+        upper: pick(from, upper),
+        lower: pick(to, lower),
+        older_top: vec![],
+        version: v.clone(),
+        is_move: false,
+    }
+}
+
+#[test]
+fn level_0_goes_first_for_whoever_asks_for_that() {
+    let mut tables = row(3, 100, 0, 20, 4 * MIB); // 80 MiB, target 10
+    tables.extend(row(4, 200, 0, 10, 10 * MIB));
+    tables.extend(level_0(&[["x", "y"]; 4]));
+    let v = version(tables);
+    assert_eq!(scores(&v).candidates(), [3, 0]);
+    let from =
+        |top_first| with_picker(&v, &Running::default(), |p| p.by_score(top_first)).unwrap().from;
+    assert_eq!((from(true), from(false)), (0, 3));
+}
+
+#[test]
+fn what_is_on_its_way_does_not_count() {
+    let mut tables = row(3, 100, 0, 4, 6 * MIB); // 24 MiB, target 10
+    tables.extend(row(4, 200, 0, 10, 10 * MIB));
+    tables.extend(level_0(&[["x", "y"]; 4]));
+    let v = version(tables);
+    let none = scores(&v);
+    assert_eq!((none.scores[0], none.scores[3]), (1.0, 2.4));
+    assert_eq!(none.debt, 14 * MIB);
+    let mut running = Running::default();
+    running.add(&job(3, 4, &v, &[100, 101, 102], &[]));
+    running.add(&job(0, 0, &v, &[10, 11], &[]));
+    assert_eq!((running.leaving(0), running.leaving(3)), ((0, 0), (3, 18 * MIB)));
+    running.add(&job(0, 3, &v, &[12, 13], &[]));
+    let rest = with_picker(&v, &running, |p| p.scores());
+    assert_eq!((rest.scores[0], rest.scores[3]), (0.5, 0.6));
+    assert_eq!((rest.debt, rest.candidates()), (0, vec![]));
+}
+
+#[test]
+fn level_0_is_not_merged_in_itself_for_little() {
+    let pick = |sizes: &[u64]| {
+        let mut tables = level_0(&vec![["a", "z"]; sizes.len()]);
+        for (t, size) in tables.iter_mut().zip(sizes) {
+            t.size = *size;
+        }
+        let v = version(tables);
+        let mut running = Running::default();
+        running.add(&job(0, 4, &v, &[10], &[]));
+        with_picker(&v, &running, |p| p.by_score(true)).map(|job| ids(&job.upper))
+    };
+    assert_eq!(pick(&[MIB; 5]), None, "fewer than writers are slowed down for");
+    assert_eq!(pick(&[MIB; 6]), Some(vec![15, 14, 13, 12, 11]));
+    assert_eq!(pick(&[3 * MIB; 8]), None, "no four of them stay below two memtables");
+    assert_eq!(pick(&[3 * MIB / 2; 8]), Some(vec![17, 16, 15, 14, 13]), "so many do");
+}
+
+#[test]
+fn inputs_are_not_widened_at_a_cost() {
+    let keys = |a: u32, b: u32| [format!("{a:06}"), format!("{b:06}")];
+    let with = |sizes: [u64; 2], lower: &[(u32, u32, u64)]| {
+        let mut tables = row(3, 100, 0, 2, 0);
+        (tables[0].size, tables[1].size) = (sizes[0], sizes[1]);
+        for (i, &(a, b, size)) in lower.iter().enumerate() {
+            let [a, b] = keys(a, b);
+            tables.push(TableRecord { size, ..table(200 + i as u64, 4, [&a, &b], [1, 1]) });
+        }
+        version(tables)
+    };
+    let pick = |v: &Arc<Version>, running: &Running| {
+        let job = with_picker(v, running, |p| p.by_score(false)).unwrap();
+        (ids(&job.upper), ids(&job.lower))
+    };
+    // The second table would drag another one along.
+    let v = with([8 * MIB, 8 * MIB], &[(0, 14, MIB), (15, 30, 50 * MIB)]);
+    assert_eq!(pick(&v, &Running::default()), (vec![100], vec![200]));
+    // Both over one, but more than 25 tables' worth together.
+    let v = with([6 * MIB, 30 * MIB], &[(0, 99, MIB)]);
+    assert_eq!(pick(&v, &Running::default()), (vec![101], vec![200]));
+    // The end of the second one is being written to.
+    let mut tables = vec![table(1, 2, ["000016", "000018"], [20, 30])];
+    tables.extend(row(3, 100, 0, 2, 8 * MIB));
+    tables.push(table(200, 4, ["000000", "000014"], [1, 1]));
+    let v = version(tables);
+    let mut running = Running::default();
+    running.add(&job(2, 3, &v, &[1], &[]));
+    assert_eq!(pick(&v, &running), (vec![100], vec![200]));
+}
+
+#[test]
+fn ranges_are_reserved_on_both_levels() {
+    let v = version(vec![
+        table(1, 1, ["c", "d"], [40, 50]),
+        table(2, 2, ["c", "d"], [30, 40]),
+        table(3, 3, ["c", "d"], [20, 30]),
+        table(4, 4, ["c", "d"], [10, 20]),
+        table(5, 3, ["x", "y"], [20, 30]),
+    ]);
+    let mut running = Running::default();
+    let ticket = running.add(&job(2, 3, &v, &[2], &[]));
+    assert!(running.conflicts(&job(1, 2, &v, &[1], &[])), "out of the level it takes from");
+    assert!(running.conflicts(&job(2, 3, &v, &[2], &[])));
+    assert!(running.conflicts(&job(3, 4, &v, &[3], &[])), "from the level it writes to");
+    assert!(!running.conflicts(&job(3, 4, &v, &[5], &[])), "other keys");
+    assert!(!running.conflicts(&job(4, 4, &v, &[4], &[])), "another level");
+    let busy = |level: usize| running.is_table_busy(level, &v.level(level).tables()[0]);
+    assert_eq!([1, 2, 3, 4].map(busy), [false, true, true, false]);
+    running.remove(ticket);
+    assert!(!running.conflicts(&job(2, 3, &v, &[2], &[])));
+}
+
+#[test]
+fn a_manual_job_on_level_0_waits_for_all_of_it() {
+    let v = version(level_0(&[["a", "b"], ["x", "y"]]));
+    let all = Range { smallest: b"a".to_vec(), largest: b"z".to_vec() };
+    let mut running = Running::default();
+    let first = with_picker(&v, &running, |p| p.manual(0, &all)).unwrap().unwrap();
+    assert_eq!(ids(&first.upper), [11, 10]);
+    running.add(&job(0, 4, &v, &[10], &[]));
+    assert!(with_picker(&v, &running, |p| p.manual(0, &all)).is_err());
+}
+
+#[test]
+fn an_idle_tree_begins_where_most_can_go_and_not_where_nothing_can() {
+    let mut tables = row(4, 1, 0, 3, MIB);
+    (tables[0].tombstones, tables[1].tombstones, tables[2].tombstones) = (200, 500, 300);
+    assert_eq!(ids(&garbage(&version(tables), 10, 0).unwrap().upper), [2]);
+    // Every reader may be older than all of it.
+    let mut t = table(1, 4, ["a", "b"], [20, 30]);
+    (t.expiring, t.earliest_expiry) = (200, 50);
+    assert!(garbage(&version(vec![t.clone()]), 19, 60).is_none());
+    assert!(garbage(&version(vec![t]), 20, 60).is_some());
+    // Superseded versions are wanted.
+    let mut t = table(1, 4, ["a", "b"], [1, 10]);
+    t.stale = 500;
+    let v = version(vec![t]);
+    for (versions_to_keep, looks) in [(1, true), (2, false)] {
+        let options = Options { versions_to_keep, ..options() };
+        let running = Running::default();
+        let picker = Picker { version: &v, running: &running, options: &options };
+        assert_eq!(picker.garbage(Floor { discard: 10, clock: 0 }).is_some(), looks);
+    }
+}
+
+#[test]
+fn most_pointers_go_down_first() {
+    let mut tables = row(3, 100, 0, 3, MIB);
+    tables.extend(row(4, 200, 0, 3, MIB));
+    for (i, bytes) in [10, 30, 20, 30, 30, 30].into_iter().enumerate() {
+        tables[i].pointers = vec![PointerSum { segment: 1, count: 1, bytes: bytes * MIB }];
+    }
+    let v = version(tables);
+    let job = with_picker(&v, &Running::default(), |p| p.log_garbage()).unwrap();
+    assert_eq!((ids(&job.upper), ids(&job.lower)), (vec![101], vec![201]));
+}
+
+#[test]
+fn a_range_delete_is_applied_where_it_hides_something() {
+    use crate::range_delete::RangeDeletes;
+    use kvdb_manifest::store::RangeDelete;
+
+    let range = RangeDelete { start: b"a".to_vec(), end: Some(b"m".to_vec()), version: 20 };
+    let ranges = RangeDeletes::new(vec![range]);
+    let pick = |t: TableRecord, floor: u64, built: u64| {
+        let v = version_with(vec![t], Built { floor: built, ..Built::default() });
+        let floor = Floor { discard: floor, clock: 0 };
+        with_picker(&v, &Running::default(), |p| p.range_delete(&ranges, floor))
+    };
+    for level in [0, 3] {
+        let t = |keys, versions| table(1, level, keys, versions);
+        let job = pick(t(["b", "c"], [1, 10]), 20, 0).unwrap();
+        assert_eq!((job.reason, job.is_move), (Reason::RangeDelete, false));
+        assert!(pick(t(["b", "c"], [1, 10]), 19, 0).is_none(), "not everybody sees it");
+        assert!(pick(t(["b", "c"], [1, 10]), 20, 20).is_none(), "applied already");
+        assert!(pick(t(["b", "c"], [20, 30]), 30, 0).is_none(), "nothing is older");
+        assert!(pick(t(["m", "n"], [1, 10]), 20, 0).is_none(), "behind its end");
+    }
+}
+
+#[test]
+fn a_job_is_cut_into_parts_of_some_size_at_ascending_keys() {
+    use super::split::split;
+
+    let mut tables = row(3, 100, 0, 4, MIB);
+    tables.extend(row(4, 200, 0, 4, MIB));
+    let v = version(tables);
+    let all = job(3, 4, &v, &[100, 101, 102, 103], &[200, 201, 202, 203]);
+    for (width, least, parts) in [(4, 1, 4), (4, 4 * MIB, 2), (4, 5 * MIB, 1), (1, 1, 1)] {
+        let cut = split(&all, width, least);
+        assert_eq!(cut.len(), parts, "{width} of {least}");
+        assert!(cut[0].start.is_none() && cut[parts - 1].end.is_none());
+        for pair in cut.windows(2) {
+            assert!(pair[0].end == pair[1].start && pair[0].start < pair[1].start, "{cut:?}");
+        }
+    }
+    // The tables of both levels begin with the same keys: no key is a cut twice.
+    let cut = split(&all, 8, 1);
+    assert!(cut.windows(2).all(|pair| pair[0].start < pair[1].start), "{cut:?}");
+    assert_eq!(cut.len(), 4, "{cut:?}");
 }
