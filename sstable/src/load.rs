@@ -16,13 +16,16 @@ use crate::{Codec, Error, ErrorKind, Part, Result, Source, Table};
 /// would be a miss that waits for the one before.
 const SEARCHED: usize = 896;
 
-/// A piece of the file that a long walk has read at once.
+/// What is read at once for a long walk, or asked of the system.
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
     /// How much to read at once; 0: blocks are read one by one.
     len: usize,
     start: u64,
     piece: Option<Region>,
+    /// The block that was needed last, and the walk of which it is part.
+    block: usize,
+    walk: Walk,
 }
 
 impl Ahead {
@@ -31,7 +34,70 @@ impl Ahead {
     }
 }
 
+/// How far ahead of a walk through a map the system is told of what it will read: so far when it
+/// has gone on from block to block a few times, twice as far each time, up to that. No further, since
+/// whoever reads large values that the entries point to may need so much memory for them that what
+/// was read far ahead is gone before the walk comes to it.
+const FIRST_TOLD: u64 = 16 << 10;
+const MOST_TOLD: u64 = 128 << 10;
+const STEPS_TO_TELL: u32 = 2;
+
+/// A walk through a map that is advised for random access, and what the system was told of it.
+#[derive(Debug, Default)]
+struct Walk {
+    /// Steps from a block to its neighbour without another in between, and in which direction.
+    steps: u32,
+    backward: bool,
+    /// How far was told last, and up to where.
+    reach: u64,
+    told: u64,
+}
+
+impl Walk {
+    /// Steps from a block to the next or the one before, which has this range. What to tell.
+    fn step(&mut self, block: &Range<u64>, backward: bool, data: u64) -> Option<Range<u64>> {
+        if self.backward != backward || self.steps == 0 {
+            *self = Walk { backward, ..Walk::default() };
+        }
+        self.steps = self.steps.saturating_add(1);
+        let left = match backward {
+            _ if self.reach == 0 => 0,
+            false => self.told.saturating_sub(block.end),
+            true => block.start.saturating_sub(self.told),
+        };
+        if self.steps < STEPS_TO_TELL || left > self.reach / 2 {
+            return None;
+        }
+        self.reach = (self.reach * 2).clamp(FIRST_TOLD, MOST_TOLD);
+        let tell = match backward {
+            false => block.end + left..block.end.saturating_add(self.reach).min(data),
+            true => block.start.saturating_sub(self.reach)..block.start - left,
+        };
+        self.told = if backward { tell.start } else { tell.end };
+        (!tell.is_empty()).then_some(tell)
+    }
+
+    /// Goes elsewhere.
+    fn jump(&mut self) {
+        self.steps = 0;
+    }
+}
+
 impl<S: Source> Table<S> {
+    /// A walk through a map has come to this block. If it came from next door it most likely goes on.
+    #[inline(never)]
+    fn tell_ahead(&self, index: &Index<'_>, block: usize, ahead: &mut Ahead) {
+        let from = std::mem::replace(&mut ahead.block, block);
+        let backward = block.wrapping_add(1) == from;
+        if !backward && block != from.wrapping_add(1) {
+            ahead.walk.jump();
+        } else if let Ok(range) = index.block_range(block)
+            && let Some(tell) = ahead.walk.step(&range, backward, self.data_len)
+        {
+            self.source.will_need(tell);
+        }
+    }
+
     /// A block, verified at its first use, decompressed if need be; and its offset.
     #[inline]
     pub(crate) fn block(&self, index: &Index<'_>, block: usize) -> Result<(u64, BlockRef<'_>)> {
@@ -135,7 +201,11 @@ impl<S: Source> Table<S> {
         block: usize,
         ahead: &mut Ahead,
     ) -> Result<(u64, BlockRef<'_>)> {
-        if ahead.len == 0 || self.source.bytes().is_some() {
+        if self.source.bytes().is_some() {
+            self.tell_ahead(index, block, ahead);
+            return self.block(index, block);
+        }
+        if ahead.len == 0 {
             return self.block(index, block);
         }
         let range = index.block_range(block).map_err(|e| self.locate_in_index(e))?;
@@ -188,5 +258,90 @@ impl<S: Source> Table<S> {
             return Ok(Region::from_vec(stored.to_vec()));
         }
         Ok(Region::from_vec(block::decompress(stored)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: u64 = 4096;
+    const DATA: u64 = 1 << 20;
+
+    /// Walks over blocks by number and checks that each was told before it comes to it.
+    fn told(blocks: impl Iterator<Item = u64>, backward: bool) -> Vec<Range<u64>> {
+        let (mut walk, mut told) = (Walk::default(), Vec::<Range<u64>>::new());
+        for (steps, at) in blocks.enumerate() {
+            let range = at * BLOCK..(at + 1) * BLOCK;
+            let known = told.iter().any(|t| t.start <= range.start && range.end <= t.end);
+            assert_eq!(known, steps >= 2, "{at}");
+            told.extend(walk.step(&range, backward, DATA));
+        }
+        told
+    }
+
+    #[test]
+    fn a_walk_is_told_of_each_byte_once_and_never_far_ahead() {
+        for backward in [false, true] {
+            let last = DATA / BLOCK - 1;
+            let told = told((0..=last).map(|i| if backward { last - i } else { i }), backward);
+            let bytes: u64 = told.iter().map(|t| t.end - t.start).sum();
+            assert_eq!(bytes, DATA - 2 * BLOCK, "all but what was read before it was a walk");
+            assert!(told.iter().all(|t| t.end - t.start <= MOST_TOLD));
+            assert!(told.len() > 1 && told[0].end - told[0].start == FIRST_TOLD);
+        }
+    }
+
+    /// Bytes in memory that note what is said to be needed of them.
+    struct Noting(Vec<u8>, std::sync::Mutex<Vec<Range<u64>>>);
+
+    impl Source for Noting {
+        fn len(&self) -> Result<u64> {
+            Ok(self.0.len() as u64)
+        }
+        fn bytes(&self) -> Option<&[u8]> {
+            Some(&self.0)
+        }
+        fn will_need(&self, range: Range<u64>) {
+            self.1.lock().unwrap().push(range);
+        }
+    }
+
+    #[test]
+    fn a_cursor_that_walks_tells_its_source_and_a_get_does_not() {
+        use crate::{Builder, BuilderOptions, Cursor as _, ReaderOptions, key_hash};
+        let mut builder = Builder::new(Vec::new(), BuilderOptions::default()).unwrap();
+        for i in 0..4000u32 {
+            builder.add(&i.to_be_bytes(), 1, &[7; 100]).unwrap();
+        }
+        let source = Noting(builder.finish().unwrap().0, Default::default());
+        let table = Table::open(source, ReaderOptions::default()).unwrap();
+        for i in (0..4000u32).step_by(37) {
+            let key = i.to_be_bytes();
+            assert!(table.get(&key, u64::MAX, key_hash(&key)).unwrap().is_some());
+        }
+        let told = || std::mem::take(&mut *table.source().1.lock().unwrap());
+        assert!(told().is_empty());
+        let mut cursor = table.cursor();
+        let mut on = cursor.first().unwrap();
+        while on {
+            on = cursor.next().unwrap();
+        }
+        let bytes: u64 = told().iter().map(|t| t.end - t.start).sum();
+        assert!(bytes > 390_000 && bytes < table.data_len, "{bytes}");
+    }
+
+    #[test]
+    fn who_jumps_or_turns_is_no_walk() {
+        let mut walk = Walk::default();
+        let block = |at: u64| at * BLOCK..(at + 1) * BLOCK;
+        for at in [3, 90, 40, 7] {
+            assert_eq!(walk.step(&block(at), false, DATA), None);
+            walk.jump();
+        }
+        for at in [10, 9, 10, 9, 10] {
+            assert_eq!(walk.step(&block(at), at == 9, DATA), None);
+        }
+        assert_eq!(walk.step(&block(11), false, DATA), Some(block(12).start..block(15).end));
     }
 }

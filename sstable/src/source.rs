@@ -1,9 +1,10 @@
 //! [`Source`]: where the bytes of a table come from.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use kvdb_vfs::{File, Region};
+use kvdb_vfs::{Advice, File, Region};
 
 use crate::{Error, ErrorKind, Part, Result};
 
@@ -42,6 +43,9 @@ pub trait Source: Send + Sync {
         buf.copy_from_slice(bytes);
         Ok(())
     }
+
+    /// These bytes will be read soon: a hint to the system, where it has them on a device.
+    fn will_need(&self, _range: Range<u64>) {}
 
     /// The path, for messages.
     fn path(&self) -> Option<&Path> {
@@ -137,6 +141,11 @@ impl Source for AnySource {
         match self {
             AnySource::Mapped(region, _) => Source::read_exact_at(region, buf, offset),
             AnySource::File(file) => Source::read_exact_at(file, buf, offset),
+        }
+    }
+    fn will_need(&self, range: Range<u64>) {
+        if let AnySource::Mapped(_, Some(file)) = self {
+            file.advise(range, Advice::WillNeed);
         }
     }
     fn path(&self) -> Option<&Path> {
