@@ -87,8 +87,10 @@ impl<'t> Versions<'t> {
         Versions { picture, lower, upper, folds, front: End::default(), back: End::default() }
     }
 
-    /// Only versions newer than this one, deletes included. Tables that hold nothing newer are not
-    /// opened. Starts over: call it before anything was taken.
+    /// Only versions newer than this one, deletes included as long as they are kept: a delete that no
+    /// reader needs goes with what it hides. What a drop of a range removed is absent, whatever its
+    /// version, and the drop itself is not shown. Tables that hold nothing newer are not opened. Starts
+    /// over: call it before anything was taken.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {

@@ -244,3 +244,50 @@ fn rule_34_since_skips_tables_that_have_nothing_newer() {
     let newer: Vec<_> = db.iter().unwrap().versions().since(since).collect::<Result<_>>().unwrap();
     assert_eq!(newer.len(), 2);
 }
+
+/// A drop hides what is older than itself, whether that is newer than the version asked for or not, is
+/// not shown, and leaves what was written after it; before it is applied to tables and afterwards.
+#[test]
+fn rule_34_and_55_since_shows_neither_a_drop_nor_what_it_dropped() {
+    for flushed in [false, true] {
+        let (db, _fs) = memory();
+        for key in ["a1", "a2", "b1"] {
+            db.put(key, "old").unwrap();
+        }
+        let since = db.put("b2", "old").unwrap();
+        db.put("a1", "newer").unwrap();
+        db.put("b1", "newer").unwrap();
+        let before = db.snapshot().unwrap();
+        let dropped = db.drop_prefix("a").unwrap();
+        assert!(dropped > since);
+        let again = db.put("a2", "again").unwrap();
+        if flushed {
+            db.flush().unwrap();
+        }
+        let keys = |at: u64| -> Vec<Vec<u8>> {
+            db.iter().unwrap().since(at).keys().collect::<Result<_>>().unwrap()
+        };
+        let backward = |at: u64| -> Vec<Vec<u8>> {
+            db.iter().unwrap().since(at).rev().map(|i| i.unwrap().key().to_vec()).collect()
+        };
+        let versions = |at: u64| -> Vec<(Vec<u8>, bool)> {
+            let items = db.iter().unwrap().versions().since(at).map(Result::unwrap);
+            items.map(|i| (i.key().to_vec(), i.is_deleted())).collect()
+        };
+        let check = || {
+            assert_eq!(keys(since), [b"a2", b"b1"], "nothing of what was dropped");
+            assert_eq!(backward(since), [b"b1", b"a2"]);
+            let shown = versions(since);
+            assert_eq!(shown, [(b"a2".to_vec(), false), (b"b1".to_vec(), false)], "and no drop");
+            assert_eq!(keys(dropped), [b"a2"]);
+            assert!(keys(again).is_empty());
+        };
+        check();
+        // Who began before the drop goes on to see what was newer then.
+        let old: Vec<_> = before.iter().since(since).keys().collect::<Result<_>>().unwrap();
+        assert_eq!(old, [b"a1", b"b1"]);
+        drop(before);
+        db.compact().unwrap();
+        check();
+    }
+}
