@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use crossbeam_utils::CachePadded;
 use kvdb_skiplist::{EntryRef, InsertError, SkipList};
 use kvdb_sstable::key_hash;
 
@@ -24,12 +25,19 @@ pub(crate) struct Memtable {
     room: usize,
     /// Its place among the memtables, given when it becomes the active one.
     sequence: AtomicU64,
+    /// On cache lines of its own: every frame changes it, and every insert and lookup reads the rest.
+    frames: CachePadded<Frames>,
+}
+
+/// What a memtable stands for.
+#[derive(Debug)]
+struct Frames {
     sealed: AtomicBool,
-    /// Frames routed to it that are not applied yet.
+    /// Frames routed here that are not applied yet.
     unapplied: AtomicUsize,
-    /// Packed log position of its first frame's start, or `NONE`.
+    /// Packed log position of the first frame's start, or `NONE`.
     start: AtomicU64,
-    /// Packed log position of its last frame's end.
+    /// Packed log position of the last frame's end.
     end: AtomicU64,
 }
 
@@ -49,10 +57,12 @@ impl Memtable {
             filter: MemtableFilter::new(capacity),
             room,
             sequence: AtomicU64::new(0),
-            sealed: AtomicBool::new(false),
-            unapplied: AtomicUsize::new(0),
-            start: AtomicU64::new(NONE),
-            end: AtomicU64::new(0),
+            frames: CachePadded::new(Frames {
+                sealed: AtomicBool::new(false),
+                unapplied: AtomicUsize::new(0),
+                start: AtomicU64::new(NONE),
+                end: AtomicU64::new(0),
+            }),
         }))
     }
 
@@ -81,7 +91,7 @@ impl Memtable {
 
     /// Whether no frame was ever routed here.
     pub(crate) fn is_untouched(&self) -> bool {
-        self.start.load(Ordering::Relaxed) == NONE
+        self.frames.start.load(Ordering::Relaxed) == NONE
     }
 
     /// Sequence number of the newest memtable that frames were routed to, this being the active one. An
@@ -92,21 +102,23 @@ impl Memtable {
 
     /// Packed log position of the first frame; `None` if there is none.
     pub(crate) fn start(&self) -> Option<u64> {
-        let start = self.start.load(Ordering::Relaxed);
+        let start = self.frames.start.load(Ordering::Relaxed);
         (start != NONE).then_some(start)
     }
 
     /// Packed log position of the end of the last frame.
     pub(crate) fn end(&self) -> u64 {
-        self.end.load(Ordering::Relaxed)
+        self.frames.end.load(Ordering::Relaxed)
     }
 
     /// Takes a frame in. Called under the admission lock, in log order.
     pub(crate) fn begin_frame(&self, start: u64, end: u64) {
         // Only written here: no need to exchange anything.
-        self.start.store(start.min(self.start.load(Ordering::Relaxed)), Ordering::Relaxed);
-        self.end.store(end.max(self.end.load(Ordering::Relaxed)), Ordering::Relaxed);
-        self.unapplied.fetch_add(1, Ordering::Relaxed);
+        self.frames
+            .start
+            .store(start.min(self.frames.start.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.frames.end.store(end.max(self.frames.end.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.frames.unapplied.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A frame is applied. True if it was the last one of a sealed memtable: the flusher wants to
@@ -114,16 +126,17 @@ impl Memtable {
     pub(crate) fn end_frame(&self) -> bool {
         // Either this sees `sealed`, or whoever sealed sees no frame left: both sides write
         // first and read the other's word afterwards, in one total order.
-        self.unapplied.fetch_sub(1, Ordering::SeqCst) == 1 && self.sealed.load(Ordering::SeqCst)
+        self.frames.unapplied.fetch_sub(1, Ordering::SeqCst) == 1
+            && self.frames.sealed.load(Ordering::SeqCst)
     }
 
     pub(crate) fn seal(&self) {
-        self.sealed.store(true, Ordering::SeqCst);
+        self.frames.sealed.store(true, Ordering::SeqCst);
     }
 
     /// Whether every frame routed here is applied. What they inserted is visible to the caller.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.unapplied.load(Ordering::SeqCst) == 0
+        self.frames.unapplied.load(Ordering::SeqCst) == 0
     }
 
     /// The newest entry of `key` at or below `at_most`; `hash` is [`key_hash`] of the key.

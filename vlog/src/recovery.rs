@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
+use crossbeam_utils::CachePadded;
 use kvdb_vfs::{Fs, SyncSite};
 
 use crate::format::{END_RESERVE, FIRST_FRAME, LinkBody, MARKER_LEN, Totals};
@@ -328,14 +329,14 @@ impl Recovery {
             database: self.database,
             options: self.options,
             namer,
-            admission: Mutex::new(admission),
+            admission: CachePadded::new(Mutex::new(admission)),
             room: Condvar::new(),
             poison: OnceLock::new(),
             view: RwLock::new(view),
-            tail: Mutex::new(tail),
+            tail: CachePadded::new(Mutex::new(tail)),
             sync_gate: Mutex::new(()),
             sealing: Mutex::new(()),
-            usage: Usage::new(),
+            usage: CachePadded::new(Usage::new()),
             dead: Mutex::new(Vec::new()),
             segment_limit: AtomicU32::new(u32::MAX),
             any_left: AtomicBool::new(!left.is_empty()),

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use super::Log;
-use super::queue::{Group, Ticket};
+use super::queue::{Group, Queue, Ticket};
 use super::sink::{Committed, Sink};
 use super::writer::{WriteFailure, Written};
 use crate::sync::{
-    AtomicU32, AtomicU64, Condvar, Mutex, lock_busy, order_write_before_read, spin_until, yield_now,
+    AtomicU32, AtomicU64, Condvar, Mutex, MutexGuard, lock_busy, order_write_before_read,
+    spin_until, yield_now,
 };
 use crate::{Error, Result};
 
@@ -59,6 +60,11 @@ impl Turns {
         spin_until(|| self.next.load(Ordering::SeqCst) == turn)
     }
 
+    /// How many groups were published or have failed.
+    pub(super) fn finished(&self) -> u64 {
+        self.next.load(Ordering::SeqCst)
+    }
+
     fn finish(&self, turn: u64, broken: Option<Arc<Error>>) {
         debug_assert_eq!(self.next.load(Ordering::SeqCst), turn, "groups are published in order");
         if let Some(broken) = broken {
@@ -90,17 +96,20 @@ impl<C> Log<C> {
             if let Some(outcome) = node.outcome() {
                 return outcome;
             }
-            let lead = lock_busy(&self.queue).try_lead(node);
-            match lead {
-                true => self.lead(sink),
-                false => node.wait(),
+            let mut queue = lock_busy(&self.queue);
+            match queue.try_lead(node) {
+                true => self.lead(queue, sink),
+                false => {
+                    drop(queue);
+                    node.wait();
+                }
             }
         }
     }
 
-    /// One group from queue to outcome.
-    fn lead(&self, sink: &dyn Sink<C>) {
-        let mut group = self.take_group();
+    /// One group from queue to outcome, the lead being this thread's.
+    fn lead<'l>(&'l self, queue: MutexGuard<'l, Queue<C>>, sink: &dyn Sink<C>) {
+        let mut group = self.take_group(queue);
         let written = self.write(&mut group, sink);
         lock_busy(&self.queue).stop_leading();
         if written.as_ref().is_ok_and(|written| written.housekeeping_due) {
@@ -134,17 +143,17 @@ impl<C> Log<C> {
                 self.turns.finish(group.turn, Some(cause));
             }
         }
-        let mut queue = lock_busy(&self.queue);
-        queue.finish(group);
-        if queue.is_idle() {
+        order_write_before_read();
+        if self.closing.load(Ordering::SeqCst) {
+            // Under the lock, so that it cannot fall between a look of the one who waits and its sleep.
+            let _queue = lock_busy(&self.queue);
             self.idle.notify_all();
         }
     }
 
-    fn take_group(&self) -> Group<C> {
+    fn take_group<'l>(&'l self, mut queue: MutexGuard<'l, Queue<C>>) -> Group<C> {
         // The members of the last group are about to come back: let them run once, so that they
         // share this group's sync.
-        let mut queue = lock_busy(&self.queue);
         if queue.expects_more() {
             drop(queue);
             yield_now();

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use kvdb_vfs::{Fs, SyncSite};
 
 use admission::Admission;
@@ -30,7 +31,9 @@ pub(crate) use writer::Writer;
 use crate::frame::Frame;
 use crate::relocate::{RecordFiles, RelocatedSegment, Relocation};
 use crate::segment::Segment;
-use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, RwLock, lock_busy};
+use crate::sync::{
+    AtomicBool, AtomicU64, Condvar, Mutex, RwLock, lock_busy, order_write_before_read,
+};
 use crate::view::{LogView, Place};
 use crate::{Durability, Error, Options, Position, Relocated, Result, SealedSegment, SegmentMeta};
 
@@ -46,11 +49,14 @@ use crate::{Durability, Error, Options, Position, Relocated, Result, SealedSegme
 /// Dropping a log leaves it as a crash would: call [`Log::close`] for a clean end.
 pub struct Log<C = ()> {
     pub(crate) shared: Arc<Shared>,
-    queue: Mutex<Queue<C>>,
-    /// Nothing waits and nothing is under way.
+    // What every commit writes to has cache lines of its own: a lock that one thread takes must not
+    // take the next one's memory away from another.
+    queue: CachePadded<Mutex<Queue<C>>>,
+    /// Nothing waits and nothing is under way; told while the log is being closed.
     idle: Condvar,
-    writer: Mutex<Writer>,
-    turns: Turns,
+    closing: AtomicBool,
+    writer: CachePadded<Mutex<Writer>>,
+    turns: CachePadded<Turns>,
     /// The last version given out by [`Log::append`].
     last_version: Mutex<u64>,
     closed: Mutex<bool>,
@@ -70,12 +76,12 @@ pub(crate) struct Shared {
     pub(crate) database: u128,
     pub(crate) options: Options,
     pub(crate) namer: Arc<dyn SegmentNamer>,
-    pub(crate) admission: Mutex<Admission>,
+    pub(crate) admission: CachePadded<Mutex<Admission>>,
     /// Room was placed, released or made, or there will never be any.
     pub(crate) room: Condvar,
     pub(crate) poison: OnceLock<Arc<Error>>,
     pub(crate) view: RwLock<Arc<LogView>>,
-    pub(crate) tail: Mutex<Tail>,
+    pub(crate) tail: CachePadded<Mutex<Tail>>,
     pub(crate) sync_gate: Mutex<()>,
     /// Segments that were left and not yet reported as sealed.
     pub(crate) left: Mutex<Vec<(Arc<Segment>, SealedSegment)>>,
@@ -83,7 +89,7 @@ pub(crate) struct Shared {
     pub(crate) sealing: Mutex<()>,
     /// Whether there are any; changes under their lock.
     pub(crate) any_left: AtomicBool,
-    pub(crate) usage: Usage,
+    pub(crate) usage: CachePadded<Usage>,
     /// Segments that are not part of the log any more, whose files may be used again.
     pub(crate) dead: Mutex<Vec<Arc<Segment>>>,
     /// Segments are made no larger than this many bytes, but as large as a frame needs.
@@ -102,9 +108,11 @@ impl Usage {
         Usage { synced: AtomicU64::new(0), buffered: AtomicU64::new(0) }
     }
 
+    /// Only the leader counts, so the counters need no atomic addition; that one may be lost to a call
+    /// of [`Usage::was_buffered`] in between does not matter.
     fn count(&self, sync: bool) {
         let counter = if sync { &self.synced } else { &self.buffered };
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// Whether most groups since the last call were buffered. None is not most.
@@ -147,10 +155,11 @@ impl<C> Log<C> {
     pub(crate) fn start(start: Start) -> Self {
         Log {
             shared: Arc::new(start.shared),
-            queue: Mutex::new(Queue::new()),
+            queue: CachePadded::new(Mutex::new(Queue::new())),
             idle: Condvar::new(),
-            writer: Mutex::new(start.writer),
-            turns: Turns::new(),
+            closing: AtomicBool::new(false),
+            writer: CachePadded::new(Mutex::new(start.writer)),
+            turns: CachePadded::new(Turns::new()),
             last_version: Mutex::new(start.last_version),
             closed: Mutex::new(false),
         }
@@ -413,8 +422,14 @@ impl<C> Log<C> {
         // announced.
         const LOOK_AGAIN: Duration = Duration::from_millis(20);
         let mut queue = lock_busy(&self.queue);
+        // Either this sees that a group is through, or its leader sees that somebody waits: both
+        // write first and read what the other wrote afterwards, in one total order.
+        self.closing.store(true, Ordering::SeqCst);
+        order_write_before_read();
         loop {
-            if queue.is_idle() && (self.reserved() == 0 || self.poisoned().is_some()) {
+            if queue.is_idle(self.turns.finished())
+                && (self.reserved() == 0 || self.poisoned().is_some())
+            {
                 return;
             }
             self.idle.wait_for(&mut queue, LOOK_AGAIN);

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use smallvec::SmallVec;
+
 use super::sink::{Committed, Routed};
 use crate::frame::Frame;
 use crate::sync::{AtomicBool, AtomicU8, Condvar, Mutex, spin_until};
@@ -119,14 +121,17 @@ impl<C> std::fmt::Debug for Ticket<C> {
 pub(crate) struct Group<C> {
     /// Its turn to be applied.
     pub(crate) turn: u64,
-    pub(crate) nodes: Vec<Arc<Node<C>>>,
-    pub(crate) frames: Vec<Frame>,
-    pub(crate) routed: Vec<Routed<C>>,
+    pub(crate) nodes: Members<Arc<Node<C>>>,
+    pub(crate) frames: Members<Frame>,
+    pub(crate) routed: Members<Routed<C>>,
 }
+
+/// One of something for each member of a group. Most groups have but one.
+type Members<T> = SmallVec<[T; 1]>;
 
 impl<C> Default for Group<C> {
     fn default() -> Self {
-        Group { turn: 0, nodes: Vec::new(), frames: Vec::new(), routed: Vec::new() }
+        Group { turn: 0, nodes: SmallVec::new(), frames: SmallVec::new(), routed: SmallVec::new() }
     }
 }
 
@@ -140,24 +145,13 @@ impl<C> Group<C> {
 pub(crate) struct Queue<C> {
     nodes: VecDeque<Arc<Node<C>>>,
     leader: bool,
-    /// Groups taken and not completed.
-    pub(crate) in_flight: u32,
     next_turn: u64,
     last_size: usize,
-    /// An emptied group, for its buffers.
-    idle: Option<Group<C>>,
 }
 
 impl<C> Queue<C> {
     pub(crate) fn new() -> Self {
-        Queue {
-            nodes: VecDeque::new(),
-            leader: false,
-            in_flight: 0,
-            next_turn: 0,
-            last_size: 0,
-            idle: None,
-        }
+        Queue { nodes: VecDeque::new(), leader: false, next_turn: 0, last_size: 0 }
     }
 
     pub(crate) fn push(
@@ -197,7 +191,7 @@ impl<C> Queue<C> {
 
     /// Takes what waits, at most `max_bytes` of it but one frame at least.
     pub(crate) fn take_group(&mut self, max_bytes: usize) -> Group<C> {
-        let mut group = self.idle.take().unwrap_or_default();
+        let mut group = Group::default();
         let mut bytes = 0;
         while let Some(node) = self.nodes.front() {
             bytes += node.len as usize;
@@ -222,7 +216,6 @@ impl<C> Queue<C> {
         self.last_size = group.nodes.len();
         group.turn = self.next_turn;
         self.next_turn += 1;
-        self.in_flight += 1;
         group
     }
 
@@ -236,18 +229,9 @@ impl<C> Queue<C> {
         }
     }
 
-    /// Ends a group.
-    pub(crate) fn finish(&mut self, mut group: Group<C>) {
-        self.in_flight -= 1;
-        group.nodes.clear();
-        group.frames.clear();
-        group.routed.clear();
-        self.idle = Some(group);
-    }
-
-    /// Whether nothing waits and nothing is under way.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.nodes.is_empty() && self.in_flight == 0 && !self.leader
+    /// Whether nothing waits and nothing is under way, `finished` groups being through.
+    pub(crate) fn is_idle(&self, finished: u64) -> bool {
+        self.nodes.is_empty() && self.next_turn == finished && !self.leader
     }
 
     /// Removes frames that nobody will ever drive, because their tickets were dropped and no

@@ -42,6 +42,9 @@ pub(crate) struct Writer {
     pub(crate) carried: Position,
     /// Behind the last transaction.
     pub(crate) content: Position,
+    /// How far the log was durable behind the last write: what frames say of it may be less than what
+    /// is true by now, and costs no lock.
+    durable: Position,
     buffer: Vec<u8>,
     chunks: Vec<Chunk>,
     blocks: Blocks,
@@ -61,7 +64,9 @@ pub(crate) struct Written {
 
 /// One write.
 struct Chunk {
-    segment: Arc<Segment>,
+    /// Which segment: so many had been left before by the same group. One that was left is
+    /// `leaving[left]`, the last one is the active segment.
+    left: usize,
     offset: u32,
     source: Source,
 }
@@ -118,6 +123,7 @@ impl Writer {
             closed_here: false,
             carried: end,
             content: end,
+            durable: end,
             buffer: Vec::new(),
             chunks: Vec::new(),
             blocks: Blocks::default(),
@@ -141,8 +147,7 @@ impl Writer {
         self.resume(shared).map_err(WriteFailure::before)?;
         let steps = self.place(shared, group).map_err(WriteFailure::before)?;
         sink.route(&mut group.routed);
-        let durable = lock_busy(&shared.tail).durable;
-        self.encode(shared, group, &steps, durable);
+        self.encode(shared, group, &steps);
         let sync = group.wants_sync();
         shared.usage.count(sync);
         let done = self.write_out(shared, &group.frames, sync, SyncSite::LogGroup);
@@ -210,8 +215,8 @@ impl Writer {
         shared: &Shared,
         group: &mut Group<C>,
         steps: &[(usize, Arc<Segment>)],
-        durable: Position,
     ) {
+        let durable = self.durable;
         let mut steps = steps.iter().peekable();
         for (i, frame) in group.frames.iter_mut().enumerate() {
             while let Some((_, next)) = steps.next_if(|(before, _)| *before == i) {
@@ -224,8 +229,8 @@ impl Writer {
             self.totals.add(raw);
             self.records += u64::from(routed.records);
             if frame.len() >= OWN_WRITE {
-                let (segment, offset) = (self.active.clone(), self.at);
-                self.chunks.push(Chunk { segment, offset, source: Source::Frame(i) });
+                let (left, offset) = (self.leaving.len(), self.at);
+                self.chunks.push(Chunk { left, offset, source: Source::Frame(i) });
                 self.at += frame.len() as u32;
             } else {
                 self.append(frame.bytes());
@@ -273,14 +278,14 @@ impl Writer {
         self.buffer.extend_from_slice(bytes);
         let end = self.buffer.len();
         match self.chunks.last_mut() {
-            Some(Chunk { segment, offset, source: Source::Buffer(range) })
-                if segment.id() == self.active.id()
+            Some(Chunk { left, offset, source: Source::Buffer(range) })
+                if *left == self.leaving.len()
                     && *offset as usize + range.len() == self.at as usize =>
             {
                 range.end = end;
             }
             _ => self.chunks.push(Chunk {
-                segment: self.active.clone(),
+                left: self.leaving.len(),
                 offset: self.at,
                 source: Source::Buffer(start..end),
             }),
@@ -304,9 +309,9 @@ impl Writer {
             sync && self.is_one_durable_write(frames) && lock_busy(&shared.tail).is_clean();
         let padding = self.pad();
         let mode = if durable_write { WriteMode::Durable(site) } else { WriteMode::Buffered };
-        for run in self.chunks.chunk_by(|a, b| a.segment.id() == b.segment.id()) {
+        for run in self.chunks.chunk_by(|a, b| a.left == b.left) {
             let Some(first) = run.first() else { continue };
-            let segment = &first.segment;
+            let segment = self.leaving.get(first.left).unwrap_or(&self.active);
             if segment.is_direct() {
                 let parts = run.iter().map(|chunk| chunk.bytes(&self.buffer, frames));
                 self.blocks.write(segment, first.offset, parts, mode)?;
@@ -344,12 +349,13 @@ impl Writer {
         } else {
             written.housekeeping_due = unsynced >= interval;
         }
+        self.durable = self.durable.max(written.durable);
         Ok(written)
     }
 
     /// Whether a group that was gathered is one write, of a kind that can be durable by itself.
     fn is_one_durable_write(&self, frames: &[Frame]) -> bool {
-        let here = self.chunks.iter().all(|c| c.segment.id() == self.active.id());
+        let here = self.chunks.iter().all(|c| c.left == self.leaving.len());
         let bytes: usize = self.chunks.iter().map(|c| c.bytes(&self.buffer, frames).len()).sum();
         here && match self.active.method {
             SyncMethod::Fdatasync => false,
@@ -361,10 +367,11 @@ impl Writer {
     /// Extends the last write to a page's end, if it enters a page of a file that had an earlier
     /// life: else the kernel would have to read the page first. Returns by how many bytes.
     fn pad(&mut self) -> usize {
-        let Some(Chunk { segment, offset, source: Source::Buffer(range) }) = self.chunks.last()
-        else {
+        // The last chunk is one of the active segment.
+        let Some(Chunk { offset, source: Source::Buffer(range), .. }) = self.chunks.last() else {
             return 0;
         };
+        let segment = &self.active;
         let enters = *offset / PAGE != (self.at - 1) / PAGE || offset.is_multiple_of(PAGE);
         if segment.is_direct() || !segment.recycled || !enters || range.end != self.buffer.len() {
             return 0;
