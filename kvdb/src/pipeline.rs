@@ -30,9 +30,9 @@ pub(crate) struct Route {
 }
 
 /// A commit whose room is secured.
-pub(crate) struct Admitted {
+pub(crate) struct Admitted<'l> {
     frame: kvdb_vlog::Frame,
-    room: kvdb_vlog::Room,
+    room: kvdb_vlog::Room<'l>,
     route: Route,
 }
 
@@ -44,7 +44,7 @@ impl Core {
         frame: kvdb_vlog::Frame,
         memtable_bytes: usize,
         deletes: bool,
-    ) -> Result<Admitted> {
+    ) -> Result<Admitted<'_>> {
         let log = self.log()?;
         // Memtable room first: it is the longer wait, and whoever holds log room holds up others.
         let reservation = self.tree.admit(memtable_bytes)?;
@@ -56,7 +56,7 @@ impl Core {
     }
 
     /// Step 1 for the writes of a transaction or batch.
-    pub(crate) fn admit_request(&self, request: &Request<'_>) -> Result<Admitted> {
+    pub(crate) fn admit_request(&self, request: &Request<'_>) -> Result<Admitted<'_>> {
         let threshold = self.options.value_threshold;
         let writes = request.writes;
         let memtable_bytes = writes
@@ -90,7 +90,7 @@ impl Core {
     }
 }
 
-impl Admitted {
+impl Admitted<'_> {
     /// Puts the frame into the log's queue. Called under the oracle's lock.
     pub(crate) fn enqueue(
         self,

@@ -12,8 +12,8 @@
 //! larger than a memtable carries a memtable of its own, made at admission, which is a standard
 //! one's room larger than the frame, so that `R` fits behind it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
@@ -35,6 +35,8 @@ const CREDIT: Duration = Duration::from_millis(2);
 /// The memtables and the reservations on them. Its lock is held for moments only, never over I/O.
 #[derive(Debug)]
 pub(crate) struct Admission {
+    /// For its memtables.
+    this: Weak<Admission>,
     memtable_size: usize,
     /// Room of a memtable of the standard size.
     standard: usize,
@@ -88,10 +90,20 @@ pub(crate) struct Memtables {
 #[derive(Debug)]
 #[must_use = "dropping a reservation gives it back"]
 pub struct Reservation {
-    admission: Arc<Admission>,
+    /// The one that took the frame. Until it is routed: the frame's own, or the one that was active
+    /// at admission and most often takes the frame.
+    memtable: Arc<Memtable>,
     bytes: usize,
-    own: Option<Arc<Memtable>>,
-    pub(crate) routed: Option<Arc<Memtable>>,
+    state: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Room is reserved.
+    Reserved,
+    /// It carries a memtable of its own.
+    Carried,
+    Routed,
 }
 
 impl Reservation {
@@ -102,36 +114,43 @@ impl Reservation {
 
     /// Whether the frame has a memtable.
     pub fn is_routed(&self) -> bool {
-        self.routed.is_some()
+        self.state == Stage::Routed
+    }
+
+    /// The memtable that took the frame.
+    pub(crate) fn routed(&self) -> Option<&Arc<Memtable>> {
+        self.is_routed().then_some(&self.memtable)
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(memtable) = &self.routed {
-            if memtable.end_frame() {
-                // The lock orders this after a flusher's look at the memtable.
-                drop(self.admission.state.lock());
-                self.admission.work.notify_all();
-            }
+        if self.is_routed() && !self.memtable.end_frame() {
             return;
         }
-        let mut state = self.admission.state.lock();
-        match self.own.take() {
-            Some(_) => state.carried -= 1,
-            None => state.reserved -= self.bytes,
+        let Some(admission) = self.memtable.admission() else { return };
+        let mut state = admission.state.lock();
+        match self.state {
+            // The lock orders this after a flusher's look at the memtable.
+            Stage::Routed => {
+                drop(state);
+                admission.work.notify_all();
+                return;
+            }
+            Stage::Carried => state.carried -= 1,
+            Stage::Reserved => state.reserved -= self.bytes,
         }
         drop(state);
-        self.admission.room.notify_all();
+        admission.room.notify_all();
     }
 }
 
 impl Admission {
     pub(crate) fn new(options: &Options, seed: u64) -> Result<Arc<Admission>> {
-        let active = Memtable::new(options.memtable_size, seed)?;
-        active.activate(1);
-        let left = active.room();
-        Ok(Arc::new(Admission {
+        let list = Memtable::list_for(options.memtable_size, seed)?;
+        let left = list.remaining();
+        Ok(Arc::new_cyclic(|this| Admission {
+            this: this.clone(),
             memtable_size: options.memtable_size,
             standard: left,
             max_memtables: options.max_memtables,
@@ -139,7 +158,11 @@ impl Admission {
             delayed_write_rate: options.delayed_write_rate as f64,
             waitless: options.background == Background::Manual,
             state: CachePadded::new(Mutex::new(Memtables {
-                active,
+                active: {
+                    let active = Memtable::over(list, this.clone());
+                    active.activate(1);
+                    active
+                },
                 left,
                 logged: 0,
                 sealed: Vec::new(),
@@ -224,9 +247,7 @@ impl Admission {
         if let Some((since, reason)) = stalled {
             self.stalls.note_stop(reason, since.elapsed());
         }
-        let own = admitted?;
-        drop(state);
-        Ok(Reservation { admission: self.clone(), bytes, own, routed: None })
+        Ok(state.reservation(bytes, admitted?))
     }
 
     /// `None`: there is no room now. `Some(None)`: reserved. `Some(Some(_))`: a memtable for this
@@ -262,13 +283,13 @@ impl Admission {
             return Ok(None);
         }
         let capacity = self.memtable_size.saturating_add(bytes);
-        let own = Memtable::new(capacity, state.next_seed())?;
+        let own = Memtable::new(capacity, state.next_seed(), self.this.clone())?;
         state.carried += 1;
         Ok(Some(Some(own)))
     }
 
     fn new_memtable(&self, state: &mut Memtables) -> Result<Arc<Memtable>> {
-        Memtable::new(self.memtable_size, state.next_seed())
+        Memtable::new(self.memtable_size, state.next_seed(), self.this.clone())
     }
 
     /// Holds a writer back in proportion to the debt.
@@ -303,16 +324,16 @@ impl Admission {
         end: u64,
         publish: impl FnOnce(&Memtables),
     ) {
-        debug_assert!(r.routed.is_none(), "a frame is routed once");
+        debug_assert!(!r.is_routed(), "a frame is routed once");
         let mut state = lock_busy(&self.state);
-        let rotated = match r.own.take() {
-            Some(own) => {
+        let rotated = match r.state {
+            Stage::Carried => {
                 state.carried -= 1;
-                let left = own.room().saturating_sub(r.bytes);
-                state.switch_to(own, left);
+                let left = r.memtable.room().saturating_sub(r.bytes);
+                state.switch_to(r.memtable.clone(), left);
                 true
             }
-            None => {
+            _ => {
                 let full = r.bytes > state.left;
                 let rotated = (full || state.logged > self.max_replay_bytes) && {
                     if state.spare.is_none()
@@ -343,7 +364,10 @@ impl Admission {
         state.active.begin_frame(start, end);
         // A frame lies in one segment, so its length is the difference.
         state.logged = state.logged.saturating_add(end.saturating_sub(start));
-        r.routed = Some(state.active.clone());
+        if !Arc::ptr_eq(&r.memtable, &state.active) {
+            r.memtable = state.active.clone();
+        }
+        r.state = Stage::Routed;
         debug_assert!(state.invariant_holds());
         if rotated {
             publish(&state);
@@ -425,7 +449,8 @@ impl Admission {
             state.next_seed()
         };
         // No memory: whoever needs the spare will find out.
-        let Ok(spare) = Memtable::new(self.memtable_size, seed) else { return };
+        let spare = Memtable::new(self.memtable_size, seed, self.this.clone());
+        let Ok(spare) = spare else { return };
         spare.prefault();
         let mut state = self.state.lock();
         if wanted(&state) {
@@ -497,6 +522,15 @@ impl Memtables {
         }
         former.seal();
         self.sealed.push(former);
+    }
+
+    /// What was reserved: room, or a memtable for the frame alone.
+    fn reservation(&self, bytes: usize, own: Option<Arc<Memtable>>) -> Reservation {
+        let (memtable, state) = match own {
+            Some(own) => (own, Stage::Carried),
+            None => (self.active.clone(), Stage::Reserved),
+        };
+        Reservation { memtable, bytes, state }
     }
 
     fn invariant_holds(&self) -> bool {

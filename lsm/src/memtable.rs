@@ -1,12 +1,13 @@
 //! One memtable: a skiplist, and which part of the log it stands for.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use crossbeam_utils::CachePadded;
 use kvdb_skiplist::{EntryRef, InsertError, SkipList};
 use kvdb_sstable::key_hash;
 
+use crate::admission::Admission;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::memtable_filter::MemtableFilter;
@@ -19,6 +20,9 @@ const NONE: u64 = u64::MAX;
 /// routed to it has been applied.
 #[derive(Debug)]
 pub(crate) struct Memtable {
+    /// Whoever routes frames here. A reservation gets at it this way, and so needs to count one
+    /// reference, not two.
+    admission: Weak<Admission>,
     list: Arc<SkipList>,
     filter: MemtableFilter,
     /// Arena bytes that frames may use.
@@ -48,11 +52,25 @@ pub(crate) fn entry_bound(key_len: usize, encoded_len: usize) -> usize {
 
 impl Memtable {
     /// A memtable with an arena of `capacity` bytes.
-    pub(crate) fn new(capacity: usize, seed: u64) -> Result<Arc<Memtable>> {
+    pub(crate) fn new(
+        capacity: usize,
+        seed: u64,
+        admission: Weak<Admission>,
+    ) -> Result<Arc<Memtable>> {
+        Ok(Memtable::over(Memtable::list_for(capacity, seed)?, admission))
+    }
+
+    /// An empty list for a memtable.
+    pub(crate) fn list_for(capacity: usize, seed: u64) -> Result<SkipList> {
         let options = kvdb_skiplist::Options { capacity, seed, ..Default::default() };
-        let list = SkipList::new(options).map_err(|e| Error::Memtable(Arc::new(e)))?;
-        let room = list.remaining();
-        Ok(Arc::new(Memtable {
+        SkipList::new(options).map_err(|e| Error::Memtable(Arc::new(e)))
+    }
+
+    /// A memtable of an empty list.
+    pub(crate) fn over(list: SkipList, admission: Weak<Admission>) -> Arc<Memtable> {
+        let (room, capacity) = (list.remaining(), list.capacity());
+        Arc::new(Memtable {
+            admission,
             list: Arc::new(list),
             filter: MemtableFilter::new(capacity),
             room,
@@ -63,7 +81,7 @@ impl Memtable {
                 start: AtomicU64::new(NONE),
                 end: AtomicU64::new(0),
             }),
-        }))
+        })
     }
 
     /// Has the system back all of it with pages now.
@@ -75,6 +93,10 @@ impl Memtable {
     #[inline]
     pub(crate) fn list(&self) -> &Arc<SkipList> {
         &self.list
+    }
+
+    pub(crate) fn admission(&self) -> Option<Arc<Admission>> {
+        self.admission.upgrade()
     }
 
     pub(crate) fn room(&self) -> usize {

@@ -258,7 +258,7 @@ impl<C: Companion> Tree<C> {
         version: u64,
         entry: Entry<'_>,
     ) -> Result<()> {
-        match &reservation.routed {
+        match reservation.routed() {
             Some(memtable) => memtable.insert(key, version, entry),
             None => Err(Error::Memtable(Arc::from(crate::error::BoxError::from(
                 "the frame was not routed to a memtable",

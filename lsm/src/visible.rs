@@ -443,7 +443,7 @@ mod tests {
     use crate::memtable::Memtable;
 
     fn over(entries: &[(&str, u64, Entry<'_>)], options: VisibleOptions) -> Visible<Input> {
-        let memtable = Memtable::new(1 << 20, 1).unwrap();
+        let memtable = Memtable::new(1 << 20, 1, Default::default()).unwrap();
         for (key, version, entry) in entries {
             memtable.insert(key.as_bytes(), *version, *entry).unwrap();
         }
@@ -519,7 +519,7 @@ mod tests {
     fn a_new_cursor_must_be_positioned_and_damage_is_no_end() {
         let mut cursor = over(&[("a", 1, V)], VisibleOptions::default());
         assert!(cursor.next().is_err() && cursor.prev().is_err() && !cursor.valid());
-        let memtable = Memtable::new(1 << 20, 1).unwrap();
+        let memtable = Memtable::new(1 << 20, 1, Default::default()).unwrap();
         memtable.insert(b"a", 1, V).unwrap();
         memtable.list().insert(b"b", 1, &[0]).unwrap();
         let mut cursor = Visible::new(Input::memtable(&memtable), VisibleOptions::default());

@@ -27,7 +27,7 @@ fn flush(admission: &Admission) -> Option<Arc<Memtable>> {
 
 /// Fills a reservation with entries that take all of it.
 fn fill(r: &Reservation, version: u64) {
-    let memtable = r.routed.clone().unwrap();
+    let memtable = r.routed().unwrap();
     let mut left = r.bytes();
     let mut n = 0u32;
     while left >= entry_bound(4, 101) {
@@ -58,10 +58,8 @@ fn any_order_of_reserving_and_routing_finds_room() {
                     let mut state = admission.lock();
                     let tried = admission.try_reserve(&mut state, bytes, true).unwrap();
                     assert!(state.invariant_holds(), "seed {seed} step {step}");
-                    drop(state);
                     if let Some(own) = tried {
-                        let admission = admission.clone();
-                        waiting.push(Reservation { admission, bytes, own, routed: None });
+                        waiting.push(state.reservation(bytes, own));
                     }
                 }
                 5..=7 if !waiting.is_empty() => {
@@ -246,7 +244,7 @@ fn many_threads_reserve_route_and_flush() {
                         }
                         for k in 0..n as u64 {
                             let key = (t << 48 | i << 16 | k).to_be_bytes();
-                            let memtable = r.routed.as_ref().unwrap();
+                            let memtable = r.routed().unwrap();
                             memtable.insert(&key, 1, Entry::value(&[0; 100])).unwrap();
                         }
                         written.fetch_add(n as u64, Ordering::SeqCst);

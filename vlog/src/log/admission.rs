@@ -234,18 +234,18 @@ pub(crate) enum Placing {
 /// Hold it for a short time, and while holding it do not wait for another reservation of the same
 /// thread: who waits for room waits for the frames ahead to be placed.
 #[must_use]
-pub struct Room {
-    shared: Arc<Shared>,
+pub struct Room<'l> {
+    shared: &'l Shared,
     len: u64,
 }
 
-impl std::fmt::Debug for Room {
+impl std::fmt::Debug for Room<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Room({} bytes)", self.len)
     }
 }
 
-impl Room {
+impl Room<'_> {
     /// How many bytes were reserved.
     pub fn len(&self) -> u64 {
         self.len
@@ -264,7 +264,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Room<'_> {
     fn drop(&mut self) {
         if self.len > 0 {
             self.shared.release(self.len);
@@ -274,7 +274,7 @@ impl Drop for Room {
 
 impl Shared {
     /// Reserves room for a frame. `kept`: also from what is kept for a full disk.
-    pub(crate) fn reserve(self: &Arc<Self>, len: usize, kept: bool) -> Result<Room> {
+    pub(crate) fn reserve(self: &Arc<Self>, len: usize, kept: bool) -> Result<Room<'_>> {
         let len = (len as u64).next_multiple_of(8);
         let limit = max_frame_len(self.options.segment_size) as u64;
         if len > limit {
@@ -290,7 +290,7 @@ impl Shared {
                 && a.spares.is_empty()
                 && (a.full || total + u64::from(self.low_water(&a)) > a.left.into());
             if !scarce && a.admit(len) {
-                return Ok(Room { shared: self.clone(), len });
+                return Ok(Room { shared: self, len });
             }
             let hopeless = !a.spares.iter().any(|s| len <= usable(s.capacity()).into());
             if a.making || !(scarce || hopeless) {

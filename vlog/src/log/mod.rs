@@ -172,7 +172,7 @@ impl<C> Log<C> {
     /// # Errors
     /// [`Error::FrameTooLarge`]; [`Error::Poisoned`]; [`Error::Closed`]; whatever making a
     /// segment reports, a full disk first of all. None of these changes anything.
-    pub fn reserve(&self, frame_len: usize) -> Result<Room> {
+    pub fn reserve(&self, frame_len: usize) -> Result<Room<'_>> {
         self.shared.reserve(frame_len, false)
     }
 
@@ -181,7 +181,7 @@ impl<C> Log<C> {
     ///
     /// # Errors
     /// As [`Log::reserve`].
-    pub fn reserve_kept(&self, frame_len: usize) -> Result<Room> {
+    pub fn reserve_kept(&self, frame_len: usize) -> Result<Room<'_>> {
         self.shared.reserve(frame_len, true)
     }
 
@@ -193,7 +193,7 @@ impl<C> Log<C> {
         frame: Frame,
         version: u64,
         durability: Durability,
-        room: Room,
+        room: Room<'_>,
         context: C,
     ) -> Ticket<C> {
         let room = room.spend(frame.len() as u64);
