@@ -3,7 +3,7 @@
 use std::slice;
 
 use super::memory::Memory;
-use super::taken::{Full, Taken};
+use super::taken::{Apart, Full, Taken};
 use super::{END, NodeId, RecordId};
 use crate::error::OptionsError;
 use crate::height::MAX_HEIGHT;
@@ -74,7 +74,7 @@ pub(crate) struct Arena {
     index: usize,
     taken: Taken,
     /// Bytes of the index that are taken.
-    index_taken: AtomicU64,
+    index_taken: Apart<AtomicU64>,
 }
 
 impl Arena {
@@ -83,8 +83,12 @@ impl Arena {
         let index = capacity.next_multiple_of(LINE);
         let memory = Memory::new(index + index_len(capacity), options.huge_pages)
             .map_err(|source| OptionsError::NoMemory { capacity, source })?;
-        let mut arena =
-            Arena { memory, index, taken: Taken::new(capacity), index_taken: AtomicU64::new(0) };
+        let mut arena = Arena {
+            memory,
+            index,
+            taken: Taken::new(capacity),
+            index_taken: Apart(AtomicU64::new(0)),
+        };
         if options.prefault {
             arena.populate();
         }
@@ -96,7 +100,7 @@ impl Arena {
     pub(crate) fn clear(&mut self) {
         self.taken = Taken::new(self.taken.capacity());
         self.link(Arena::head()).store(END, Ordering::Relaxed);
-        self.index_taken = AtomicU64::new(LATER_RECORDS as u64);
+        self.index_taken.0 = AtomicU64::new(LATER_RECORDS as u64);
         for layer in 0..LAYERS {
             let height = if layer + 1 < LAYERS { 1 } else { MAX_HEIGHT };
             let down = layer.checked_sub(1).map(Arena::first_record);
@@ -159,6 +163,7 @@ impl Arena {
         let limit = (self.memory.len() - self.index) as u64;
         let start = self
             .index_taken
+            .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
                 (taken + len <= limit).then_some(taken + len)
             })
@@ -187,7 +192,7 @@ impl Arena {
 
     /// Bytes the index takes.
     pub(crate) fn index_bytes(&self) -> usize {
-        self.index_taken.load(Ordering::Relaxed) as usize
+        self.index_taken.0.load(Ordering::Relaxed) as usize
     }
 
     /// The head's record in a layer.

@@ -10,13 +10,15 @@ pub(crate) struct Full {
     pub(crate) remaining: usize,
 }
 
-/// Bytes taken and nodes made. One word, so that an insert changes one contended cache line once,
-/// and on cache lines of its own, so that the fields readers want do not suffer.
+/// What writers change and everybody's reads must not suffer from: on cache lines of its own.
 #[repr(align(128))]
+pub(super) struct Apart<T>(pub(super) T);
+
+/// Bytes taken and nodes made. One word, so that an insert changes one contended cache line once.
 pub(crate) struct Taken {
     /// Bytes in the lower [`NODE_SHIFT`] bits, nodes above: a node has 32 bytes or more, so
     /// neither can overflow.
-    word: AtomicU64,
+    word: Apart<AtomicU64>,
     capacity: usize,
 }
 
@@ -28,7 +30,7 @@ fn bytes(word: u64) -> usize {
 
 impl Taken {
     pub(super) fn new(capacity: usize) -> Taken {
-        Taken { word: AtomicU64::new(OVERHEAD as u64), capacity }
+        Taken { word: Apart(AtomicU64::new(OVERHEAD as u64)), capacity }
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -36,18 +38,18 @@ impl Taken {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        bytes(self.word.load(Ordering::Relaxed))
+        bytes(self.word.0.load(Ordering::Relaxed))
     }
 
     /// Nodes made and not disowned.
     pub(crate) fn nodes(&self) -> usize {
-        (self.word.load(Ordering::Relaxed) >> NODE_SHIFT) as usize
+        (self.word.0.load(Ordering::Relaxed) >> NODE_SHIFT) as usize
     }
 
     /// A node that was made lost the race for its place: its bytes are gone, but it does not
     /// count.
     pub(crate) fn disown(&self) {
-        self.word.fetch_sub(1 << NODE_SHIFT, Ordering::Relaxed);
+        self.word.0.fetch_sub(1 << NODE_SHIFT, Ordering::Relaxed);
     }
 
     /// Calls `fill` for a node that was just taken, and disowns the node if that panics.
@@ -68,7 +70,7 @@ impl Taken {
     /// start. A loop rather than a `fetch_add`, so that a request that does not fit leaves no
     /// trace that could make another one fail.
     pub(super) fn take(&self, needed: usize, nodes: u64) -> Result<usize, Full> {
-        let mut word = self.word.load(Ordering::Relaxed);
+        let mut word = self.word.0.load(Ordering::Relaxed);
         loop {
             let start = bytes(word);
             let remaining = self.capacity - start;
@@ -76,7 +78,7 @@ impl Taken {
                 return Err(Full { needed, remaining });
             }
             // Relaxed: this hands out disjoint ranges, it publishes nothing.
-            match self.word.compare_exchange_weak(
+            match self.word.0.compare_exchange_weak(
                 word,
                 word + needed as u64 + (nodes << NODE_SHIFT),
                 Ordering::Relaxed,
