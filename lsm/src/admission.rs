@@ -91,7 +91,8 @@ pub(crate) struct Memtables {
 #[must_use = "dropping a reservation gives it back"]
 pub struct Reservation {
     /// The one that took the frame. Until it is routed: the frame's own, or the one that was active
-    /// at admission and most often takes the frame.
+    /// at admission and most often takes the frame. It stays in memory for that long, even if it is
+    /// flushed meanwhile.
     memtable: Arc<Memtable>,
     bytes: usize,
     state: Stage,
@@ -364,15 +365,16 @@ impl Admission {
         state.active.begin_frame(start, end);
         // A frame lies in one segment, so its length is the difference.
         state.logged = state.logged.saturating_add(end.saturating_sub(start));
-        if !Arc::ptr_eq(&r.memtable, &state.active) {
-            r.memtable = state.active.clone();
-        }
+        // Another one may be gone but for this reservation: it is freed when the lock is.
+        let former = (!Arc::ptr_eq(&r.memtable, &state.active))
+            .then(|| std::mem::replace(&mut r.memtable, state.active.clone()));
         r.state = Stage::Routed;
         debug_assert!(state.invariant_holds());
         if rotated {
             publish(&state);
         }
         drop(state);
+        drop(former);
         if rotated {
             self.work.notify_all();
             self.room.notify_all();

@@ -95,6 +95,16 @@ impl Position {
     pub const fn new(segment: u32, offset: u32) -> Self {
         Position { segment, offset }
     }
+
+    /// As one number of the same order.
+    pub(crate) const fn packed(self) -> u64 {
+        (self.segment as u64) << 32 | self.offset as u64
+    }
+
+    /// The inverse of [`packed`](Position::packed).
+    pub(crate) const fn unpacked(packed: u64) -> Self {
+        Position { segment: (packed >> 32) as u32, offset: packed as u32 }
+    }
 }
 
 impl fmt::Display for Position {

@@ -14,7 +14,7 @@ use crate::log::{self, Log, SegmentNamer, Shared, Tail, Usage, Writer};
 use crate::relocate::{RecordFiles, Relocation};
 use crate::replay::{Outcome, ReplayEnd};
 use crate::segment::{Reading, Segment};
-use crate::sync::{AtomicBool, Condvar, Mutex, RwLock};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, RwLock};
 use crate::view::{LogView, Place};
 use crate::{
     Error, Options, Position, ReplayError, Result, SegmentMeta, SegmentName, SegmentRecord,
@@ -333,6 +333,7 @@ impl Recovery {
             room: Condvar::new(),
             poison: OnceLock::new(),
             view: RwLock::new(view),
+            durable: CachePadded::new(AtomicU64::new(tail.durable.packed())),
             tail: CachePadded::new(Mutex::new(tail)),
             sync_gate: Mutex::new(()),
             sealing: Mutex::new(()),

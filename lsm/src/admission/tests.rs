@@ -321,3 +321,69 @@ fn a_spare_is_prepared_when_a_memtable_was_filled_and_not_otherwise() {
     assert!(admission.lock().spare.is_some());
     assert!(admission.lock().invariant_holds());
 }
+
+#[test]
+fn what_was_reserved_is_given_back_once_however_it_ends() {
+    let admission = admission(Background::Manual);
+    let counts = || {
+        let state = admission.lock();
+        (state.reserved, state.carried)
+    };
+    let (small, large) = (1000, 1 << 20);
+    drop(admission.admit(small, true).unwrap());
+    assert_eq!(counts(), (0, 0));
+    drop(admission.admit(large, true).unwrap());
+    assert_eq!(counts(), (0, 0));
+    for (at, bytes) in [(0, small), (8, large)] {
+        let mut r = admission.admit(bytes, true).unwrap();
+        assert_ne!(counts(), (0, 0));
+        admission.route(&mut r, at, at + 8, |_| {});
+        assert_eq!(counts(), (0, 0));
+        drop(r);
+        assert_eq!(counts(), (0, 0));
+    }
+}
+
+#[test]
+fn giving_back_wakes_who_waits_for_room_and_who_waits_for_quiet() {
+    let admission = admission(Background::Threads);
+    let held = admission.admit(20_000, true).unwrap();
+    let until = Instant::now() + Duration::from_secs(5);
+    std::thread::scope(|s| {
+        let waiter = s.spawn(|| admission.admit(50_000, true).map(drop));
+        while !admission.stalls.any_waiting() {
+            std::thread::yield_now();
+        }
+        drop(held);
+        while !waiter.is_finished() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        let woken = waiter.is_finished();
+        admission.close();
+        assert!(woken, "nobody told the one who waits for room");
+        drop(waiter.join());
+    });
+}
+
+#[test]
+fn the_last_frame_of_a_sealed_memtable_wakes_the_flusher() {
+    let admission = admission(Background::Manual);
+    let mut r = admission.admit(1000, true).unwrap();
+    admission.route(&mut r, 0, 8, |_| {});
+    admission.rotate(|_| {}).unwrap();
+    let waits = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let flusher = s.spawn(|| {
+            let mut state = admission.lock();
+            waits.store(true, Ordering::SeqCst);
+            let late = Instant::now() + Duration::from_secs(10);
+            admission.wait_work(&mut state, Some(late));
+            Instant::now() < late && state.flushable().is_some()
+        });
+        while !waits.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        drop(r);
+        assert!(flusher.join().unwrap(), "nobody told the flusher");
+    });
+}

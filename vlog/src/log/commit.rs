@@ -171,13 +171,15 @@ impl<C> Log<C> {
             self.release_rooms(group);
             return Err((cause.clone(), false));
         }
-        let written =
-            guarded("Sink::route", || self.writer.lock().write_group(&self.shared, group, sink));
+        let written = guarded("Sink::route", || {
+            let mut writer = self.writer.lock();
+            let written = writer.write_group(&self.shared, group, sink);
+            // Under the writer's lock: whoever takes it next must not write behind what failed.
+            written
+                .map_err(|WriteFailure { error, touched }| (self.shared.set_poison(error), touched))
+        });
         match written {
-            Ok(Ok(written)) => Ok(written),
-            Ok(Err(WriteFailure { error, touched })) => {
-                Err((self.shared.set_poison(error), touched))
-            }
+            Ok(written) => written,
             // What was written when it panicked is not known.
             Err(error) => Err((self.shared.set_poison(error), true)),
         }

@@ -82,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) poison: OnceLock<Arc<Error>>,
     pub(crate) view: RwLock<Arc<LogView>>,
     pub(crate) tail: CachePadded<Mutex<Tail>>,
+    /// What the tail says is durable, packed: for frames, which carry it. Changes under the tail's lock.
+    pub(crate) durable: CachePadded<AtomicU64>,
     pub(crate) sync_gate: Mutex<()>,
     /// Segments that were left and not yet reported as sealed.
     pub(crate) left: Mutex<Vec<(Arc<Segment>, SealedSegment)>>,
@@ -422,6 +424,8 @@ impl<C> Log<C> {
         // announced.
         const LOOK_AGAIN: Duration = Duration::from_millis(20);
         let mut queue = lock_busy(&self.queue);
+        // A group that is through was written, applied and published, or has failed; its members may
+        // still be about to hear of it.
         // Either this sees that a group is through, or its leader sees that somebody waits: both
         // write first and read what the other wrote afterwards, in one total order.
         self.closing.store(true, Ordering::SeqCst);

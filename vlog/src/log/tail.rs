@@ -1,6 +1,7 @@
 //! How far the log is written, and how far it is durable.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kvdb_vfs::SyncSite;
 
@@ -72,10 +73,22 @@ impl Shared {
             return Err(Error::Poisoned { cause: self.set_poison(e) });
         }
         let mut tail = self.tail.lock();
-        tail.durable = tail.durable.max(end);
+        self.set_durable(&mut tail, end);
         tail.dirty.retain(|s| !dirty.iter().any(|d| d.id() == s.id()));
         tail.unsynced -= unsynced.min(tail.unsynced);
         Ok(tail.durable)
+    }
+
+    /// Everything before `end` is durable.
+    pub(crate) fn set_durable(&self, tail: &mut Tail, end: Position) {
+        tail.durable = tail.durable.max(end);
+        // Release: whoever reads it may rely on the sync.
+        self.durable.store(tail.durable.packed(), Ordering::Release);
+    }
+
+    /// As `durable` in the tail, without its lock: every sync that has returned is in it.
+    pub(crate) fn known_durable(&self) -> Position {
+        Position::unpacked(self.durable.load(Ordering::Acquire))
     }
 
     pub(crate) fn check_poison(&self) -> Result<()> {

@@ -42,9 +42,6 @@ pub(crate) struct Writer {
     pub(crate) carried: Position,
     /// Behind the last transaction.
     pub(crate) content: Position,
-    /// How far the log was durable behind the last write: what frames say of it may be less than what
-    /// is true by now, and costs no lock.
-    durable: Position,
     buffer: Vec<u8>,
     chunks: Vec<Chunk>,
     blocks: Blocks,
@@ -123,7 +120,6 @@ impl Writer {
             closed_here: false,
             carried: end,
             content: end,
-            durable: end,
             buffer: Vec::new(),
             chunks: Vec::new(),
             blocks: Blocks::default(),
@@ -216,7 +212,7 @@ impl Writer {
         group: &mut Group<C>,
         steps: &[(usize, Arc<Segment>)],
     ) {
-        let durable = self.durable;
+        let durable = shared.known_durable();
         let mut steps = steps.iter().peekable();
         for (i, frame) in group.frames.iter_mut().enumerate() {
             while let Some((_, next)) = steps.next_if(|(before, _)| *before == i) {
@@ -311,6 +307,7 @@ impl Writer {
         let mode = if durable_write { WriteMode::Durable(site) } else { WriteMode::Buffered };
         for run in self.chunks.chunk_by(|a, b| a.left == b.left) {
             let Some(first) = run.first() else { continue };
+            debug_assert!(first.left <= self.leaving.len(), "there is one active segment");
             let segment = self.leaving.get(first.left).unwrap_or(&self.active);
             if segment.is_direct() {
                 let parts = run.iter().map(|chunk| chunk.bytes(&self.buffer, frames));
@@ -340,7 +337,7 @@ impl Writer {
         self.closed_here = false;
         if durable_write {
             let mut tail = lock_busy(&shared.tail);
-            tail.durable = tail.durable.max(end);
+            shared.set_durable(&mut tail, end);
             tail.unsynced = 0;
             written.durable = tail.durable;
         } else if sync || unsynced >= 2 * interval {
@@ -349,7 +346,6 @@ impl Writer {
         } else {
             written.housekeeping_due = unsynced >= interval;
         }
-        self.durable = self.durable.max(written.durable);
         Ok(written)
     }
 

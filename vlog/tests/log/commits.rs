@@ -426,3 +426,34 @@ fn a_segment_is_reported_as_sealed_once_however_many_threads_prepare() {
     let segments = manifest.state().segments;
     assert!(segments.iter().filter(|s| s.sealed.is_some()).count() >= 2, "{segments:?}");
 }
+
+#[test]
+fn a_large_frame_of_a_group_that_goes_on_in_the_next_segment_is_where_it_was_placed() {
+    for sync_method in [SyncMethod::Fdatasync, SyncMethod::Direct] {
+        let options = Options {
+            segment_size: 128 << 10,
+            initial_segment_size: 64 << 10,
+            sync_method,
+            ..options()
+        };
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        let manifest = Manifest::new(State::default());
+        let log: Log = open_with(&fs, &manifest, &options);
+        let entries = [1, 2].map(|version| Entry { version, seed: version + 10, size: 40_000 });
+        // Nobody drives the first: the second takes it along, as one group.
+        let mut tickets: Vec<_> = entries[..2]
+            .iter()
+            .map(|e| {
+                let frame = e.frame();
+                let room = log.reserve(frame.len()).unwrap();
+                log.enqueue(frame, e.version, Durability::Sync, room, ())
+            })
+            .collect();
+        let last = log.drive(tickets.pop().unwrap(), &Discard).unwrap();
+        let first = log.drive(tickets.pop().unwrap(), &Discard).unwrap();
+        assert!(first.position.segment < last.position.segment, "one group, two segments");
+        drop(log);
+        let mut recovery = recovery(&fs, &manifest.state(), &options).unwrap();
+        assert_eq!(recovery.replay(|_| Ok::<_, ()>(())).unwrap().frames, 2);
+    }
+}

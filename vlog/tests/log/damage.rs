@@ -446,3 +446,32 @@ fn a_hole_behind_the_head_is_not_bridged_by_the_link_of_the_next_segment() {
         assert_eq!((sealed.length, sealed.frames), (start.offset, k as u32 + 1));
     }
 }
+
+#[test]
+fn damage_to_what_a_sync_made_durable_is_noticed_behind_one_more_commit() {
+    for last in [Durability::Sync, Durability::Buffered] {
+        let options = options();
+        let disk = MemFs::new();
+        let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+        let manifest = Manifest::new(State::default());
+        let (log, ..) = open(&fs, &manifest, &options).unwrap();
+        let entry = |version| Entry { version, seed: version * 11, size: 300 };
+        let first = append(&log, entry(1), Durability::Buffered).unwrap().position;
+        // `first` is acknowledged as durable here: one sync group.
+        assert_eq!(log.sync().unwrap(), log.end());
+        // Begun, written and acknowledged after that: the next one.
+        append(&log, entry(2), last).unwrap();
+        drop(log);
+        let path = segment_path(DIR.as_ref(), manifest.state().segments[0].meta.file);
+        change(&fs, &path, first.offset + 40, |b| b[0] ^= 1, 1);
+        match open(&fs, &manifest, &options) {
+            Err(Error::Damaged { offset, .. }) => assert_eq!(offset, first.offset.into()),
+            Err(e) => panic!("{e}"),
+            Ok((_, seen, end)) => panic!(
+                "{last:?}: cut as a torn tail: {} frames left, durable to {}",
+                seen.frames.len(),
+                end.durable_to
+            ),
+        }
+    }
+}
