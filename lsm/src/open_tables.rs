@@ -17,7 +17,8 @@ use crate::shared::Shared;
 use crate::superversion::Superversion;
 
 impl<C: Companion> Shared<C> {
-    /// Closes tables that were not read lately while as many are open, or take as much memory, as may. True if there were any.
+    /// Closes tables that were not read lately while as many are open, or take as much memory, as may.
+    /// True if there were any.
     pub(crate) fn close_idle_tables(&self) -> bool {
         let tables = &self.tables;
         if !tables.is_short() && !tables.had_elsewhere() {
