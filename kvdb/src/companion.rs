@@ -7,14 +7,15 @@ use kvdb_lsm::{BoxError, Companion, FileIds, Floor, Tree};
 use kvdb_manifest::store::{SegmentNamed, SegmentSealed, StoreChange};
 use kvdb_txn::Oracle;
 use kvdb_vlog::{
-    Log, LogView, Pointer, RelocatedSegment, SealedSegment, SegmentMeta, SegmentName, SegmentNamer,
+    Log, LogView, Pointer, Position, RelocatedSegment, SealedSegment, SegmentMeta, SegmentName,
+    SegmentNamer,
 };
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::EngineClock;
 use crate::housekeeper::Housekeeper;
 use crate::merge::MergeOperator;
-use crate::pipeline::{Route, unpack};
+use crate::pipeline::Route;
 
 /// Bytes that a value may come to by folding in the background; beyond, operands stay apart.
 const MOST_FOLDED: usize = 16 << 20;
@@ -102,7 +103,7 @@ impl Companion for ValueLog {
             if let Some(cause) = log.poisoned() {
                 return Err(kvdb_vlog::Error::Poisoned { cause }.into());
             }
-            log.sync_through(unpack(log_end))?;
+            log.sync_through(Position::unpacked(log_end))?;
         }
         change.clock = Some(change.clock.unwrap_or(0).max(self.clock.dropped()));
         Ok(())

@@ -36,7 +36,7 @@ use crate::gc::{Collector, Worker};
 use crate::housekeeper::Housekeeper;
 use crate::limits::Limits;
 use crate::options::Options;
-use crate::pipeline::{Route, pack};
+use crate::pipeline::Route;
 use crate::replay::replay;
 
 /// After an unclean end, versions go on this far above the largest one seen: what was handed out
@@ -389,7 +389,7 @@ fn start_log(
         tracing::info!(
             frames = end.frames,
             cut_bytes = end.cut_bytes,
-            head = pack(head),
+            head = head.packed(),
             "recovered after an unclean end"
         );
         Start::At(fresh.segment)

@@ -127,21 +127,11 @@ fn is_separated(value_threshold: usize, entry: &Entry<'_>) -> bool {
     entry.kind == Kind::Value && entry.payload.len() >= value_threshold
 }
 
-/// A log position as one ordered number, as the tree keeps it.
-pub(crate) fn pack(position: kvdb_vlog::Position) -> u64 {
-    (u64::from(position.segment) << 32) | u64::from(position.offset)
-}
-
-/// The inverse of [`pack`].
-pub(crate) fn unpack(packed: u64) -> kvdb_vlog::Position {
-    kvdb_vlog::Position { segment: (packed >> 32) as u32, offset: packed as u32 }
-}
-
 /// The log hands frames to memtables and oracle.
 impl Sink<Route> for Core {
     fn route(&self, frames: &mut [Routed<Route>]) {
         for frame in frames {
-            let start = pack(frame.position());
+            let start = frame.position().packed();
             let end = start + u64::from(frame.frame_len());
             if let Some(reservation) = frame.context().and_then(|route| route.reservation.as_mut())
             {

@@ -9,7 +9,7 @@ use kvdb_vlog::{FrameView, Recovery, ReplayEnd, ReplayError};
 use crate::companion::ValueLog;
 use crate::drop_range;
 use crate::error::Result;
-use crate::pipeline::{entry_of, insert, memtable_bound, pack};
+use crate::pipeline::{entry_of, insert, memtable_bound};
 
 /// Replays the log from the head, whole frames only, in order. Large values are not copied, only
 /// pointed to. Returns the drops of ranges that were found, too.
@@ -42,7 +42,7 @@ fn apply(
         }
         bytes += memtable_bound(value_threshold, record.key.len(), &entry_of(&record)?);
     }
-    let start = pack(frame.position());
+    let start = frame.position().packed();
     let mut reservation = tree.admit_replay(bytes)?;
     tree.route(&mut reservation, start, start + frame.frame_len() as u64);
     for record in frame.records().filter(|record| record.tag != drop_range::TAG) {

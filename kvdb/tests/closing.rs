@@ -6,6 +6,7 @@ mod common;
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use common::{PATH, memory, open, tiny, value};
@@ -36,6 +37,16 @@ fn held(db: &Db, then: impl FnOnce() + Send + 'static) -> (mpsc::Receiver<()>, m
     (running, go)
 }
 
+/// A close under way on a thread of its own.
+fn begin_to_close(db: &Db) -> JoinHandle<kvdb::Result<()>> {
+    let close = std::thread::spawn({
+        let db = db.clone();
+        move || db.close()
+    });
+    closed(db);
+    close
+}
+
 fn closed(db: &Db) {
     while !matches!(db.get("k"), Err(Error::Closed)) {
         std::thread::yield_now();
@@ -47,11 +58,7 @@ fn rule_4_a_second_close_waits_for_the_first_and_the_directory_is_free_when_it_r
     let (db, fs) = memory();
     let (running, go) = held(&db, || {});
     running.recv().unwrap();
-    let first = std::thread::spawn({
-        let db = db.clone();
-        move || db.close()
-    });
-    closed(&db);
+    let first = begin_to_close(&db);
     let (sender, second) = mpsc::channel();
     for _ in 0..2 {
         let (db, fs, sender) = (db.clone(), fs.clone(), sender.clone());
@@ -124,11 +131,7 @@ fn rule_4_a_callback_of_one_database_waits_for_the_close_of_another() {
         let (other, fs) = memory();
         let (running, go) = held(&other, || {});
         running.recv().unwrap();
-        let first = std::thread::spawn({
-            let other = other.clone();
-            move || other.close()
-        });
-        closed(&other);
+        let first = begin_to_close(&other);
         let (sender, said) = mpsc::channel();
         let (_running, go_on) = held(&one, move || {
             other.close().unwrap();

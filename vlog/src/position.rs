@@ -96,13 +96,13 @@ impl Position {
         Position { segment, offset }
     }
 
-    /// As one number of the same order.
-    pub(crate) const fn packed(self) -> u64 {
+    /// As one number of the same order: `segment << 32 | offset`.
+    pub const fn packed(self) -> u64 {
         (self.segment as u64) << 32 | self.offset as u64
     }
 
     /// The inverse of [`packed`](Position::packed).
-    pub(crate) const fn unpacked(packed: u64) -> Self {
+    pub const fn unpacked(packed: u64) -> Self {
         Position { segment: (packed >> 32) as u32, offset: packed as u32 }
     }
 }

@@ -22,7 +22,6 @@ use super::{GcReport, Watch};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::housekeeper::panicked;
-use crate::pipeline::pack;
 
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(100);
@@ -288,7 +287,7 @@ impl Core {
         let Some(end) = log.rotate(bytes)? else { return Ok(false) };
         log.prepare()?;
         log.sync_through(end)?;
-        Ok(self.tree.advance_replay_head(pack(end))?)
+        Ok(self.tree.advance_replay_head(end.packed())?)
     }
 
     /// One step towards rest, for those who step by hand.

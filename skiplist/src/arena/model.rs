@@ -180,8 +180,8 @@ impl Arena {
             })
             .ok()?;
         let record = RecordId(number as u32);
-        // SAFETY: the record was taken by us alone and is not published yet; loom checks that.
         let made = Header { node, down, height };
+        // SAFETY: the record was taken by us alone and is not published yet; loom checks that.
         self.record(record).header.with_mut(|header| unsafe { *header = made });
         Some(record)
     }

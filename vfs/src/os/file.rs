@@ -135,10 +135,10 @@ fn start_write_back(file: &fs::File, range: Range<u64>) {
     if len == 0 {
         return; // a length of zero would mean "to the end of the file"
     }
+    let fd = file.as_raw_fd();
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call takes numbers
     // only: it reads and writes no memory of this process.
-    let _ =
-        unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
+    let _ = unsafe { libc::sync_file_range(fd, start, len, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 #[cfg(not(target_os = "linux"))]

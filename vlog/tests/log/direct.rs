@@ -24,6 +24,25 @@ fn everywhere(test: impl Fn(Arc<dyn Fs>, &std::path::Path)) {
     test(Arc::new(OsFs::new()), &dir.path().join("log"));
 }
 
+/// Appends an entry and so many more that its segment is left.
+fn fill(log: &Log) -> (Entry, Appended) {
+    let entry = Entry { version: 1, seed: 1, size: 40_000 };
+    let done = log.append(entry.frame(), Durability::Sync).unwrap();
+    for seed in 2..5 {
+        log.append(Entry { seed, ..entry }.frame(), Durability::Sync).unwrap();
+    }
+    (entry, done)
+}
+
+/// Appends until the next segment is begun, and has a spare made.
+fn rotate(log: &Log, entry: Entry) {
+    let last = log.end().segment;
+    while log.end().segment == last {
+        log.append(Entry { seed: 9, ..entry }.frame(), Durability::Sync).unwrap();
+    }
+    while log.prepare().unwrap() {}
+}
+
 /// The method of a segment as its header has it.
 fn method(log: &Log, segment: u32) -> u32 {
     log.view().meta(segment).unwrap().method
@@ -171,12 +190,8 @@ fn a_file_is_not_used_again_while_a_value_of_an_earlier_opening_shows_it() {
             let path = path.join(format!("{:?}", options.sync_method));
             let dir = Directory::new(fs.clone(), &path, 1).unwrap();
             let (log, _) = dir.open(options.clone(), |_| Ok::<_, ()>(())).unwrap();
-            let entry = Entry { version: 1, seed: 1, size: 40_000 };
-            let done = log.append(entry.frame(), Durability::Sync).unwrap();
+            let (entry, done) = fill(&log);
             let first = done.position.segment;
-            for seed in 2..5 {
-                log.append(Entry { seed, ..entry }.frame(), Durability::Sync).unwrap();
-            }
             let (key, _, expected, _) = &entry.records()[0];
             let value = log.view().read(done.pointers[0], key, done.version).unwrap();
             log.close().unwrap();
@@ -187,18 +202,11 @@ fn a_file_is_not_used_again_while_a_value_of_an_earlier_opening_shows_it() {
             while log.prepare().unwrap() {}
             let old = segment_path(&path, log.view().meta(first).unwrap().file);
             assert!(log.recycle(&[first]).unwrap().is_empty());
-            let rotate = || {
-                let last = log.end().segment;
-                while log.end().segment == last {
-                    log.append(Entry { seed: 9, ..entry }.frame(), Durability::Sync).unwrap();
-                }
-                while log.prepare().unwrap() {}
-            };
-            rotate();
+            rotate(&log, entry);
             assert!(fs.metadata(&old).is_ok(), "used again under a value");
             assert_eq!(&*value, &expected[..]);
             drop(value);
-            rotate();
+            rotate(&log, entry);
             assert!(fs.metadata(&old).is_err(), "not used again");
             log.close().unwrap();
         }
@@ -213,12 +221,8 @@ fn a_file_is_not_used_again_while_a_view_of_an_earlier_opening_leads_to_it() {
             let path = path.join(maps.to_string());
             let dir = Directory::new(fs.clone(), &path, 1).unwrap();
             let (log, _) = dir.open(options.clone(), |_| Ok::<_, ()>(())).unwrap();
-            let entry = Entry { version: 1, seed: 1, size: 40_000 };
-            let done = log.append(entry.frame(), Durability::Sync).unwrap();
+            let (entry, done) = fill(&log);
             let first = done.position.segment;
-            for seed in 2..5 {
-                log.append(Entry { seed, ..entry }.frame(), Durability::Sync).unwrap();
-            }
             // Nothing was read through it yet, so nothing is mapped.
             let view = log.view();
             log.close().unwrap();
@@ -228,20 +232,13 @@ fn a_file_is_not_used_again_while_a_view_of_an_earlier_opening_leads_to_it() {
             while log.prepare().unwrap() {}
             let old = segment_path(&path, log.view().meta(first).unwrap().file);
             assert!(log.recycle(&[first]).unwrap().is_empty());
-            let rotate = || {
-                let last = log.end().segment;
-                while log.end().segment == last {
-                    log.append(Entry { seed: 9, ..entry }.frame(), Durability::Sync).unwrap();
-                }
-                while log.prepare().unwrap() {}
-            };
-            rotate();
+            rotate(&log, entry);
             assert!(fs.metadata(&old).is_ok(), "used again under a view");
             let (key, _, expected, _) = &entry.records()[0];
             let value = view.read(done.pointers[0], key, done.version).unwrap();
             assert_eq!(&*value, &expected[..]);
             drop((value, view));
-            rotate();
+            rotate(&log, entry);
             assert!(fs.metadata(&old).is_err(), "not used again");
             log.close().unwrap();
         }
