@@ -57,9 +57,6 @@ pub(crate) fn replay<S: State>(
     header: &Header,
     len: u64,
 ) -> Result<Replayed<S>> {
-    if len < header.base {
-        return Err(Error::corrupt(path, len, "the file is shorter than when it was named"));
-    }
     let salt = header.salt();
     let mut window = Window::new(file, len);
     let mut out = Replayed {

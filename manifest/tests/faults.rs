@@ -11,8 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::*;
-use kvdb_manifest::{Error, Manifest, OpenReport, Options, exists};
-use kvdb_vfs::{Fault, FaultFs, FaultPlan, Keep, MemFs};
+use kvdb_manifest::{Error, Manifest, OpenReport, Options, TEMP_NAME, exists};
+use kvdb_vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, SyncSite};
 
 const FAULTS: [Fault; 6] = [
     Fault::Io,
@@ -153,7 +153,7 @@ fn opening_that_fails_destroys_nothing_and_works_when_the_fault_is_gone() {
                 known.append(&manifest, 2, what);
                 let fault = if torn { Fault::ShortWrite } else { Fault::LoseUnsynced };
                 faulty.arm(FaultPlan::new(fault).forever());
-                faulty.arm(FaultPlan::new(Fault::Io).on(&[kvdb_vfs::Op::SetLen]));
+                faulty.arm(FaultPlan::new(Fault::Io).on(&[Op::SetLen]));
                 known.append(&manifest, 4, what);
                 assert_eq!(known.unknown, [4].into(), "{what}");
                 faulty.disarm();
@@ -222,7 +222,7 @@ fn after_a_poisoning_nothing_is_written_and_reading_goes_on() {
     create(&fs).append(&add(1)).unwrap();
     let faulty = FaultFs::new(Arc::new(fs.clone()));
     let (manifest, _) = open_faulty(&faulty, manual()).unwrap();
-    faulty.arm(FaultPlan::new(Fault::Io).on(&[kvdb_vfs::Op::SyncData]));
+    faulty.arm(FaultPlan::new(Fault::Io).on(&[Op::SyncData]));
     assert!(manifest.append(&add(2)).unwrap_err().is_outcome_unknown());
     let operations = fs.operations();
     assert!(matches!(manifest.append(&add(3)), Err(Error::Poisoned { cause, .. })
@@ -240,8 +240,89 @@ fn a_failed_write_that_is_not_durably_taken_back_poisons() {
     create(&fs).append(&add(1)).unwrap();
     let faulty = FaultFs::new(Arc::new(fs.clone()));
     let (manifest, _) = open_faulty(&faulty, manual()).unwrap();
-    faulty.arm(FaultPlan::new(Fault::IoAfter).on(&[kvdb_vfs::Op::Write]));
-    let sync = faulty.arm(FaultPlan::new(Fault::Io).on(&[kvdb_vfs::Op::SyncData]));
+    faulty.arm(FaultPlan::new(Fault::IoAfter).on(&[Op::Write]));
+    let sync = faulty.arm(FaultPlan::new(Fault::Io).on(&[Op::SyncData]));
     assert!(manifest.append(&add(2)).unwrap_err().is_outcome_unknown());
     assert!(sync.fired() == 1 && manifest.is_poisoned());
+}
+
+#[test]
+fn a_settling_that_fails_poisons() {
+    let fs = file_system();
+    create(&fs).append(&add(1)).unwrap();
+    let faulty = FaultFs::new(Arc::new(fs.clone()));
+    let (manifest, _) = open_faulty(&faulty, manual()).unwrap();
+    manifest.append(&add(2)).unwrap();
+    faulty.arm(FaultPlan::new(Fault::Io).on(&[Op::SyncData]));
+    assert!(manifest.settle().unwrap_err().is_outcome_unknown() && manifest.is_poisoned());
+    // What it was to vouch for was durable before.
+    assert_eq!(numbers(&open(&fs.crash_image(&mut Keep::None)).unwrap().0), [1, 2]);
+}
+
+#[test]
+fn a_write_that_was_taken_back_leaves_the_last_record_with_its_mark() {
+    for fault in [Fault::Io, Fault::IoAfter, Fault::ShortWrite] {
+        let fs = file_system();
+        create(&fs).append(&add(1)).unwrap();
+        let faulty = FaultFs::new(Arc::new(fs.clone()));
+        let (manifest, _) = open_faulty(&faulty, manual()).unwrap();
+        let end = manifest.size() as usize;
+        faulty.arm(FaultPlan::new(fault).on(&[Op::Write]));
+        assert!(matches!(manifest.append(&heavy(2, 3000)), Err(Error::Io(_))), "{fault:?}");
+        let mut bytes = bytes_of(&fs);
+        assert_eq!(bytes.len(), end + RECORD_HEADER, "{fault:?}");
+        bytes[end - 1] ^= 1;
+        let opened = open(&with_bytes(&bytes));
+        assert!(matches!(opened, Err(Error::Corrupt { .. })), "{fault:?}: passes for torn");
+    }
+}
+
+#[test]
+fn a_rewrite_that_fails_leaves_no_file_behind() {
+    let site = SyncSite::ManifestRewrite;
+    for plan in [
+        FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(TEMP_NAME),
+        FaultPlan::new(Fault::Io).on(&[Op::SyncData]).site(site),
+        FaultPlan::new(Fault::Io).on(&[Op::Rename]),
+    ] {
+        let fs = file_system();
+        create(&fs).append(&add(1)).unwrap();
+        let faulty = FaultFs::new(Arc::new(fs.clone()));
+        let (manifest, _) = open_faulty(&faulty, manual()).unwrap();
+        let armed = faulty.arm(plan.clone());
+        assert!(matches!(manifest.rewrite(), Err(Error::Io(_))), "{plan:?}");
+        assert_eq!(armed.fired(), 1);
+        assert!(fs.metadata(&Path::new(DIR).join(TEMP_NAME)).is_err(), "{plan:?}");
+        manifest.append(&add(2)).unwrap();
+        manifest.rewrite().unwrap();
+        assert_eq!(numbers(&open(&fs).unwrap().0), [1, 2]);
+    }
+}
+
+#[test]
+fn a_rewrite_that_failed_is_not_tried_again_with_every_append() {
+    let fs = file_system();
+    drop(create(&fs));
+    let faulty = FaultFs::new(Arc::new(fs.clone()));
+    let options = Options { rewrite_bytes: 2000, rewrite_ratio: 2, ..Options::default() };
+    let (manifest, _) = open_faulty(&faulty, options).unwrap();
+    let full = FaultPlan::new(Fault::NoSpace).on(&[Op::Open]).path(TEMP_NAME);
+    let armed = faulty.arm(full.forever());
+    let mut n = 0;
+    while armed.fired() == 0 {
+        manifest.append(&heavy(n, 400)).unwrap();
+        n += 1;
+    }
+    let failed_at = manifest.size();
+    while armed.fired() == 1 {
+        manifest.append(&heavy(n, 400)).unwrap();
+        n += 1;
+    }
+    assert!(manifest.size() - failed_at >= 1 << 16, "{failed_at}, {}", manifest.size());
+    faulty.disarm();
+    while manifest.size() > failed_at {
+        manifest.append(&heavy(n, 400)).unwrap();
+        n += 1;
+    }
+    assert_eq!(numbers(&open(&fs).unwrap().0), (0..n).collect::<Vec<_>>());
 }

@@ -112,6 +112,21 @@ fn garbage_behind_the_last_record_is_cut_with_and_without_a_mark() {
 }
 
 #[test]
+fn what_was_cut_behind_a_mark_is_gone_for_good_and_the_mark_is_not() {
+    let (bytes, ends) = sample(&[3, 30]);
+    let mut torn = bytes.clone();
+    torn.extend_from_slice(&[0xA5; 300]);
+    let fs = with_bytes(&torn);
+    assert_eq!(open(&fs).unwrap().1.cut.unwrap().bytes, 16 + 300);
+    // Also after a power loss that takes all that was not synced.
+    let after = fs.crash_image(&mut kvdb_vfs::Keep::None);
+    assert_eq!(open(&after).unwrap().1.cut, None);
+    let mut damaged = bytes_of(&fs);
+    damaged[ends[2] - 1] ^= 1;
+    assert!(matches!(open(&with_bytes(&damaged)), Err(Error::Corrupt { .. })), "passes for torn");
+}
+
+#[test]
 fn records_of_an_earlier_manifest_are_not_taken_for_records() {
     // The same changes at the same offsets, in a file of the same database with another nonce.
     let (earlier, _) = sample(&[3, 30, 50]);

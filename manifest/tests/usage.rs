@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::*;
 use kvdb_manifest::{Error, FILE_NAME, Manifest, Options, State, exists};
@@ -168,14 +168,43 @@ fn the_file_is_rewritten_when_it_is_long_and_mostly_dead_and_only_then() {
 }
 
 #[test]
-fn opening_a_marked_file_writes_nothing_but_the_directory() {
-    let fs = file_system();
-    create(&fs).append(&add(1)).unwrap();
-    let bytes = bytes_of(&fs);
-    fs.on_operation(|_, op, _| assert!(matches!(op, Op::SyncDir | Op::Remove), "{op}"));
-    open(&fs).unwrap();
-    fs.clear_hook();
-    assert_eq!(bytes_of(&fs), bytes);
+fn a_ratio_below_two_counts_as_two() {
+    for rewrite_ratio in [0, 1, 2] {
+        let fs = file_system();
+        drop(create(&fs));
+        let options = Options { rewrite_bytes: 0, rewrite_ratio, ..Options::default() };
+        let (manifest, _) = open_with(&fs, options).unwrap();
+        let renames = Arc::new(AtomicU64::new(0));
+        let count = renames.clone();
+        fs.on_operation(move |_, op, _| {
+            count.fetch_add(u64::from(op == Op::Rename), Ordering::Relaxed);
+        });
+        // All of it alive.
+        for n in 0..200 {
+            manifest.append(&add((1 << 60) + n)).unwrap();
+        }
+        fs.clear_hook();
+        let rewrites = renames.load(Ordering::Relaxed);
+        assert!((2..40).contains(&rewrites), "{rewrites} with {rewrite_ratio}");
+    }
+}
+
+#[test]
+fn opening_a_file_that_is_vouched_for_writes_nothing_but_the_directory() {
+    // By a mark, or by the header.
+    for rewritten in [false, true] {
+        let fs = file_system();
+        let manifest = create(&fs);
+        manifest.append(&add(1)).unwrap();
+        if rewritten {
+            manifest.rewrite().unwrap();
+        }
+        let bytes = bytes_of(&fs);
+        fs.on_operation(|_, op, _| assert!(matches!(op, Op::SyncDir | Op::Remove), "{op}"));
+        open(&fs).unwrap();
+        fs.clear_hook();
+        assert_eq!(bytes_of(&fs), bytes);
+    }
 }
 
 #[test]
@@ -243,4 +272,33 @@ fn a_panic_in_the_middle_of_an_append_poisons() {
     let append = || manifest.append_with(|_| -> Result<Change, Error> { panic!("mine") });
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(append)).unwrap_err();
     manifest.append(&Change::default()).unwrap();
+}
+
+/// Gives another sum with every replay.
+#[derive(Debug)]
+struct Drifting(u64);
+
+impl Default for Drifting {
+    fn default() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Drifting(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl State for Drifting {
+    type Change = Change;
+
+    fn apply(&mut self, _: &Change) {}
+
+    fn snapshot(&self) -> Change {
+        add(self.0)
+    }
+}
+
+#[test]
+fn verifying_finds_a_state_that_is_not_what_the_records_add_up_to() {
+    let fs: Arc<dyn Fs> = Arc::new(file_system());
+    let manifest = Manifest::<Drifting>::create(fs, Path::new(DIR), 1, manual()).unwrap();
+    manifest.append(&Change::default()).unwrap();
+    assert!(matches!(manifest.verify(), Err(Error::Diverged { .. })));
 }
