@@ -1,7 +1,8 @@
 //! Reading by pointer, through a snapshot of the segment map.
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
+use std::ptr::from_ref;
 use std::sync::Arc;
 
 use kvdb_vfs::{Advice, Region};
@@ -56,6 +57,15 @@ pub(crate) enum Place {
 ///
 /// Reading a record costs a binary search over the segments (one step where their numbers are
 /// consecutive), the checksum over the record, and the comparison of the key.
+///
+/// What bounds that: of a record of 1 KiB in memory, in mapped pages and in no cache, merely loading and
+/// adding up its bytes takes 2.5 dependent cache misses *D* (seventeen lines, and the translation of one
+/// page or two), each read depending on the last. Finding the record and taking it apart adds 0.4, its
+/// checksum 0.4: 3.3 in all (medians of 21 rounds of 60,000 reads, D 140–190 ns; the middle halves are
+/// 0.2–0.6 wide). Through a map that is new, the system's faults add 1.5 to 2. Tried and not kept: a
+/// checksum by wider registers (`crc32fast` 1.5.5: 3.3); leaving the misses of a record to the
+/// processor instead of loading a byte of each line first (0.93 of the time, 0.70..1.18 in 14 rounds);
+/// loading the last line of a record first (3.5 against 3.4).
 #[derive(Debug, Clone, Default)]
 pub struct LogView {
     /// Sorted by segment.
@@ -211,35 +221,15 @@ impl LogView {
     /// Tells the system that these records will be read soon. Neighbours closer than 16 KiB
     /// become one request. Unknown ones are skipped. Never fails.
     pub fn prefetch(&self, pointers: &[Pointer]) {
-        const NEAR: u64 = 16 << 10;
-        let place =
-            |pointer: &Pointer| {
-                let (file, offset) = self.locate(*pointer).ok()?;
-                (u64::from(offset) + u64::from(pointer.len()) <= u64::from(file.written()))
-                    .then_some((file, offset, pointer.len()))
-            };
-        let mut places: Vec<(&LogFile, u32, u32)> = pointers.iter().filter_map(place).collect();
-        let address = |file: &LogFile| std::ptr::from_ref(file) as usize;
-        places.sort_unstable_by_key(|(file, offset, _)| (address(file), *offset));
-        let mut pending: Option<(&LogFile, std::ops::Range<u64>)> = None;
-        let tell = |(file, range): (&LogFile, std::ops::Range<u64>)| {
-            file.file.advise(range, Advice::WillNeed);
+        let place = |pointer: &Pointer| {
+            let (file, offset) = self.locate(*pointer).ok()?;
+            let range = u64::from(offset)..u64::from(offset) + u64::from(pointer.len());
+            (range.end <= u64::from(file.written())).then_some((file, range))
         };
-        for (file, offset, len) in places {
-            let (start, end) = (u64::from(offset), u64::from(offset) + u64::from(len));
-            match &mut pending {
-                Some((at, range)) if std::ptr::eq(*at, file) && start <= range.end + NEAR => {
-                    range.end = range.end.max(end);
-                }
-                _ => {
-                    if let Some(last) = pending.replace((file, start..end)) {
-                        tell(last);
-                    }
-                }
-            }
-        }
-        if let Some(last) = pending {
-            tell(last);
+        let mut ranges = pointers.iter().filter_map(place).collect();
+        join_near(&mut ranges);
+        for (file, range) in ranges {
+            file.file.advise(range, Advice::WillNeed);
         }
     }
 
@@ -271,10 +261,55 @@ impl LogView {
     }
 }
 
+/// Sorts ranges of files, and joins those of one file with no more than 16 KiB in between.
+fn join_near<F>(ranges: &mut Vec<(&F, Range<u64>)>) {
+    const NEAR: u64 = 16 << 10;
+    ranges.sort_unstable_by_key(|(file, range)| (from_ref(*file), range.start));
+    ranges.dedup_by(|(file, range), (last_file, last)| {
+        let near = std::ptr::eq(*file, *last_file) && range.start <= last.end + NEAR;
+        if near {
+            last.end = last.end.max(range.end);
+        }
+        near
+    });
+}
+
 #[inline]
 fn checked_value<'a>(record: &StoredRecord<'a>, pointer: Pointer, key: &[u8]) -> Result<&'a [u8]> {
     if record.key != key {
         return Err(Error::KeyMismatch { pointer });
     }
     Ok(record.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::join_near;
+
+    #[test]
+    fn what_is_asked_for_ahead_is_joined_within_a_file_and_across_short_gaps() {
+        let files = [1u8, 2];
+        let [a, b] = [&files[0], &files[1]];
+        let near = 16 << 10;
+        let mut ranges = vec![
+            (b, 5..10),
+            (a, 100..200),
+            (a, 50_000..60_000),
+            (a, 0..50),
+            // Within another, and the farthest that is near.
+            (a, 51_000..52_000),
+            (a, 60_000 + near..60_001 + near),
+            // One byte too far.
+            (a, 60_002 + 2 * near..60_003 + 2 * near),
+        ];
+        join_near(&mut ranges);
+        let expected = [
+            (a, 0..200),
+            (a, 50_000..60_001 + near),
+            (a, 60_002 + 2 * near..60_003 + 2 * near),
+            (b, 5..10),
+        ];
+        assert_eq!(ranges, expected);
+        join_near::<u8>(&mut Vec::new());
+    }
 }

@@ -457,3 +457,149 @@ fn a_large_frame_of_a_group_that_goes_on_in_the_next_segment_is_where_it_was_pla
         assert_eq!(recovery.replay(|_| Ok::<_, ()>(())).unwrap().frames, 2);
     }
 }
+
+/// Panics when it is asked to.
+struct Fragile {
+    inner: Arc<Manifest>,
+    panics_in: Mutex<&'static str>,
+}
+
+impl Fragile {
+    fn maybe_panic(&self, callback: &'static str) {
+        assert!(*self.panics_in.lock().unwrap() != callback, "asked to");
+    }
+}
+
+impl SegmentNamer for Fragile {
+    fn allocate(&self) -> Result<SegmentName, BoxError> {
+        self.maybe_panic("allocate");
+        self.inner.allocate()
+    }
+    fn name(&self, meta: &SegmentMeta) -> Result<(), BoxError> {
+        self.maybe_panic("name");
+        self.inner.name(meta)
+    }
+    fn sealed(&self, sealed: &SealedSegment) -> Result<(), BoxError> {
+        self.maybe_panic("sealed");
+        self.inner.sealed(sealed)
+    }
+    fn housekeeping_due(&self) {
+        self.maybe_panic("housekeeping_due");
+    }
+}
+
+#[test]
+fn a_panic_while_a_segment_is_made_or_reported_stops_nobody_else() {
+    for callback in ["allocate", "name", "sealed", "housekeeping_due"] {
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        fs.create_dir_all(DIR.as_ref()).unwrap();
+        let manifest = Manifest::new(State::default());
+        let namer = Arc::new(Fragile { inner: manifest.clone(), panics_in: Mutex::new(callback) });
+        let mut recovery = recovery(&fs, &manifest.state(), &options()).unwrap();
+        recovery.replay(|_| Ok::<_, ()>(())).unwrap();
+        let meta = recovery.create_segment(manifest.allocate().unwrap()).unwrap();
+        manifest.name(&meta).unwrap();
+        manifest.0.lock().unwrap().head = Position::new(meta.segment, 0);
+        let log: Log = recovery.into_log(namer.clone(), Start::At(meta.segment)).unwrap();
+        let commit = |version| {
+            let entry = Entry { version, seed: version, size: 3000 };
+            append(&log, entry, Durability::Sync).unwrap();
+        };
+        let prepare = || thread::scope(|s| s.spawn(|| log.prepare().is_ok()).join());
+        let mut panics = 0;
+        for version in 1..=8 {
+            // Where a commit has to make the segment itself, it would be its own panic.
+            if callback == "housekeeping_due" {
+                commit(version);
+                continue;
+            }
+            if prepare().is_err() {
+                panics += 1;
+                *namer.panics_in.lock().unwrap() = "";
+                assert!(prepare().unwrap(), "{callback}");
+                *namer.panics_in.lock().unwrap() = callback;
+            }
+            commit(version);
+        }
+        assert!(log.poisoned().is_none(), "{callback}");
+        assert!(panics > 0 || callback == "housekeeping_due", "{callback}");
+        *namer.panics_in.lock().unwrap() = "";
+        log.close().unwrap();
+        assert_eq!(log.reserved(), 0);
+    }
+}
+
+#[test]
+fn the_active_segment_is_left_on_demand_and_what_is_before_it_can_go() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let options = Options { segment_size: 1 << 20, initial_segment_size: 256 << 10, ..options() };
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    let entry = |version| Entry { version, seed: version, size: 300 };
+    append(&log, entry(1), Durability::Buffered).unwrap();
+    while log.prepare().unwrap() {}
+    let named = manifest.state().segments.len();
+    assert_eq!(named, 2, "the active one and a spare");
+    let written = log.appended();
+    // Not while a commit is under way: the room that it has may be in the spare.
+    let room = log.reserve(100).unwrap();
+    assert_eq!(log.rotate(u64::MAX).unwrap(), None);
+    assert!(log.give_up_spares(|_| panic!("there is a reservation")).is_empty());
+    drop(room);
+    let end = log.rotate(100_000).unwrap().unwrap();
+    assert_eq!((log.end(), log.durable_to()), (end, end), "begun durably");
+    let last = manifest.state().segments.pop().unwrap();
+    assert_eq!(last.meta.segment, end.segment, "the spare was passed by");
+    assert_eq!(last.meta.capacity, 96 << 10, "whole pages, no more than asked for");
+    assert_eq!(log.appended(), written + 2 * 48, "two links");
+    // Nothing is made ready before it is needed, and those that were left are reported.
+    while log.prepare().unwrap() {}
+    let segments = manifest.state().segments;
+    assert_eq!(segments.len(), named + 1);
+    assert!(segments[..named].iter().all(|s| s.sealed.is_some()));
+    log.forget(&[segments[0].meta.segment, segments[1].meta.segment]).unwrap();
+    assert!(matches!(log.forget(&[end.segment]), Err(Error::Misuse(_))));
+    // It is needed when the active one is nearly full.
+    let mut version = 1;
+    while manifest.state().segments.len() == segments.len() {
+        version += 1;
+        append(&log, entry(version), Durability::Buffered).unwrap();
+        log.prepare().unwrap();
+    }
+    assert_eq!(log.end().segment, end.segment);
+    assert!(version > 20, "{version}");
+}
+
+#[test]
+fn spares_are_given_up_only_if_they_are_freed() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options()).unwrap();
+    let entry = |version| Entry { version, seed: version, size: 900 };
+    append(&log, entry(1), Durability::Sync).unwrap();
+    assert!(log.prepare().unwrap());
+    let spare = manifest.state().segments[1].meta;
+    assert!(matches!(log.forget(&[spare.segment]), Err(Error::Misuse(_))), "it is a spare");
+    let kept = log.give_up_spares(|spares| {
+        assert_eq!(spares, [spare]);
+        false
+    });
+    assert!(kept.is_empty() && log.view().segments().len() == 2);
+    assert!(matches!(log.forget(&[spare.segment]), Err(Error::Misuse(_))), "it still is one");
+    let gone = log.give_up_spares(|spares| {
+        // Meanwhile no other is made.
+        assert!(!log.prepare().unwrap());
+        log.forget(&[spares[0].segment]).is_ok()
+    });
+    assert_eq!(gone, [spare]);
+    assert!(!log.prepare().unwrap(), "none is wanted yet");
+    manifest.0.lock().unwrap().segments.retain(|s| s.meta.segment != spare.segment);
+    fs.remove(&segment_path(DIR.as_ref(), spare.file)).unwrap();
+    for version in 2..40 {
+        append(&log, entry(version), Durability::Sync).unwrap();
+    }
+    log.close().unwrap();
+    drop(log);
+    let (_, seen, end) = open(&fs, &manifest, &options()).unwrap();
+    assert!(end.clean && seen.frames.len() == 39);
+}

@@ -34,11 +34,46 @@ impl Known {
 fn checkpoint(log: &Log, fs: &Arc<dyn Fs>, tracker: &Tracker) {
     while log.prepare().unwrap() {}
     log.sync_through(log.end()).unwrap();
-    let mut known = tracker.known.lock().unwrap();
     let active = log.end().segment;
-    let Some((version, head)) = known.starts.iter().find(|s| s.1.segment == active).copied() else {
-        return;
+    let first = {
+        let known = tracker.known.lock().unwrap();
+        known.starts.iter().find(|s| s.1.segment == active).copied()
     };
+    if let Some((version, head)) = first {
+        move_head(log, fs, tracker, version, head);
+    }
+}
+
+/// What a database does with a log at rest: the active segment is left, and the head moves behind
+/// all there is; or what is kept ready is given up.
+fn rest(log: &Log, fs: &Arc<dyn Fs>, tracker: &Tracker, rotate: bool) {
+    let manifest = &tracker.manifest;
+    if rotate {
+        let end = log.rotate(u64::MAX).unwrap().expect("nobody commits");
+        let version = {
+            let mut known = tracker.known.lock().unwrap();
+            known.durable = known.expected.len();
+            known.next_version()
+        };
+        while log.prepare().unwrap() {}
+        move_head(log, fs, tracker, version, end);
+        return;
+    }
+    let gone = log.give_up_spares(|spares| {
+        let ids: Vec<_> = spares.iter().map(|s| s.segment).collect();
+        let mut state = manifest.0.lock().unwrap();
+        state.segments.retain(|s| !ids.contains(&s.meta.segment));
+        log.forget(&ids).unwrap();
+        true
+    });
+    for meta in gone {
+        fs.remove(&segment_path(DIR.as_ref(), meta.file)).unwrap();
+    }
+}
+
+/// The frames before this version lie before `head` and need not be replayed any more.
+fn move_head(log: &Log, fs: &Arc<dyn Fs>, tracker: &Tracker, version: u64, head: Position) {
+    let mut known = tracker.known.lock().unwrap();
     let before = known.expected.iter().filter(|e| e.version < version).count();
     known.expected.drain(..before);
     known.flushed = version - 1;
@@ -138,6 +173,7 @@ fn workload(fs: &Arc<dyn Fs>, tracker: &Tracker, options: &Options, seed: u64, s
                 known.durable = known.expected.len();
             }
             5 => checkpoint(&open_log, fs, tracker),
+            6 if step % 2 == 0 => rest(&open_log, fs, tracker, roll & 64 == 0),
             4 if step % 3 == 0 => {
                 if roll & 64 == 0 {
                     open_log.close().unwrap();

@@ -212,6 +212,61 @@ fn every_flipped_byte_of_a_closed_log_is_noticed_or_harmless() {
 }
 
 #[test]
+fn overwritten_ranges_of_a_closed_log_are_noticed_unless_nothing_behind_them_is_left() {
+    for options in [options(), Options { maps: false, ..options() }] {
+        let sample = Sample::new(&options, 8, 0);
+        let path = sample.file_of(sample.end.segment);
+        // The last frame of all, which carries the last mark, begins here: the footer.
+        let (first, footer) = (FIRST_FRAME, sample.end.offset);
+        let len = footer + 40 - first;
+        let mut original = vec![0; len as usize];
+        let file = sample.copy().open(&path, OpenMode::Read).unwrap();
+        file.read_exact_at(&mut original, first.into()).unwrap();
+        let mut dice = 0;
+        let mut roll = |below: u32| {
+            dice += 1;
+            (mix(dice) % u64::from(below)) as usize
+        };
+        let (mut noticed, mut cut) = (0, 0);
+        for round in 0..1500 * scale() {
+            let from = roll(len);
+            let to = (from + 1 + roll(300)).min(len as usize);
+            let mut bad = original.clone();
+            match round % 3 {
+                0 => bad[from..to].fill(0),
+                1 => bad[from..to].iter_mut().for_each(|b| *b = roll(256) as u8),
+                // A piece of the file at another place of it.
+                _ => {
+                    let source = roll(len - (to - from) as u32);
+                    bad[from..to].copy_from_slice(&original[source..source + (to - from)]);
+                }
+            }
+            if bad == original {
+                continue;
+            }
+            let fs = sample.copy();
+            change(&fs, &path, first, |b| b.copy_from_slice(&bad), bad.len());
+            let whole = whole_before(&sample, first + from as u32);
+            match sample.reopen(&fs, &options) {
+                Err(Error::Damaged { path: p, offset, .. }) => {
+                    noticed += 1;
+                    assert_eq!(p, path);
+                    assert!(offset <= u64::from(first) + to as u64);
+                }
+                Ok(n) => {
+                    cut += 1;
+                    let reaches = first + to as u32;
+                    assert!(reaches > footer, "{from}..{to} passed over: {n} frames");
+                    assert!(n >= whole, "{from}..{to}: {n} frames, {whole} are whole");
+                }
+                Err(e) => panic!("{from}..{to}: {e}"),
+            }
+        }
+        assert!(noticed > 1000 && cut > 0, "{noticed} noticed, {cut} cut");
+    }
+}
+
+#[test]
 fn frames_lost_behind_a_footer_are_noticed() {
     // Closed, opened again, appended to, and the first thing behind the footer is gone.
     let options = options();

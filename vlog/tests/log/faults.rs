@@ -10,11 +10,58 @@ use crate::common::*;
 #[derive(Debug, Default)]
 struct Story {
     entries: Vec<Entry>,
+    /// How many of them lie before the head.
+    flushed: usize,
     acked: usize,
     acked_sync: usize,
     /// Enqueued and failed, outcome unknown.
     unknown: bool,
     failed: Vec<Error>,
+}
+
+impl Story {
+    /// Those that are replayed.
+    fn replayed(&self) -> &[Entry] {
+        &self.entries[self.flushed..]
+    }
+}
+
+/// What a database does with a log at rest: leaves the active segment, moves the head behind all there
+/// is, lets the files of the segments before be used again, and gives up what is kept ready.
+fn rest(
+    log: &Log,
+    fs: &Arc<dyn Fs>,
+    manifest: &Manifest,
+    story: &mut Story,
+    spares: bool,
+) -> Result<()> {
+    let remove = |metas: Vec<SegmentMeta>| {
+        let paths = metas.iter().map(|meta| segment_path(DIR.as_ref(), meta.file));
+        // What stays there is named by nobody.
+        paths.for_each(|path| drop(fs.remove(&path)));
+    };
+    if spares {
+        remove(log.give_up_spares(|spares| {
+            let ids: Vec<_> = spares.iter().map(|s| s.segment).collect();
+            manifest.0.lock().unwrap().segments.retain(|s| !ids.contains(&s.meta.segment));
+            log.forget(&ids).is_ok()
+        }));
+        return Ok(());
+    }
+    let head = log.rotate(u64::MAX)?.expect("nobody commits");
+    (story.acked, story.acked_sync) = (story.entries.len(), story.entries.len());
+    log.prepare()?;
+    let freed: Vec<_> = {
+        let mut state = manifest.0.lock().unwrap();
+        state.head = head;
+        let (freed, kept) = state.segments.drain(..).partition(|s| s.meta.segment < head.segment);
+        state.segments = kept;
+        let freed: Vec<SegmentRecord> = freed;
+        freed.iter().map(|s| s.meta.segment).collect()
+    };
+    story.flushed = story.entries.len();
+    remove(log.recycle(&freed)?);
+    Ok(())
 }
 
 fn live(fs: &Arc<dyn Fs>, manifest: &Arc<Manifest>, options: &Options) -> Story {
@@ -27,8 +74,9 @@ fn live(fs: &Arc<dyn Fs>, manifest: &Arc<Manifest>, options: &Options) -> Story 
                 return story;
             }
         };
-        let n = check_prefix(&seen, &story.entries, story.acked).unwrap();
-        story.entries.truncate(n);
+        let least = story.acked - story.flushed;
+        let n = check_prefix(&seen, story.replayed(), least).unwrap();
+        story.entries.truncate(story.flushed + n);
         for i in 0..14u64 {
             let version = story.entries.len() as u64 + 1;
             let size = if i % 5 == 4 { 3500 } else { 200 };
@@ -74,6 +122,14 @@ fn live(fs: &Arc<dyn Fs>, manifest: &Arc<Manifest>, options: &Options) -> Story 
             let steps =
                 [log.prepare().err(), (i % 4 == 1).then(|| log.idle_sync().err()).flatten()];
             story.failed.extend(steps.into_iter().flatten());
+            if matches!(i, 4 | 8 | 11)
+                && let Err(e) = rest(&log, fs, manifest, &mut story, i == 8)
+            {
+                story.failed.push(e);
+                if log.poisoned().is_some() {
+                    return story;
+                }
+            }
         }
         match log.close() {
             Ok(()) => story.acked_sync = story.acked,
@@ -98,9 +154,10 @@ fn check(disk: &MemFs, manifest: &Arc<Manifest>, story: &Story, options: &Option
         let manifest = Manifest::new(manifest.state());
         let (log, seen, _) =
             open(&fs, &manifest, options).unwrap_or_else(|e| panic!("{what}, image {i}: {e}"));
-        let n = check_prefix(&seen, &story.entries, least)
+        let n = check_prefix(&seen, story.replayed(), least - story.flushed)
             .unwrap_or_else(|e| panic!("{what}, image {i}: {e}"));
-        let next = Entry { version: n as u64 + 1, seed: 9999, size: 200 };
+        let version = (story.flushed + n) as u64 + 1;
+        let next = Entry { version, seed: 9999, size: 200 };
         append(&log, next, Durability::Sync).unwrap();
     }
 }
