@@ -171,6 +171,11 @@ fn a_range_delete_over_an_empty_memtable_leaves_the_list_too() {
     tree.wait_idle().unwrap();
     assert!(tree.superversion().range_deletes().is_empty());
     assert_eq!((count(&tree), store.table_files().len()), (0, 0));
+    assert_eq!(
+        tree.superversion().watermark(),
+        2,
+        "who reads at 1 must not be told that nothing is"
+    );
     fill(&tree, 3);
     tree.install(drop_all(4)).unwrap();
     drop(tree);

@@ -18,6 +18,7 @@
 //! | range deletes are applied once, where they hide something, not before everybody sees them | `a_range_delete_is_applied_where_it_hides_something` |
 //! | an idle tree looks for what can go, and not twice | `tombstones_superseded_and_expired_entries_are_looked_for_without_writes`, `a_table_is_not_rewritten_again_before_anything_has_changed`, `a_table_with_tombstones_goes_down_to_what_they_hide` |
 //! | pointers meet those they supersede | `pointers_above_the_last_level_are_brought_down_to_those_they_may_supersede` |
+//! | older tables on any level keep what hides something | `a_key_is_at_the_bottom_if_no_older_table_may_hold_it_on_level_0_or_deeper` |
 //! | outputs end at a size, at a boundary below, over few grandparents, at a range delete | `outputs_end_where_the_next_level_and_range_deletes_say` |
 //!
 //! The rules of dropping are in `dropping`, each with its test.
@@ -406,6 +407,8 @@ fn outputs_end_where_the_next_level_and_range_deletes_say() {
     c.begin(&key(0));
     assert!(!c.before(&key(19), &key(25), 1), "over two tables of the next level");
     assert!(c.before(&key(25), &key(35), 1), "over three: more than it may drag along");
+    c.begin(&key(35));
+    assert!(!c.before(&key(35), &key(45), 1), "the next output drags along what lies under itself");
     let range = RangeDelete { start: key(3), end: Some(key(7)), version: 1 };
     let mut c = Cuts::new(MIB, None, u64::MAX, Arc::new(RangeDeletes::new(vec![range])));
     c.begin(&key(0));
@@ -621,4 +624,28 @@ fn a_job_is_cut_into_parts_of_some_size_at_ascending_keys() {
     let cut = split(&all, 8, 1);
     assert!(cut.windows(2).all(|pair| pair[0].start < pair[1].start), "{cut:?}");
     assert_eq!(cut.len(), 4, "{cut:?}");
+}
+
+#[test]
+fn a_key_is_at_the_bottom_if_no_older_table_may_hold_it_on_level_0_or_deeper() {
+    use super::dropping::{Dropping, OlderTables};
+
+    let v = version(vec![
+        table(1, 0, ["c", "e"], [1, 2]),
+        table(2, 1, ["a", "z"], [3, 4]),
+        table(3, 2, ["g", "i"], [1, 2]),
+        table(4, 2, ["q", "s"], [1, 2]),
+        table(5, 3, ["k", "m"], [1, 2]),
+    ]);
+    let older_top = v.level(0).tables().to_vec();
+    let older = OlderTables::new(older_top, &v, 1);
+    let floor = Floor { discard: 10, clock: 0 };
+    let mut dropping = Dropping::new(floor, 1, Arc::default(), Some(older));
+    let at_bottom = |key: &char| dropping.is_bottom(key.to_string().as_bytes());
+    let keys: String = ('a'..='u').filter(at_bottom).collect();
+    assert_eq!(keys, "abfjnoptu");
+    assert!(
+        !Dropping::new(floor, 1, Arc::default(), None).is_bottom(b"x"),
+        "a flush knows nothing"
+    );
 }

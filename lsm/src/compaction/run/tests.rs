@@ -1,0 +1,225 @@
+//! Jobs put together by hand, over tables that are there.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kvdb_manifest::Manifest;
+use kvdb_manifest::store::{StoreChange, TableRecord};
+use kvdb_sstable::{Cursor as _, key_hash};
+use kvdb_vfs::{Fs, MemFs, SyncSite};
+
+use super::{MOST_PATIENCE, patience};
+use crate::compaction::job::{Job, Reason};
+use crate::companion::{Companion, Floor, NoCompanion};
+use crate::entry::{Entry, Kind};
+use crate::error::{BoxError, Error, Result};
+use crate::options::{Background, Options};
+use crate::table::{Built, TableContext, TableFile};
+use crate::tree::Tree;
+
+/// Nothing is compacted by itself, everything is split and cut as soon as it may be.
+fn options() -> Options {
+    Options {
+        memtable_size: 1 << 20,
+        table_size: 16 << 10,
+        base_level_size: 32 << 10,
+        max_levels: 4,
+        block_size: 1024,
+        l0_compaction_trigger: 100,
+        l0_slowdown_trigger: 100,
+        l0_stop_trigger: 200,
+        compaction_threads: 4,
+        min_split_bytes: 1,
+        background: Background::Manual,
+        paranoid: true,
+        ..Options::default()
+    }
+}
+
+/// A tree in memory, with its operands folded by appending.
+fn tree_with<C: Companion>(options: Options, companion: C) -> Arc<Tree<C>> {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let dir = Path::new("/db");
+    fs.create_dir_all(dir).unwrap();
+    fs.sync_dir(Path::new("/"), SyncSite::StoreDir).unwrap();
+    let manifest = Manifest::create(fs.clone(), dir, 7, Default::default()).unwrap();
+    let manifest = Arc::new(manifest);
+    Tree::open(fs, dir, manifest, options, Arc::new(companion), false).unwrap()
+}
+
+fn tree() -> Arc<Tree<NoCompanion>> {
+    tree_with(options(), NoCompanion::default())
+}
+
+/// One table of level 0 with these entries.
+fn flush<C: Companion>(tree: &Tree<C>, entries: &[(&str, u64, Entry<'_>)]) {
+    for (key, version, entry) in entries {
+        tree.write(*version, &[(key.as_bytes(), *entry)]).unwrap();
+    }
+    tree.flush().unwrap();
+}
+
+/// A job over these tables of level 0, counted from the newest; the older ones stay.
+fn job<C: Companion>(tree: &Tree<C>, to: usize, tables: std::ops::Range<usize>) -> Job {
+    let version = tree.superversion().version().clone();
+    let top = version.level(0).tables();
+    let upper = top[tables.clone()].to_vec();
+    let older_top = top[tables.end..].to_vec();
+    Job {
+        reason: Reason::Score,
+        from: 0,
+        to,
+        upper,
+        lower: vec![],
+        older_top,
+        version,
+        is_move: false,
+    }
+}
+
+fn run<C: Companion>(tree: &Tree<C>, job: Job) -> Result<bool> {
+    tree.shared.run_reserved(job, tree.shared.scheduler.lock())
+}
+
+/// All entries: key, version, kind, payload.
+fn entries<C: Companion>(tree: &Tree<C>) -> Vec<(String, u64, Kind, String)> {
+    let mut cursor = tree.superversion().cursor();
+    let mut valid = cursor.first().unwrap();
+    let mut all = Vec::new();
+    while valid {
+        let entry = Entry::decode(cursor.value()).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        all.push((text(cursor.key()), cursor.version(), entry.kind, text(entry.payload)));
+        valid = cursor.next().unwrap();
+    }
+    all
+}
+
+/// What is left of level 0 is a list in age, so the output of such a job is one table; and what is
+/// older may lie on the same level.
+#[test]
+fn level_0_merged_in_itself_is_one_table_and_keeps_tombstones_over_what_is_older_there() {
+    let tree = tree();
+    let fill = |version: u64, entry: Entry<'_>| {
+        for k in 0..200u64 {
+            tree.write(version, &[(&k.to_be_bytes(), entry)]).unwrap();
+        }
+        tree.flush().unwrap();
+    };
+    let value = [7; 300];
+    fill(1, Entry::value(b"old"));
+    fill(2, Entry::value(&value));
+    for k in 0..100u64 {
+        tree.write(3, &[(&k.to_be_bytes(), Entry::tombstone())]).unwrap();
+    }
+    tree.flush().unwrap();
+    tree.companion().raise_floor(Floor { discard: 3, clock: 0 });
+    assert!(run(&tree, job(&tree, 0, 0..2)).unwrap());
+    assert_eq!(tree.superversion().table_counts(), [2, 0, 0, 0]);
+    assert!(tree.stats().levels[0].bytes > 2 * options().table_size, "beyond a table's size");
+    for k in [0u64, 99, 100, 199] {
+        let key = k.to_be_bytes();
+        let superversion = tree.superversion();
+        let found = superversion.get(&key, 3, key_hash(&key)).unwrap().unwrap();
+        let expected = if k < 100 { (3, Kind::Tombstone) } else { (2, Kind::Value) };
+        assert_eq!((found.version(), found.entry().kind), expected, "key {k}");
+    }
+    tree.verify().unwrap();
+}
+
+#[test]
+fn a_merge_refuses_inputs_out_of_the_order_of_age() {
+    let tree = tree();
+    flush(&tree, &[("a", 1, Entry::value(b"")), ("k", 1, Entry::value(b"older"))]);
+    flush(&tree, &[("k", 2, Entry::value(b"newer")), ("z", 2, Entry::value(b""))]);
+    let mut wrong = job(&tree, 2, 0..2);
+    wrong.upper.reverse();
+    let before = entries(&tree);
+    let error = run(&tree, wrong).unwrap_err();
+    assert!(matches!(error, Error::Inconsistent(_)), "{error}");
+    assert_eq!(entries(&tree), before);
+    assert!(run(&tree, job(&tree, 2, 0..2)).unwrap());
+}
+
+/// Folds by appending.
+#[derive(Default)]
+struct Appending(NoCompanion);
+
+impl Companion for Appending {
+    type View = ();
+    fn pointer(&self, _: &[u8]) -> Option<(u32, u32)> {
+        None
+    }
+    fn before_install(&self, _: &mut StoreChange, _: u64) -> std::result::Result<(), BoxError> {
+        Ok(())
+    }
+    fn view(&self) -> Arc<()> {
+        Arc::default()
+    }
+    fn floor(&self) -> Floor {
+        self.0.floor()
+    }
+    fn folds(&self) -> bool {
+        true
+    }
+    fn fold(&self, _: &[u8], older: &[u8], newer: &[u8]) -> Option<Vec<u8>> {
+        Some([older, newer].concat())
+    }
+}
+
+/// What a merge of the two newest of three tables leaves: the oldest has a value of `below`.
+fn folded(versions_to_keep: usize, discard: u64) -> Vec<(String, u64, Kind, String)> {
+    let options = Options { versions_to_keep, ..options() };
+    let tree = tree_with(options, Appending::default());
+    flush(&tree, &[("below", 1, Entry::value(b"v"))]);
+    let operands = [(b"b", 2), (b"c", 3), (b"d", 4)];
+    for key in ["a", "below", "c"] {
+        flush(&tree, &operands.map(|(payload, version)| (key, version, Entry::merge(payload))));
+    }
+    tree.companion().0.raise_floor(Floor { discard, clock: 0 });
+    assert!(run(&tree, job(&tree, 0, 0..3)).unwrap());
+    tree.verify().unwrap();
+    entries(&tree)
+}
+
+#[test]
+fn operands_are_folded_where_nobody_reads_them_apart_and_into_a_value_only_at_the_bottom() {
+    let entry = |key: &str, version, kind, payload: &str| {
+        (key.to_owned(), version, kind, payload.to_owned())
+    };
+    let (value, merge) = (Kind::Value, Kind::Merge);
+    assert_eq!(
+        folded(1, 4),
+        [
+            entry("a", 4, value, "bcd"),
+            entry("below", 4, merge, "bcd"),
+            entry("below", 1, value, "v"),
+            entry("c", 4, value, "bcd"),
+        ]
+    );
+    let above_the_floor: Vec<_> = folded(1, 3).into_iter().filter(|e| e.0 == "a").collect();
+    assert_eq!(above_the_floor, [entry("a", 4, merge, "d"), entry("a", 3, value, "bc")]);
+    let kept: Vec<_> = folded(2, 4).into_iter().filter(|e| e.0 == "a").collect();
+    assert_eq!(
+        kept,
+        [entry("a", 4, merge, "d"), entry("a", 3, merge, "c"), entry("a", 2, merge, "b")],
+        "whoever keeps versions wants them as they are"
+    );
+}
+
+#[test]
+fn a_table_that_yields_little_is_left_alone_twice_as_long_each_time() {
+    let fs = Arc::new(MemFs::new());
+    let context = Arc::new(TableContext::new(fs, Path::new("/db"), 1, &options()));
+    let tree = tree();
+    let of = |reason, before: u64| {
+        let built = Built { patience: before, ..Built::default() };
+        let table = TableFile::new(TableRecord::default(), built, context.clone());
+        Job { reason, upper: vec![Arc::new(table)], ..job(&tree, 2, 0..0) }
+    };
+    let after = |before, dropped| patience(&of(Reason::Garbage, before), dropped, 1000);
+    assert_eq!([0, 1, 2, 600].map(|before| after(before, 99)), [1, 2, 4, 1200]);
+    assert_eq!(after(MOST_PATIENCE - 1, 0), MOST_PATIENCE);
+    assert_eq!(after(600, 100), 0, "it was worth it");
+    assert_eq!(patience(&of(Reason::Score, 600), 0, 1000), 0, "it was not for that");
+}
