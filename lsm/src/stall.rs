@@ -130,7 +130,7 @@ mod tests {
         assert!(at(16, 0).stops());
         let debt = options.debt_slowdown_bytes;
         assert!(at(0, debt).slows().is_none() && at(0, debt * 2).slows().is_some());
-        assert!(at(0, debt * 4).stops());
+        assert!(at(0, debt * 4).stops() && !at(0, debt * 4 - 1).stops());
         assert_eq!(at(0, debt * 4).reason(), StallReason::Debt);
     }
 }

@@ -72,6 +72,7 @@ fn rule_51_what_is_newer_below_something_older_is_not_installed_and_found_by_ver
         }
         assert_eq!(is_inconsistent(tree.flush()), paranoid);
         assert_eq!(state(&store) == before, paranoid);
+        assert_eq!(store.table_files().len() == before.tables().len(), paranoid, "no leftover");
         assert!(paranoid || is_inconsistent(tree.verify()));
     }
 }

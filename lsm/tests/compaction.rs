@@ -150,3 +150,26 @@ fn a_compaction_whose_inputs_have_left_the_tree_installs_nothing() {
     tree.wait_idle().unwrap();
     assert!(store.table_files().is_empty(), "{:?}", store.table_files());
 }
+
+#[test]
+fn a_flush_whose_memtable_was_dropped_meanwhile_installs_nothing() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let fs = kvdb_vfs::MemFs::new();
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    tree.write(1, &[(b"k", Entry::value(b"v"))]).unwrap();
+    tree.rotate().unwrap();
+    let (once, dropping) = (AtomicBool::new(false), tree.clone());
+    fs.on_operation(move |_, op, path| {
+        let written = op == kvdb_vfs::Op::SyncDir && path.ends_with("db");
+        if written && !once.swap(true, Ordering::SeqCst) {
+            let change = kvdb_manifest::store::StoreChange { reset: true, ..Default::default() };
+            dropping.install(change).unwrap();
+        }
+    });
+    tree.step(Job::Flush).unwrap();
+    fs.clear_hook();
+    assert_eq!((count(&tree), tree.stats().flushes), (0, 0), "what was dropped stays dropped");
+    assert!(store.table_files().is_empty(), "{:?}", store.table_files());
+}

@@ -303,3 +303,47 @@ fn superseded_pointers_go_without_further_writes() {
     let live = state(&store).live_bytes();
     assert_eq!(live.keys().collect::<Vec<_>>(), [&2], "nothing refers to the first segment");
 }
+
+/// Jobs may end in another order than they began in.
+#[test]
+fn numbers_that_only_grow_are_never_taken_back() {
+    let store = Store::new();
+    let tree = open(&store, Log::default());
+    name_segments(&tree, 1..10);
+    let change = |by: u32| StoreChange {
+        watermark: Some(10 + u64::from(by)),
+        clock: Some(20 + u64::from(by)),
+        dropped_tombstone: Some(30 + u64::from(by)),
+        largest_version: Some(40 + u64::from(by)),
+        replay_head: Some(LogPosition { segment: 5 + by, offset: 4096 }),
+        ..StoreChange::default()
+    };
+    let numbers = || {
+        let s = state(&store);
+        (s.watermark(), s.clock(), s.dropped_tombstone(), s.largest_version(), s.replay_head())
+    };
+    tree.install(change(1)).unwrap();
+    let later = numbers();
+    assert_eq!((later.0, later.1, later.2, later.3), (11, 21, 31, 41));
+    tree.install(change(0)).unwrap();
+    assert_eq!(numbers(), later);
+    tree.install(change(2)).unwrap();
+    assert!(numbers() > later);
+    let handed_out = tree.file_ids().next();
+    tree.install(StoreChange::default()).unwrap();
+    assert!(state(&store).next_file() > handed_out);
+}
+
+#[test]
+fn the_replay_head_is_not_moved_past_what_is_in_memory() {
+    let store = Store::new();
+    let tree = open(&store, Log::default());
+    write(&tree, 1, b"a", Entry::value(b""), (104, 200));
+    assert!(tree.advance_replay_head(400).unwrap());
+    assert_eq!(state(&store).replay_head().unwrap().offset, 104);
+    assert!(!tree.advance_replay_head(400).unwrap(), "it is there already");
+    tree.flush().unwrap();
+    assert_eq!(state(&store).replay_head().unwrap().offset, 200);
+    assert!(tree.advance_replay_head(400).unwrap());
+    assert_eq!(state(&store).replay_head().unwrap().offset, 400);
+}

@@ -186,6 +186,34 @@ fn a_range_delete_over_an_empty_memtable_leaves_the_list_too() {
     tree.wait_idle().unwrap();
     assert!(tree.superversion().range_deletes().is_empty());
     assert_eq!((count(&tree), store.table_files().len()), (0, 0));
+    // An incremental backup from below would not hear of it.
+    assert_eq!(store_state(&store, tree).dropped_tombstone(), 4);
+}
+
+/// The list is by version: of ranges that share one, none goes before all can.
+#[test]
+fn ranges_deleted_in_one_commit_leave_the_list_together() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 1);
+    let range = |start: u64, end: u64| RangeDelete {
+        start: start.to_be_bytes().to_vec(),
+        end: Some(end.to_be_bytes().to_vec()),
+        version: 2,
+    };
+    let ranges = vec![range(0, 50), range(1000, 2000)];
+    tree.install(StoreChange { range_deletes_added: ranges, ..StoreChange::default() }).unwrap();
+    tree.companion().raise_floor(Floor { discard: 1, clock: 0 });
+    tree.wait_idle().unwrap();
+    let hidden = |k: u64| {
+        let key = k.to_be_bytes();
+        tree.pin().get(&key, 2, key_hash(&key)).unwrap().is_none()
+    };
+    assert!(hidden(7) && !hidden(50), "the other range hides nothing and had to wait");
+    tree.companion().raise_floor(Floor { discard: 2, clock: 0 });
+    tree.wait_idle().unwrap();
+    assert!(tree.superversion().range_deletes().is_empty());
+    assert!(hidden(7) && count(&tree) == 150);
 }
 
 #[test]
@@ -282,4 +310,21 @@ fn a_compaction_passes_over_tables_that_a_range_delete_covers_and_over_no_others
     assert_eq!(get(7, 6), Some(6));
     assert_eq!(count(&tree), 200);
     tree.verify().unwrap();
+}
+
+#[test]
+fn a_table_that_reaches_beyond_a_range_delete_keeps_what_lies_outside() {
+    let key = |k: u64| k.to_be_bytes().to_vec();
+    for (start, end) in [(0, Some(100)), (100, None), (50, Some(150))] {
+        let store = Store::new();
+        let tree = store.open(small());
+        fill(&tree, 1);
+        let range = RangeDelete { start: key(start), end: end.map(key), version: 2 };
+        let change = StoreChange { range_deletes_added: vec![range], ..StoreChange::default() };
+        tree.install(change).unwrap();
+        tree.companion().raise_floor(Floor { discard: 2, clock: 0 });
+        tree.wait_idle().unwrap();
+        assert_eq!(count(&tree), 100, "from {start} to {end:?}");
+        assert_eq!(tree.get(&key(start), 2, 0).unwrap(), None);
+    }
 }

@@ -203,7 +203,29 @@ fn level_0_stops_writers_until_it_has_shrunk() {
         waiter.join().unwrap().unwrap();
     });
     assert_eq!(admission.stalls.stops()[1].reason, StallReason::Level0);
-    assert_eq!(admission.stalls.stops()[1].count, 1);
+    let stop = admission.stalls.stops()[1];
+    assert!(stop.count == 1 && stop.nanos > 0 && !admission.stalls.any_waiting());
+}
+
+#[test]
+fn writers_are_slowed_down_in_proportion_to_the_backlog_and_that_is_counted() {
+    let (rate, bytes) = (1 << 20, 10_000);
+    let o = Options { delayed_write_rate: rate, ..options(Background::Threads) };
+    for l0_tables in [o.l0_slowdown_trigger, o.l0_stop_trigger - 1] {
+        let admission = Admission::new(&o, 1).unwrap();
+        let pressure = Pressure::new(&o, l0_tables, 0);
+        admission.set_pressure(&mut admission.lock(), pressure);
+        let before = Instant::now();
+        drop(admission.admit(bytes, true).unwrap());
+        let left = 1.0 - pressure.slows().unwrap();
+        let cost = Duration::from_secs_f64(bytes as f64 / (rate as f64 * left));
+        let next = admission.lock().pace;
+        assert!(next + CREDIT >= before + cost && next <= Instant::now() + cost);
+        assert_eq!(admission.stalls.slowdowns(), (0, 0), "the first one goes at once");
+        drop(admission.admit(1, true).unwrap());
+        let (count, nanos) = admission.stalls.slowdowns();
+        assert!(count == 1 && nanos > 0, "{count}, {nanos}");
+    }
 }
 
 #[test]

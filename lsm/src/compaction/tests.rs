@@ -126,6 +126,11 @@ fn targets_follow_from_the_last_level() {
     assert_eq!(s.base, 2, "500 MiB need 50 and 5 above them");
     assert_eq!(s.targets[2..], [10 * MIB, 50 * MIB, 500 * MIB]);
     assert_eq!(s.debt, 0);
+    // Most of the last level was dropped: the level above it is the measure until it has drained.
+    let mut tables = row(3, 1, 0, 50, 10 * MIB);
+    tables.push(table(100, 4, ["a", "b"], [1, 1]));
+    let s = scores(&version(tables));
+    assert_eq!((s.base, s.targets[3], s.targets[4]), (2, 50 * MIB, 500 * MIB));
 }
 
 #[test]
@@ -187,6 +192,12 @@ fn entries_that_will_go_make_a_table_worth_more() {
         let job = with_picker(&version(tables), &Running::default(), |p| p.by_score(false));
         assert_eq!(job.unwrap().upper[0].id(), pick);
     }
+    // An entry that expires some day is worth less than a tombstone, and pointers never most of all.
+    tables[1].expiring = 500;
+    tables[3].tombstones = 400;
+    tables[4].pointers = vec![PointerSum { segment: 1, count: 1000, bytes: 400 * MIB }];
+    let job = with_picker(&version(tables), &Running::default(), |p| p.by_score(false));
+    assert_eq!(job.unwrap().upper[0].id(), 103);
 }
 
 #[test]
@@ -197,6 +208,9 @@ fn a_table_over_too_many_grandparents_is_not_moved() {
     let job = with_picker(&version(tables.clone()), &Running::default(), |p| p.by_score(false));
     let job = job.unwrap();
     assert!(job.lower.is_empty() && !job.is_move, "30 tables below the next level");
+    let all = Range { smallest: b"0".to_vec(), largest: b"9".to_vec() };
+    let asked = with_picker(&version(tables.clone()), &Running::default(), |p| p.manual(2, &all));
+    assert!(!asked.unwrap().unwrap().is_move, "nor when somebody asks");
     tables.truncate(1 + 5);
     let job = with_picker(&version(tables), &Running::default(), |p| p.by_score(false));
     assert!(job.unwrap().is_move);
@@ -409,6 +423,12 @@ fn outputs_end_where_the_next_level_and_range_deletes_say() {
     assert!(c.before(&key(25), &key(35), 1), "over three: more than it may drag along");
     c.begin(&key(35));
     assert!(!c.before(&key(35), &key(45), 1), "the next output drags along what lies under itself");
+    let mut c = cuts(u64::MAX);
+    c.begin(&key(35));
+    assert!(
+        !c.before(&key(35), &key(36), MIB / 2),
+        "what lies before it is no boundary of its own"
+    );
     let range = RangeDelete { start: key(3), end: Some(key(7)), version: 1 };
     let mut c = Cuts::new(MIB, None, u64::MAX, Arc::new(RangeDeletes::new(vec![range])));
     c.begin(&key(0));
@@ -499,7 +519,7 @@ fn inputs_are_not_widened_at_a_cost() {
         (ids(&job.upper), ids(&job.lower))
     };
     // The second table would drag another one along.
-    let v = with([8 * MIB, 8 * MIB], &[(0, 14, MIB), (15, 30, 50 * MIB)]);
+    let v = with([8 * MIB, 8 * MIB], &[(0, 14, MIB), (15, 30, MIB)]);
     assert_eq!(pick(&v, &Running::default()), (vec![100], vec![200]));
     // Both over one, but more than 25 tables' worth together.
     let v = with([6 * MIB, 30 * MIB], &[(0, 99, MIB)]);
@@ -534,6 +554,15 @@ fn ranges_are_reserved_on_both_levels() {
     assert_eq!([1, 2, 3, 4].map(busy), [false, true, true, false]);
     running.remove(ticket);
     assert!(!running.conflicts(&job(2, 3, &v, &[2], &[])));
+    // Ranges hold both their ends.
+    let v = version(vec![
+        table(1, 2, ["c", "d"], [10, 20]),
+        table(2, 1, ["a", "c"], [20, 30]),
+        table(3, 1, ["d", "e"], [20, 30]),
+    ]);
+    running.add(&job(2, 3, &v, &[1], &[]));
+    assert!(running.conflicts(&job(1, 2, &v, &[2], &[])));
+    assert!(running.conflicts(&job(1, 2, &v, &[3], &[])));
 }
 
 #[test]
@@ -576,9 +605,16 @@ fn most_pointers_go_down_first() {
     for (i, bytes) in [10, 30, 20, 30, 30, 30].into_iter().enumerate() {
         tables[i].pointers = vec![PointerSum { segment: 1, count: 1, bytes: bytes * MIB }];
     }
-    let v = version(tables);
+    let v = version(tables.clone());
     let job = with_picker(&v, &Running::default(), |p| p.log_garbage()).unwrap();
     assert_eq!((ids(&job.upper), ids(&job.lower)), (vec![101], vec![201]));
+    // Of two levels above the last one, that with more.
+    tables.push(TableRecord {
+        pointers: tables[0].pointers.clone(),
+        ..row(2, 1, 0, 1, MIB).remove(0)
+    });
+    let job = with_picker(&version(tables), &Running::default(), |p| p.log_garbage()).unwrap();
+    assert_eq!((job.from, ids(&job.upper)), (3, vec![101]));
 }
 
 #[test]

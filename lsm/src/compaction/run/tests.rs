@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kvdb_manifest::Manifest;
-use kvdb_manifest::store::{StoreChange, TableRecord};
+use kvdb_manifest::store::{RangeDelete, StoreChange, TableRecord};
 use kvdb_sstable::{Cursor as _, key_hash};
 use kvdb_vfs::{Fs, MemFs, SyncSite};
 
@@ -141,6 +141,16 @@ fn a_merge_refuses_inputs_out_of_the_order_of_age() {
     assert!(run(&tree, job(&tree, 2, 0..2)).unwrap());
 }
 
+#[test]
+fn a_table_that_has_left_the_tree_is_not_moved() {
+    let tree = tree();
+    flush(&tree, &[("k", 1, Entry::value(b"v"))]);
+    let moved = Job { is_move: true, ..job(&tree, 2, 0..1) };
+    tree.install(StoreChange { reset: true, ..StoreChange::default() }).unwrap();
+    assert!(!run(&tree, moved).unwrap());
+    assert_eq!(entries(&tree), []);
+}
+
 /// Folds by appending.
 #[derive(Default)]
 struct Appending(NoCompanion);
@@ -167,17 +177,18 @@ impl Companion for Appending {
     }
 }
 
-/// What a merge of the two newest of three tables leaves: the oldest has a value of `below`.
+/// What a merge of all tables of level 0 but the two oldest leaves, which have values of two keys.
 fn folded(versions_to_keep: usize, discard: u64) -> Vec<(String, u64, Kind, String)> {
     let options = Options { versions_to_keep, ..options() };
     let tree = tree_with(options, Appending::default());
     flush(&tree, &[("below", 1, Entry::value(b"v"))]);
+    flush(&tree, &[("last", 1, Entry::value(b"v"))]);
     let operands = [(b"b", 2), (b"c", 3), (b"d", 4)];
-    for key in ["a", "below", "c"] {
+    for key in ["a", "below", "c", "last"] {
         flush(&tree, &operands.map(|(payload, version)| (key, version, Entry::merge(payload))));
     }
     tree.companion().0.raise_floor(Floor { discard, clock: 0 });
-    assert!(run(&tree, job(&tree, 0, 0..3)).unwrap());
+    assert!(run(&tree, job(&tree, 0, 0..4)).unwrap());
     tree.verify().unwrap();
     entries(&tree)
 }
@@ -195,6 +206,8 @@ fn operands_are_folded_where_nobody_reads_them_apart_and_into_a_value_only_at_th
             entry("below", 4, merge, "bcd"),
             entry("below", 1, value, "v"),
             entry("c", 4, value, "bcd"),
+            entry("last", 4, merge, "bcd"),
+            entry("last", 1, value, "v"),
         ]
     );
     let above_the_floor: Vec<_> = folded(1, 3).into_iter().filter(|e| e.0 == "a").collect();
@@ -205,6 +218,42 @@ fn operands_are_folded_where_nobody_reads_them_apart_and_into_a_value_only_at_th
         [entry("a", 4, merge, "d"), entry("a", 3, merge, "c"), entry("a", 2, merge, "b")],
         "whoever keeps versions wants them as they are"
     );
+}
+
+#[test]
+fn operands_end_at_what_hides_everything_below_and_stay_apart_from_what_may_expire() {
+    let folded = |below: Entry<'_>, hidden: bool| {
+        let tree = tree_with(options(), Appending::default());
+        let operands = [("k", 2, Entry::merge(b"b")), ("k", 3, Entry::merge(b"c"))];
+        flush(&tree, &[("k", 1, below), operands[0], operands[1]]);
+        if hidden {
+            let range = RangeDelete { start: b"a".to_vec(), end: None, version: 2 };
+            let change = StoreChange { range_deletes_added: vec![range], ..StoreChange::default() };
+            tree.install(change).unwrap();
+        }
+        tree.companion().0.raise_floor(Floor { discard: 3, clock: 50 });
+        assert!(run(&tree, job(&tree, 2, 0..1)).unwrap());
+        let superversion = tree.superversion();
+        assert_eq!(
+            superversion.watermark(),
+            3,
+            "operands that were readable apart are not any more"
+        );
+        let meta = superversion.get(b"k", 9, key_hash(b"k")).unwrap().unwrap().entry().user_meta;
+        let left: Vec<_> =
+            entries(&tree).into_iter().map(|(_, v, kind, payload)| (v, kind, payload)).collect();
+        (left, meta, tree.stats().dropped_entries)
+    };
+    let alone =
+        |kind, payload: &str, meta, dropped| (vec![(3, kind, payload.to_owned())], meta, dropped);
+    let apart = |kind| (vec![(3, Kind::Merge, "bc".to_owned()), (1, kind, "v".to_owned())], 0, 1);
+    let value = Entry::value(b"v");
+    assert_eq!(folded(value.with_meta(7), false), alone(Kind::Value, "vbc", 7, 2));
+    assert_eq!(folded(Entry::tombstone(), false), alone(Kind::Value, "bc", 0, 2));
+    assert_eq!(folded(value.with_expiry(50), false), alone(Kind::Value, "bc", 0, 2));
+    assert_eq!(folded(value, true), alone(Kind::Value, "bc", 0, 2));
+    assert_eq!(folded(value.with_expiry(60), false), apart(Kind::Value));
+    assert_eq!(folded(Entry::merge(b"v").with_expiry(60), false), apart(Kind::Merge));
 }
 
 #[test]
