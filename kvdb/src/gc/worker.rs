@@ -297,3 +297,95 @@ impl Core {
         self.come_to_rest(&survey, true, |_, _| ControlFlow::Continue(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::mpsc::channel;
+
+    use kvdb_vfs::{Fs, MemFs, Op};
+
+    use super::*;
+    use crate::{Background, Durability, Options};
+
+    /// Bytes of a segment, and of a value: ten to a segment.
+    const SEGMENT: usize = 1 << 20;
+    const VALUE: usize = 100_000;
+    const KEYS: u32 = 200;
+
+    fn is_output(path: &Path) -> bool {
+        path.extension().is_some_and(|x| x == "vrec")
+    }
+
+    /// Counted in writes, not in time.
+    #[test]
+    fn a_collection_in_the_background_ends_with_the_batch_at_which_the_database_is_closed() {
+        let fs = Arc::new(MemFs::new());
+        let options = Options::default()
+            .background(Background::Manual)
+            .durability(Durability::Buffered)
+            .segment_size(SEGMENT);
+        let db = options.open_in(fs.clone(), "/db").unwrap();
+        for (round, step) in [(0, 1), (1, 2)] {
+            for key in (0..KEYS).step_by(step) {
+                db.put(key.to_be_bytes(), vec![round; VALUE]).unwrap();
+            }
+        }
+        db.compact().unwrap();
+
+        let core = db.core().clone();
+        let (closes, closing) = channel();
+        let after: Arc<AtomicU64> = Arc::default();
+        let (counted, closer) = (after.clone(), Mutex::new(Some((db.clone(), closes))));
+        fs.on_operation(move |_, op, path: &Path| {
+            if op != Op::Write || !is_output(path) {
+                return;
+            }
+            counted.fetch_add(1, Ordering::SeqCst);
+            let Some((db, closes)) = closer.lock().take() else { return };
+            let core = db.core().clone();
+            closes.send(std::thread::spawn(move || db.close())).unwrap();
+            let late = Instant::now() + Duration::from_secs(20);
+            while !core.collector.is_stopped() && Instant::now() < late {
+                std::thread::yield_now();
+            }
+            counted.store(0, Ordering::SeqCst);
+        });
+        // The thread as it is when nothing was written for a while.
+        let thread = std::thread::spawn({
+            let core = core.clone();
+            move || {
+                let mut round = Round::new(&core, &core.gc.stop);
+                round.appended = core.log.as_ref().unwrap().appended();
+                round.since = round.since.checked_sub(REST).unwrap();
+                round.run();
+            }
+        });
+        *core.gc.thread.lock() = Some(thread);
+        closing.recv().unwrap().join().unwrap().unwrap();
+        fs.clear_hook();
+        let more = after.load(Ordering::SeqCst);
+        // A batch is two segments long, and each file is written in two parts.
+        assert!(more <= 6, "{more} writes");
+        assert!(core.gc.thread.lock().is_none(), "and the thread with it");
+        let left = fs.list(Path::new("/db")).unwrap();
+        assert!(left.iter().all(|e| !is_output(&e.name)), "{left:?}");
+
+        let db = options.open_in(fs, "/db").unwrap();
+        for key in 0..KEYS {
+            let round = u8::from(key % 2 == 0);
+            assert_eq!(db.get(key.to_be_bytes()).unwrap().unwrap(), [round; VALUE]);
+        }
+    }
+
+    #[test]
+    fn stopping_cuts_a_pause_short() {
+        let worker = Worker::default();
+        let stop = worker.stop.clone();
+        let (woken, wakes) = channel();
+        std::thread::spawn(move || woken.send(stop.wait(Duration::from_secs(3600))));
+        worker.stop();
+        assert!(wakes.recv_timeout(Duration::from_secs(60)).unwrap());
+    }
+}
