@@ -3,10 +3,11 @@
 //! They are left behind by a crash: an output that was not installed, an input that was not
 //! removed. They go once everything named has been found, so that nothing is deleted that a
 //! damaged manifest merely forgot: if a record was cut from the manifest's tail, they are moved
-//! aside into the folder `orphans` instead. What is no leftover of *this* store stays: a file of the
+//! aside into the folder `orphans` instead. No opening touches them there: to remove them is for
+//! whoever has seen that nothing is missing. What is no leftover of *this* store stays: a file of the
 //! log that says it belongs to another database, and kinds of files that this store keeps elsewhere.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kvdb_manifest::Manifest;
 use kvdb_manifest::store::{SegmentState, StoreState};
@@ -48,13 +49,27 @@ fn clean_dir(
             let aside = dir.join(ASIDE);
             fs.create_dir_all(&aside)?;
             tracing::warn!(path = %path.display(), "moving an unnamed file aside");
-            fs.rename(&path, &aside.join(&entry.name))?;
+            fs.rename(&path, &free_place(fs, &aside, &entry.name)?)?;
         } else {
             tracing::info!(path = %path.display(), "removing a leftover");
             fs.remove(&path)?;
         }
     }
     Ok(())
+}
+
+/// A path in the folder for this name. Numbers of files that are only there may be given again, and what
+/// was moved aside earlier must not be replaced.
+fn free_place(fs: &dyn Fs, aside: &Path, name: &Path) -> Result<PathBuf> {
+    let mut place = aside.join(name);
+    for again in 1.. {
+        match fs.metadata(&place) {
+            Err(error) if error.kind() == kvdb_vfs::ErrorKind::NotFound => break,
+            found => drop(found?),
+        }
+        place = aside.join(format!("{}.{again}", name.display()));
+    }
+    Ok(place)
 }
 
 /// Names what lies in a store's directory and is none of ours.

@@ -5,8 +5,8 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{PATH, memory, open, tiny};
-use kvdb::vfs::{Fs, MemFs};
+use common::{PATH, manual, memory, open, tiny};
+use kvdb::vfs::{Fs, MemFs, OpenMode};
 use kvdb::{Codec, Db, Durability, Error, ErrorKind, Options};
 
 #[test]
@@ -340,6 +340,70 @@ fn rule_7_unknown_extra_files_are_left_alone_and_orphans_of_ours_are_removed() {
             .and_then(|n| n.strip_suffix(".sst")?.parse::<u64>().ok())
             .is_some_and(|id| id > 999_991)
     }));
+}
+
+#[test]
+fn rule_7_what_a_torn_manifest_does_not_name_is_moved_aside_and_stays_there() {
+    let path = |name: &str| std::path::Path::new(PATH).join(name);
+    let read = |fs: &MemFs, name: &str| {
+        let file = fs.open(&path(name), OpenMode::Read).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let tear = |fs: &MemFs| {
+        let manifest = fs.open(&path("MANIFEST"), OpenMode::ReadWrite).unwrap();
+        // The mark behind the last record, which has 16 bytes, and a byte of that record.
+        manifest.set_len(manifest.len().unwrap() - 17).unwrap();
+    };
+    let tables = |fs: &MemFs| -> Vec<String> {
+        let names = fs.list(PATH.as_ref()).unwrap().into_iter();
+        let names = names.map(|e| e.name.display().to_string());
+        names.filter(|n| n.ends_with(".sst")).collect()
+    };
+    let aside = |fs: &MemFs| -> Vec<String> {
+        let names = fs.list(&path("orphans")).unwrap().into_iter();
+        names.map(|e| e.name.display().to_string()).collect()
+    };
+    let fs = Arc::new(MemFs::new());
+    let db = open(&manual(), &fs).unwrap();
+    db.put("k", "v").unwrap();
+    db.flush().unwrap();
+    let named = tables(&fs);
+    db.put("l", "w").unwrap();
+    db.flush().unwrap();
+    let table = tables(&fs).into_iter().find(|t| !named.contains(t)).unwrap();
+    let bytes = read(&fs, &table);
+
+    // The change set that named the second table is torn; the log still has what is in it.
+    let fs = Arc::new(fs.process_image());
+    tear(&fs);
+    let db = open(&manual(), &fs).unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), "v");
+    assert_eq!(db.get("l").unwrap().unwrap(), "w");
+    assert_eq!(aside(&fs).join(" "), table);
+    assert!(read(&fs, &format!("orphans/{table}")) == bytes, "as it was");
+    assert!(!tables(&fs).contains(&table));
+    db.close().unwrap();
+
+    // No later opening takes it for a leftover, also not a read-only one.
+    for options in [manual().read_only(true), manual(), tiny()] {
+        open(&options, &fs).unwrap().close().unwrap();
+        assert_eq!(aside(&fs).join(" "), table);
+    }
+
+    // Another file of the same name, aside in its turn, does not replace it.
+    let db = open(&manual(), &fs).unwrap();
+    db.put("m", "x").unwrap();
+    db.flush().unwrap();
+    let fs = Arc::new(fs.process_image());
+    fs.open(&path(&table), OpenMode::CreateNew).unwrap();
+    tear(&fs);
+    let db = open(&manual(), &fs).unwrap();
+    assert_eq!(db.get("m").unwrap().unwrap(), "x");
+    assert!(read(&fs, &format!("orphans/{table}")) == bytes, "as it was");
+    assert!(read(&fs, &format!("orphans/{table}.1")).is_empty());
+    db.verify().unwrap();
 }
 
 #[test]
