@@ -267,6 +267,69 @@ fn overwritten_ranges_of_a_closed_log_are_noticed_unless_nothing_behind_them_is_
 }
 
 #[test]
+fn damage_is_noticed_by_a_mark_in_a_later_segment() {
+    // Nobody has reported the segment that was left, so only marks can tell.
+    let options = options();
+    let disk = MemFs::new();
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    let mut last = Vec::new();
+    for version in 1.. {
+        let entry = Entry { version, seed: version * 11, size: 900 };
+        let position = append(&log, entry, Durability::Sync).unwrap().position;
+        if position.segment > 1 && last.len() > 1 {
+            break;
+        }
+        last.push(position);
+    }
+    drop(log);
+    let state = manifest.state();
+    assert!(state.segments.iter().all(|s| s.sealed.is_none()));
+    // The last frame of the first segment: no mark behind it in there.
+    let damaged = last[last.len() - 1];
+    let path = segment_path(DIR.as_ref(), state.segments[0].meta.file);
+    change(&fs, &path, damaged.offset + 40, |b| b[0] ^= 1, 1);
+    match open(&fs, &manifest, &options) {
+        Err(Error::Damaged { path: p, offset, .. }) => {
+            assert_eq!((p, offset), (path, damaged.offset.into()));
+        }
+        other => panic!("{:?}", other.map(|(_, _, end)| end)),
+    }
+}
+
+#[test]
+fn a_mark_is_found_wherever_it_is() {
+    // What follows the end is looked through in pieces of this size.
+    const PIECE: u32 = 1 << 20;
+    let options = Options {
+        segment_size: 4 << 20,
+        initial_segment_size: 4 << 20,
+        tiny_segments: false,
+        ..options()
+    };
+    // A frame over a piece long, whose end and the marker behind it lie around the seam.
+    for short in (0..=48).step_by(8) {
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        let manifest = Manifest::new(State::default());
+        let (log, ..) = open(&fs, &manifest, &options).unwrap();
+        let mut builder = FrameBuilder::new();
+        builder.push(b"", b"", &vec![1; (PIECE - 44 - short) as usize], None).unwrap();
+        let frame = builder.finish();
+        assert_eq!(frame.len() as u32, PIECE - short);
+        let position = log.append(frame, Durability::Sync).unwrap().position;
+        assert!(log.idle_sync().unwrap());
+        drop(log);
+        let path = segment_path(DIR.as_ref(), manifest.state().segments[0].meta.file);
+        change(&fs, &path, position.offset + 100, |b| b[0] ^= 1, 1);
+        match open(&fs, &manifest, &options) {
+            Err(Error::Damaged { offset, .. }) => assert_eq!(offset, position.offset.into()),
+            other => panic!("{short}: {:?}", other.map(|(_, _, end)| end)),
+        }
+    }
+}
+
+#[test]
 fn frames_lost_behind_a_footer_are_noticed() {
     // Closed, opened again, appended to, and the first thing behind the footer is gone.
     let options = options();
