@@ -50,12 +50,13 @@ pub enum InsertError {
         /// Arena bytes that were left.
         remaining: usize,
     },
-    /// Keys are at most [`MAX_KEY_LEN`](crate::MAX_KEY_LEN) bytes long.
+    /// Keys are at most [`MAX_KEY_LEN`](crate::MAX_KEY_LEN) bytes long, and fit into the list if it is
+    /// empty.
     #[error("a key of {len} bytes is longer than the limit of {limit} bytes")]
     KeyTooLong {
         /// Length of the key, in bytes.
         len: usize,
-        /// The limit, in bytes.
+        /// The limit for this list, in bytes.
         limit: usize,
     },
     /// The value would not fit into this list even if the list were empty.

@@ -449,6 +449,34 @@ mod tests {
     }
 
     #[test]
+    fn the_smallest_entries_in_any_order_never_outgrow_the_index() {
+        // 7 bytes of key: nodes of 40 bytes. In rising order, as their bytes are read, falling, scrambled,
+        // and from both ends.
+        let orders: [fn(u64) -> u64; 4] = [
+            |i| i,
+            |i| (1 << 40) - i,
+            |i| scrambled(i) >> 8,
+            |i| if i % 2 == 0 { i } else { (1 << 40) - i },
+        ];
+        for (i, order) in orders.iter().enumerate() {
+            let capacity = if cfg!(miri) { 1 << 13 } else { 1 << 20 };
+            let options = Options { capacity, seed: i as u64, ..Options::default() };
+            let list = SkipList::new(options).expect("a list");
+            let key = |n| order(n).to_be_bytes();
+            let entries = (0..).take_while(|&n| list.insert(&key(n)[1..], 1, b"").is_ok()).count();
+            let filled = check(&list)[0];
+            assert_eq!(
+                filled + records(&list, 0, 0).len() - 1,
+                entries,
+                "order {i}: hints are missing"
+            );
+            // With nodes of 32 bytes there would be as many again and a quarter.
+            let most = list.index_bytes() * 40 / 32;
+            assert!(most <= capacity / 8 * 5, "order {i}: {most}");
+        }
+    }
+
+    #[test]
     fn towers_stand_in_the_top_layer_as_the_seed_will() {
         // Keys that fall leave records half full, so that few suffice.
         const N: u32 = if cfg!(miri) { 300 } else { 300_000 };

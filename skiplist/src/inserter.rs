@@ -5,7 +5,7 @@ use std::fmt;
 use crate::arena::{END, NodeId, RecordId, SLOTS};
 use crate::error::InsertError;
 use crate::index::Base;
-use crate::list::SkipList;
+use crate::list::{Linked, SkipList};
 use crate::search::{Place, Probe};
 use crate::sync::Ordering;
 
@@ -70,7 +70,9 @@ impl<'a> Inserter<'a> {
                 list.find_place(&mut probe)
             }
         };
-        let node = list.link_in(&mut probe, &mut place, value_len, fill)?;
+        let Linked::Node(node) = list.link_in(&mut probe, &mut place, value_len, fill)? else {
+            return Err(InsertError::Exists);
+        };
         list.enter(&base, node);
         self.last = Some((node, base));
         Ok(())

@@ -78,6 +78,7 @@
 //! | load of a value word | acquire | pairs with it |
 //! | load of a slot or prev word to prefetch by | relaxed | only its address is used |
 //! | words of a node or record not yet published | relaxed | the publication orders them |
+//! | load of a slot or link to see whether it is empty, swap of a slot that empties it | relaxed | nothing is read through it |
 //! | a record's lock | acquire, release | the splits of one record follow each other |
 //! | bytes taken, height of the index | relaxed | ranges are disjoint whatever the order; the height is a hint |
 //!
@@ -93,12 +94,13 @@
 //! Keys have at most [`MAX_KEY_LEN`] bytes, values what the arena holds, an arena at most
 //! [`MAX_CAPACITY`]. An insert takes exactly [`SkipList::node_bound`] bytes: 30, the key and the
 //! value, rounded up to 8. Inserts whose bounds add up to no more than [`SkipList::remaining`]
-//! succeed, as long as nobody takes bytes beyond that sum. The index lies beside the capacity and
-//! takes up to a quarter of it, some 10 to 14 bytes per entry; where entries are so
-//! small that this does not do, the index stops growing and lookups take more steps.
+//! succeed, as long as nobody takes bytes beyond that sum. The index lies beside the capacity, in
+//! address space of five eighths of it, which do for any entries in any order. It takes some 10 to 14
+//! bytes per entry, and 19 where records are left half full, as by keys that fall.
 //!
 //! Steps beyond the logarithmic expectation occur where codes cannot tell keys apart: among versions
-//! of one key, and among keys with a common prefix of 255 bytes and more. A search there walks
+//! of one key, among keys with a common prefix of 255 bytes and more, and among those that differ in the
+//! number of zero bytes at their end. A search there walks
 //! through the group behind one base, some dozens of nodes, and through as many records in each layer.
 //!
 //! # What the techniques gave

@@ -54,7 +54,7 @@ impl<'k> Probe<'k> {
         self.bound.filter(|bound| bound.same_pair).map(|bound| bound.node)
     }
 
-    /// After a search to level 0: the first node at or after the pair, if it has the same key.
+    /// After a search among the nodes: the first one at or after the pair, if it has the same key.
     #[inline]
     pub(crate) fn same_key(&self) -> Option<NodeId> {
         self.bound.filter(|bound| bound.same_key).map(|bound| bound.node)

@@ -317,6 +317,35 @@ fn replaced_values_are_whole_whoever_replaces_them() {
 }
 
 #[test]
+fn racing_upserts_of_a_new_pair_take_no_more_than_their_bounds() {
+    // Long enough to be written while the other one is.
+    const LEN: usize = if cfg!(miri) { 100 } else { 300_000 };
+    let bound = SkipList::node_bound(1, LEN);
+    for round in 0..if cfg!(miri) { 10 } else { 200 } {
+        let list = list(round, SkipList::OVERHEAD + 2 * bound);
+        let start = Barrier::new(2);
+        let replaced = thread::scope(|scope| {
+            let upsert = |byte| {
+                let (list, start) = (&list, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    list.upsert(b"k", 1, &[byte; LEN])
+                })
+            };
+            [upsert(1), upsert(2)].map(|thread| thread.join().unwrap().expect("room for two"))
+        });
+        assert_ne!(replaced[0], replaced[1], "one inserted, one replaced");
+        assert_eq!(list.len(), 1);
+        assert_whole_bytes(&list, LEN);
+    }
+}
+
+fn assert_whole_bytes(list: &SkipList, len: usize) {
+    let value = list.get(b"k", 1).expect("the pair").value();
+    assert!(value.len() == len && value.iter().all(|byte| *byte == value[0] && *byte > 0));
+}
+
+#[test]
 fn a_full_arena_under_many_writers_keeps_what_went_in() {
     for seed in 0..if cfg!(miri) { 2 } else { 50 } {
         let list = list(seed, 16 << 10);

@@ -61,19 +61,59 @@ fn a_value_that_never_fits_is_told_the_limit() {
         panic!("a value as long as the arena");
     };
     assert_eq!(len, 1 << 16);
-    assert!(matches!(
-        list.insert_with(b"key", 1, limit + 8, |_| panic!("not called")),
-        Err(InsertError::ValueTooLong { .. })
-    ));
+    assert_eq!(
+        list.insert_with(b"key", 1, limit + 1, |_| panic!("not called")),
+        Err(InsertError::ValueTooLong { len: limit + 1, limit })
+    );
     // Of length `usize::MAX`, without anything wrapping around.
     assert!(matches!(
         list.insert_with(b"key", 1, usize::MAX, |_| panic!("not called")),
         Err(InsertError::ValueTooLong { .. })
     ));
-    // The limit is for a tower of one level; find a key that gets one.
-    let fits = (0..64u64).any(|version| list.insert(b"key", version, &vec![7; limit]).is_ok());
-    assert!(fits);
-    assert_eq!(list.remaining() / 8, 0);
+    list.insert(b"key", 1, &vec![7; limit]).expect("the longest value");
+    assert_eq!(list.remaining(), 0);
+}
+
+#[test]
+fn a_key_that_never_fits_is_told_the_limit() {
+    let list = list(128);
+    let limit = 128 - SkipList::OVERHEAD - 30;
+    let refused = list.insert(&[7; 1000], 1, b"");
+    assert_eq!(refused, Err(InsertError::KeyTooLong { len: 1000, limit }));
+    assert_eq!(
+        list.insert(&vec![7; limit], 1, b"v"),
+        Err(InsertError::ValueTooLong { len: 1, limit: 0 })
+    );
+    list.insert(&vec![7; limit], 1, b"").expect("the longest key");
+}
+
+/// Address space of 4 GiB, of which a few pages are touched.
+#[test]
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(any(miri, kvdb_heap_arena))))]
+fn the_largest_arena_works_to_its_last_byte() {
+    let filled_but_for = |bytes: usize| {
+        let list = list(MAX_CAPACITY);
+        list.insert(b"first", 1, b"x").expect("room");
+        let value_len = list.remaining() - bytes - SkipList::node_bound(1, 1) + 1;
+        list.insert_with(b"m", 1, value_len, |_| ()).expect("room for all but that");
+        assert_eq!(list.remaining(), bytes);
+        list
+    };
+    // An empty value that lies behind the last byte.
+    let list = filled_but_for(0);
+    assert_eq!(list.upsert(b"first", 1, b""), Ok(true));
+    assert_eq!(list.get(b"first", 1).map(|entry| entry.value()), Some(&b""[..]));
+    let list = filled_but_for(32);
+    list.insert(b"kk", 1, b"").expect("the last node");
+    assert_eq!(list.get(b"kk", 1).map(|entry| entry.value()), Some(&b""[..]));
+    let list = filled_but_for(64 * 1000);
+    let key = |i: u32| format!("{i:06}").into_bytes();
+    for i in 0..1000 {
+        list.insert(&key(i * 7919 % 1000), 1, &[1; 28]).expect("room");
+    }
+    assert_eq!(list.remaining(), 0);
+    assert!((0..1000).all(|i| list.get(&key(i), 1).is_some_and(|e| e.value() == [1; 28])));
+    assert_eq!((list.iter().count(), list.iter().rev().count()), (1002, 1002));
 }
 
 #[test]
@@ -116,7 +156,9 @@ fn the_arena_ends_cleanly_at_every_allocation() {
                     assert!(needed > remaining && remaining == list.remaining());
                     assert!(needed <= SkipList::node_bound(8, value_len));
                 }
-                InsertError::ValueTooLong { .. } => assert_eq!(inserted, 0),
+                InsertError::KeyTooLong { .. } | InsertError::ValueTooLong { .. } => {
+                    assert_eq!(inserted, 0);
+                }
                 other => panic!("{other}"),
             }
             assert_eq!(list.len() as u64, inserted);
@@ -202,6 +244,41 @@ fn owned_handles_keep_the_list_alive() {
 }
 
 #[test]
+fn owned_handles_may_go_to_another_thread() {
+    fn is_send_and_sync<T: Send + Sync>(value: T) -> T {
+        value
+    }
+    let list = Arc::new(is_send_and_sync(list(1 << 14)));
+    list.insert(b"a", 1, b"one").unwrap();
+    let entry = is_send_and_sync(list.get_owned(b"a", 9).unwrap());
+    let mut cursor = is_send_and_sync(list.owned_cursor());
+    drop(list);
+    let there = std::thread::spawn(move || {
+        assert!(cursor.first() && cursor.value() == entry.value());
+        cursor.entry().unwrap()
+    });
+    assert_eq!(there.join().unwrap().value(), b"one");
+}
+
+#[test]
+fn an_iterator_knows_its_last_and_promises_no_more_than_it_has() {
+    let list = list(1 << 14);
+    assert!(list.iter().last().is_none());
+    for key in ["a", "b", "c"] {
+        list.insert(key.as_bytes(), 1, b"").unwrap();
+        let mut iter = list.iter();
+        assert_eq!(iter.clone().last().unwrap().key(), key.as_bytes());
+        while let (least, most) = iter.size_hint()
+            && least > 0
+        {
+            assert!(least <= iter.clone().count() && most.is_none());
+            iter.next().unwrap();
+        }
+        assert!(iter.next().is_none());
+    }
+}
+
+#[test]
 fn borrowed_entries_outlive_the_cursor() {
     let list = list(1 << 14);
     list.insert(b"a", 1, b"one").unwrap();
@@ -229,6 +306,16 @@ fn one_seed_gives_one_shape() {
     let first = taken(1);
     assert_eq!(first, taken(1));
     assert!(cfg!(miri) || (2..8).any(|seed| first.1 != taken(seed).1));
+    // A reset list is as a new one of that seed, and has the room of one, for nodes and for hints.
+    let mut list = list(16 << 20);
+    let empty = (list.allocated(), list.index_bytes());
+    for seed in (1..8).rev() {
+        list.reset(seed);
+        assert_eq!((list.allocated(), list.index_bytes()), empty);
+        let mut inserter = list.inserter();
+        (0..N).rev().for_each(|i| inserter.insert(&i.to_be_bytes(), 1, b"").unwrap());
+        assert_eq!((list.allocated(), list.index_bytes()), taken(seed), "seed {seed}");
+    }
 }
 
 #[test]
@@ -247,12 +334,14 @@ fn no_order_of_inserts_swells_the_index() {
             list.insert(&key(i).to_be_bytes(), 1, b"").unwrap();
         }
         let per_entry = (list.index_bytes() as f64 - 2048.0) / f64::from(N);
-        assert!(per_entry < 25.0, "{name}: {per_entry}");
+        // What arrives in order leaves full records behind, the rest may leave half-full ones.
+        let most = if name == "rising" { 10.0 } else { 20.0 };
+        assert!(per_entry < most, "{name}: {per_entry}");
     }
 }
 
 #[test]
-fn a_list_of_the_smallest_entries_outgrows_its_index_and_still_works() {
+fn a_list_full_of_the_smallest_entries_works() {
     let capacity = if cfg!(miri) { 1 << 13 } else { 1 << 20 };
     let list = list(capacity);
     let mut n = 0u64;
@@ -260,7 +349,6 @@ fn a_list_of_the_smallest_entries_outgrows_its_index_and_still_works() {
     while list.insert(&key(n)[..6], 1, b"").is_ok() {
         n += 1;
     }
-    assert!(list.index_bytes() <= capacity / 4 + 2048);
     assert!((0..n).all(|i| list.get(&key(i)[..6], 1).is_some()));
     assert!(list.iter().map(|entry| entry.key()).is_sorted());
     assert_eq!(list.iter().rev().count() as u64, n);

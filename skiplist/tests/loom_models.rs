@@ -1,7 +1,7 @@
 //! The protocols of the list under loom, every interleaving up to the preemption bound:
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test --release --test loom_models
+//! RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=5 cargo test --release --test loom_models
 //! ```
 //!
 //! Under loom index records have two slots and at most two levels, and the arena is one of typed
@@ -244,5 +244,60 @@ fn the_last_bytes_go_to_one_of_two() {
         assert!(mine != other.join().unwrap());
         assert_eq!(keys(&list).len(), 1);
         assert_eq!(list.remaining(), 0);
+    });
+}
+
+#[test]
+fn two_upserts_of_a_new_pair_take_two_bounds() {
+    loom::model(|| {
+        let list = list(2);
+        let before = list.allocated();
+        let other = {
+            let list = Arc::clone(&list);
+            thread::spawn(move || list.upsert(b"k", 1, b"a").expect("room"))
+        };
+        let mine = list.upsert(b"k", 1, b"b").expect("room");
+        let theirs = other.join().unwrap();
+        assert_ne!(mine, theirs, "one inserted, one replaced");
+        assert_eq!(list.len(), 1);
+        let value = list.get(b"k", 1).expect("the pair").value();
+        assert!(value == if mine { b"b" } else { b"a" });
+        assert!(list.allocated() - before <= 2 * SkipList::node_bound(1, 1));
+    });
+}
+
+#[test]
+fn two_inserters() {
+    loom::model(|| {
+        let list = list(3);
+        let other = {
+            let list = Arc::clone(&list);
+            thread::spawn(move || list.inserter().insert(&[3], 1, b"").unwrap())
+        };
+        let mut inserter = list.inserter();
+        inserter.insert(&[2], 1, b"").unwrap();
+        inserter.insert(&[4], 1, b"").unwrap();
+        other.join().unwrap();
+        assert_eq!(keys(&list), [2, 3, 4]);
+        assert!(list.prevs_are_exact());
+    });
+}
+
+#[test]
+fn an_owned_entry_holds_the_old_value_or_the_new_one() {
+    loom::model(|| {
+        let list = std::sync::Arc::new(
+            SkipList::new(Options { capacity: 64 * 5, ..Options::default() }).unwrap(),
+        );
+        list.insert(b"k", 1, b"old").unwrap();
+        let reader = {
+            let list = std::sync::Arc::clone(&list);
+            thread::spawn(move || {
+                let entry = list.get_owned(b"k", 1).expect("the pair");
+                assert!(entry.value() == b"old" || entry.value() == b"new");
+            })
+        };
+        assert_eq!(list.upsert(b"k", 1, b"new"), Ok(true));
+        reader.join().unwrap();
     });
 }

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use kvdb_skiplist::{InsertError, Inserter, Options, SkipList};
 use proptest::prelude::*;
@@ -20,6 +21,10 @@ enum Op {
     Seek(Vec<u8>, u64),
     SeekForPrev(Vec<u8>, u64),
     Range(Bound<Vec<u8>>, Bound<Vec<u8>>),
+    /// From a place on: `true` is a step forward.
+    Walk(Vec<u8>, u64, Vec<bool>),
+    /// A range, eaten from the front where `true`.
+    Eat(Bound<Vec<u8>>, Bound<Vec<u8>>, Vec<bool>),
 }
 
 /// Few distinct keys, with shared prefixes on both sides of what a code can tell, zero bytes at
@@ -47,6 +52,10 @@ fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
     ]
 }
 
+fn turns() -> impl Strategy<Value = Vec<bool>> {
+    prop::collection::vec(any::<bool>(), 1..12)
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (key(), version(), value()).prop_map(|(k, v, x)| Op::Insert(k, v, x)),
@@ -56,11 +65,14 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (key(), version()).prop_map(|(k, v)| Op::Seek(k, v)),
         3 => (key(), version()).prop_map(|(k, v)| Op::SeekForPrev(k, v)),
         1 => (bound(), bound()).prop_map(|(a, b)| Op::Range(a, b)),
+        2 => (key(), version(), turns()).prop_map(|(k, v, t)| Op::Walk(k, v, t)),
+        2 => (bound(), bound(), turns()).prop_map(|(a, b, t)| Op::Eat(a, b, t)),
     ]
 }
 
-fn list(seed: u64) -> SkipList {
-    SkipList::new(Options { capacity: 1 << 20, seed, ..Options::default() }).expect("a list")
+fn list(seed: u64) -> Arc<SkipList> {
+    let options = Options { capacity: 1 << 20, seed, ..Options::default() };
+    Arc::new(SkipList::new(options).expect("a list"))
 }
 
 fn insert(
@@ -103,7 +115,7 @@ fn inside(key: &[u8], from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>) -> bool {
     after && before
 }
 
-fn apply(list: &SkipList, inserter: &mut Inserter<'_>, model: &mut Model, op: &Op) {
+fn apply(list: &Arc<SkipList>, inserter: &mut Inserter<'_>, model: &mut Model, op: &Op) {
     match op {
         Op::Insert(key, version, value) => {
             insert(model, list.insert(key, *version, value), key, *version, value);
@@ -119,6 +131,8 @@ fn apply(list: &SkipList, inserter: &mut Inserter<'_>, model: &mut Model, op: &O
             let expected = model.range((key.clone(), Reverse(*at_most))..).next();
             let expected = of_model(expected).filter(|(found, ..)| found == key);
             assert_eq!(of_list(list.get(key, *at_most)), expected);
+            let owned = list.get_owned(key, *at_most);
+            assert_eq!(owned.as_ref().map(|e| (e.key(), e.version(), e.value())), expected);
         }
         Op::Seek(key, version) => {
             let mut cursor = list.cursor();
@@ -145,6 +159,39 @@ fn apply(list: &SkipList, inserter: &mut Inserter<'_>, model: &mut Model, op: &O
                 list.range(bounds()).rev().map(|e| of_list(Some(e))).collect();
             backward.reverse();
             assert_eq!(backward, expected);
+        }
+        Op::Walk(key, version, turns) => {
+            let pair = (key.clone(), Reverse(*version));
+            let (mut cursor, mut owned) = (list.cursor(), list.owned_cursor());
+            let mut at = model.range(&pair..).next();
+            assert_eq!(cursor.seek(key, *version), at.is_some());
+            assert_eq!(owned.seek(key, *version), at.is_some());
+            for &forward in turns {
+                at = at.and_then(|(pair, _)| match forward {
+                    true => model.range((Bound::Excluded(pair), Bound::Unbounded)).next(),
+                    false => model.range(..pair).next_back(),
+                });
+                let moved = match forward {
+                    true => (cursor.next(), owned.next()),
+                    false => (cursor.prev(), owned.prev()),
+                };
+                assert_eq!(moved, (at.is_some(), at.is_some()));
+                assert_eq!(of_list(cursor.entry()), of_model(at));
+                let entry = owned.entry();
+                assert_eq!(entry.as_ref().map(|e| (e.key(), e.version(), e.value())), of_model(at));
+            }
+        }
+        Op::Eat(from, to, turns) => {
+            let within = |entry: &(&Pair, &Vec<u8>)| inside(&entry.0.0, from, to);
+            let mut expected = model.iter().filter(within);
+            let mut range = list.range((from.clone(), to.clone()));
+            for &front in turns {
+                let (ours, model) = match front {
+                    true => (range.next(), expected.next()),
+                    false => (range.next_back(), expected.next_back()),
+                };
+                assert_eq!(of_list(ours), of_model(model));
+            }
         }
     }
 }
@@ -205,16 +252,18 @@ proptest! {
         first in prop::collection::vec(op(), 1..60),
         second in prop::collection::vec(op(), 1..60),
     ) {
-        let mut list = list(1);
+        let mut list = Arc::into_inner(list(1)).expect("the only one");
         for (seed, ops) in [(1, &first), (2, &second)] {
             list.reset(seed);
             prop_assert_eq!(list.allocated(), SkipList::OVERHEAD);
+            let shared = Arc::new(list);
             let mut model = Model::new();
-            let mut inserter = list.inserter();
+            let mut inserter = shared.inserter();
             for op in ops {
-                apply(&list, &mut inserter, &mut model, op);
+                apply(&shared, &mut inserter, &mut model, op);
             }
-            check_whole(&list, &model);
+            check_whole(&shared, &model);
+            list = Arc::into_inner(shared).expect("nobody reads it any more");
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Memory {
 }
 
 #[cfg(all(target_os = "linux", not(any(miri, kvdb_heap_arena))))]
-type Owner = memmap2::MmapMut;
+type Owner = memmap2::MmapRaw;
 #[cfg(not(all(target_os = "linux", not(any(miri, kvdb_heap_arena)))))]
 type Owner = std::alloc::Layout;
 
@@ -34,7 +34,9 @@ impl Memory {
         // Address space is cheap: map enough to align the start, the rest is never touched.
         let slack = if huge_pages { ALIGN } else { 0 };
         let padded = len.checked_add(slack).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mut map = MmapOptions::new().len(padded).no_reserve_swap().map_anon()?;
+        let map = MmapOptions::new().len(padded).no_reserve_swap().map_anon()?;
+        // Without a slice of its own: `populate` must not make one over bytes that others write.
+        let map = memmap2::MmapRaw::from(map);
         let mut skip = 0;
         if huge_pages {
             skip = map.as_ptr().align_offset(ALIGN).min(slack);
@@ -67,15 +69,16 @@ impl Memory {
         self.len
     }
 
-    /// Has the system back every page now.
-    pub(super) fn populate(&self) {
+    /// Has the system back the pages of the first `len` bytes now.
+    pub(super) fn populate(&self, len: usize) {
         #[cfg(all(target_os = "linux", not(any(miri, kvdb_heap_arena))))]
         {
             let skip = self.start.as_ptr().addr() - self.owner.as_ptr().addr();
             // A huge page at a time: the system holds a lock meanwhile that other threads' faults and
             // maps may have to wait for.
-            for at in (0..self.len).step_by(ALIGN) {
-                let len = ALIGN.min(self.len - at);
+            let end = len.min(self.len);
+            for at in (0..end).step_by(ALIGN) {
+                let len = ALIGN.min(end - at);
                 let advice = memmap2::Advice::PopulateWrite;
                 if let Err(refused) = self.owner.advise_range(advice, skip + at, len) {
                     // Linux before 5.14. The pages come with their first use then.
@@ -85,7 +88,7 @@ impl Memory {
             }
         }
         #[cfg(not(all(target_os = "linux", not(any(miri, kvdb_heap_arena)))))]
-        let _ = &self.owner;
+        let _ = (&self.owner, len);
     }
 }
 

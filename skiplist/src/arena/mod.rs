@@ -18,7 +18,7 @@
 //!
 //! A *link* is `code << 32 | id`, the code being that of the node it leads to relative to the node
 //! it is at; a record's links lead to records of its layer and its slots to nodes, or to records one
-//! layer below, and their codes are relative to the record's node. A *value word* is `length << 32 | offset`. All are 64-bit atomics, so
+//! layer below, and their codes are relative to the record's node. A *value word* is `length << 32 | offset`, and 0 for an empty value. All are 64-bit atomics, so
 //! each is read and replaced as a whole. Nodes and values grow from the start of the memory up to
 //! the capacity; records are behind it.
 //!
@@ -48,12 +48,12 @@ mod raw;
 mod taken;
 
 #[cfg(loom)]
-pub(crate) use self::model::{Arena, LAYERS, OVERHEAD, SLOTS, node_len, value_len};
+pub(crate) use self::model::{Arena, LAYERS, NODE_HEADER, OVERHEAD, SLOTS, node_len, value_len};
 #[cfg(not(loom))]
-pub(crate) use self::raw::{Arena, LAYERS, OVERHEAD, SLOTS, node_len, value_len};
+pub(crate) use self::raw::{Arena, LAYERS, NODE_HEADER, OVERHEAD, SLOTS, node_len, value_len};
 pub(crate) use self::taken::Full;
 
-/// The name of a node: the offset of its level-0 link within the arena.
+/// The name of a node: its offset within the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NodeId(u32);
 

@@ -26,6 +26,8 @@ pub(crate) const SLOTS: usize = 2;
 /// Records; number 0 is none, and the head's come next.
 const RECORDS: usize = 3 + LAYERS;
 
+pub(crate) const NODE_HEADER: usize = UNIT;
+
 pub(crate) const fn node_len(_: usize, _: usize) -> usize {
     UNIT
 }

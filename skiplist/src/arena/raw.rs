@@ -16,6 +16,9 @@ const PREV: usize = 24;
 const KEY_LEN: usize = 28;
 const KEY: usize = 30;
 
+/// Bytes of a node besides key and value.
+pub(crate) const NODE_HEADER: usize = KEY;
+
 /// The head has neither key nor value, and id 0 is none.
 const HEAD: usize = 8;
 
@@ -62,10 +65,23 @@ pub(crate) const fn value_len(len: usize) -> usize {
     if len > usize::MAX - 8 { len } else { round(len) }
 }
 
-/// Bytes for the index beside nodes of `capacity` bytes: enough for entries of some 50 bytes in
-/// random order. Smaller ones have a sparser index then. What is not needed is never touched.
+/// Bytes for the index beside nodes of `capacity` bytes: enough for any entries in any order. A node has
+/// 32 bytes or more, and each record of the lowest layer takes half its slots or more of links to nodes
+/// of its own: that is 18 bytes of index for a node, and less than 20 with the layers above. What is not
+/// needed is never touched.
 const fn index_len(capacity: usize) -> usize {
+    (LATER_RECORDS + capacity / 8 * 5).next_multiple_of(LINE)
+}
+
+/// Of that, what entries of some 50 bytes in random order need.
+const fn likely_index_len(capacity: usize) -> usize {
     (LATER_RECORDS + capacity / 4).next_multiple_of(LINE)
+}
+
+/// The value word of `len` bytes from `start` on. An empty value may lie behind the last byte of the
+/// largest arena, at an offset of more than 32 bits: any other does as well for it.
+const fn value_word(start: usize, len: usize) -> u64 {
+    if len == 0 { 0 } else { (len as u64) << 32 | start as u64 }
 }
 
 pub(crate) struct Arena {
@@ -109,7 +125,7 @@ impl Arena {
     }
 
     pub(crate) fn populate(&self) {
-        self.memory.populate();
+        self.memory.populate(self.index + likely_index_len(self.taken.capacity()));
     }
 
     pub(crate) const fn head() -> NodeId {
@@ -120,8 +136,8 @@ impl Arena {
         &self.taken
     }
 
-    /// Makes a node nobody knows of yet, with no successor and no predecessor. `fill` is called
-    /// once, with the bytes of the value to be.
+    /// Makes a node nobody knows of yet; whoever publishes it stores its link and prev word before.
+    /// `fill` is called once, with the bytes of the value to be.
     pub(crate) fn allocate(
         &self,
         key: &[u8],
@@ -145,9 +161,7 @@ impl Arena {
             self.taken.fill(|| fill(value));
         }
         let node = NodeId(node as u32);
-        self.value_word(node).store((value_len as u64) << 32 | value as u64, Ordering::Relaxed);
-        self.prev(node).store(0, Ordering::Relaxed);
-        self.link(node).store(END, Ordering::Relaxed);
+        self.value_word(node).store(value_word(value, value_len), Ordering::Relaxed);
         Ok(node)
     }
 
@@ -266,7 +280,7 @@ impl Arena {
         // SAFETY: `take` handed out at least `len` bytes from `start`, within the memory, to us
         // alone, and they are initialised: the memory was zeroed when it was mapped.
         fill(unsafe { slice::from_raw_parts_mut(self.memory.start().as_ptr().add(start), len) });
-        Ok((len as u64) << 32 | start as u64)
+        Ok(value_word(start, len))
     }
 
     #[inline]
