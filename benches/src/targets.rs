@@ -106,6 +106,7 @@ pub const TARGETS: &[Target] = &[
     skiplist("next after sorted insertion", "", Goal::AtMostNanos(8.0)),
     skiplist("sorted insert with a hint", "", Goal::AtMostNanos(100.0)),
     skiplist("two writers", "one writer", Goal::AtLeast(1.6)),
+    skiplist("two writers, a list each: time", "one writer", Goal::Shown),
     skiplist("insert vs crossbeam", "crossbeam-skiplist", Goal::AtLeast(3.0)),
     skiplist("get vs crossbeam", "crossbeam-skiplist", Goal::AtLeast(3.0)),
     skiplist("iteration vs crossbeam", "crossbeam-skiplist", Goal::AtLeast(2.0)),

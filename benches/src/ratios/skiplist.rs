@@ -146,6 +146,8 @@ fn ours(
         })
     };
     recorder.record("two writers", two, insert);
+    let (alone, both) = apart(&halves, value, seed);
+    recorder.record("two writers, a list each: time", both, alone);
 
     list.reset(seed);
     let hinted = nanos(n, || {
@@ -164,6 +166,27 @@ fn ours(
     let decimal = nanos(n, || assert!(get_all(list, &inputs.decimal_queries) > 0));
     recorder.record("get, 16-digit decimal keys", decimal, d);
     [insert, get, next]
+}
+
+/// What two threads can be to one where they share nothing: nanoseconds of an insert by one thread into a
+/// list, and by two into a list each.
+fn apart(halves: &[Flat; 2], value: &[u8], seed: u64) -> (f64, f64) {
+    let (n, key_len, value_len) = SKIPLIST;
+    let capacity = SkipList::OVERHEAD + n / 2 * SkipList::node_bound(key_len, value_len);
+    let mut lists = [0, 1].map(|_| {
+        SkipList::new(Options { capacity, prefault: true, seed, ..Options::default() })
+            .expect("memory for the list")
+    });
+    let alone = nanos(n / 2, || insert_all(&lists[0], &halves[0], value));
+    lists[0].reset(seed);
+    let both = nanos(n, || {
+        std::thread::scope(|scope| {
+            for (list, half) in lists.iter().zip(halves) {
+                scope.spawn(move || insert_all(list, half, value));
+            }
+        });
+    });
+    (alone, both)
 }
 
 fn crossbeam(inputs: &Inputs) -> Figures {
