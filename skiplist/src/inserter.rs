@@ -101,6 +101,8 @@ impl<'a> Inserter<'a> {
         if !probe.is_next(arena, next, NodeId::of_link(next)) {
             return None;
         }
+        // For an insert to come: in order, they are bound by memory that is written for the first time.
+        arena.prefetch_room();
         let place = probe.walk(arena, last);
         let slot = (base.empty + SLOTS - 1) % SLOTS;
         let free = arena.slot(base.record, slot).load(Ordering::Relaxed) == END;

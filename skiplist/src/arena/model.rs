@@ -222,6 +222,8 @@ impl Arena {
         self.header(record).down.expect("invariant A2")
     }
 
+    pub(crate) fn prefetch_room(&self) {}
+
     pub(crate) fn prefetch_record(&self, _: RecordId) {}
 
     pub(crate) fn link(&self, node: NodeId) -> &AtomicU64 {

@@ -33,6 +33,9 @@ pub(crate) const SLOTS: usize = 29;
 
 const LINE: usize = 64;
 
+/// How far ahead an inserter asks for memory to write to, in bytes.
+const AHEAD: usize = 4 * LINE;
+
 const RECORD_NODE: usize = 8;
 const RECORD_DOWN: usize = 12;
 const RECORD_PREV: usize = 16;
@@ -354,6 +357,14 @@ impl Arena {
         prefetch(at.wrapping_add(LINE - 1));
     }
 
+    /// Asks for the cache lines that the nodes after the next few will be written to.
+    #[inline]
+    pub(crate) fn prefetch_room(&self) {
+        let at = self.memory.start().as_ptr().wrapping_add(self.taken.bytes() + AHEAD);
+        prefetch_to_write(at);
+        prefetch_to_write(at.wrapping_add(LINE));
+    }
+
     /// Asks for the cache lines of a record.
     #[inline]
     pub(crate) fn prefetch_record(&self, record: RecordId) {
@@ -361,6 +372,18 @@ impl Arena {
             prefetch(self.at_record(record).wrapping_add(line * LINE));
         }
     }
+}
+
+#[inline]
+fn prefetch_to_write(at: *mut u8) {
+    // SAFETY: a prefetch never faults, whatever the address.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_ET0>(at.cast_const().cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
 }
 
 #[inline]
