@@ -87,8 +87,9 @@ impl Db {
         let core = crate::open::open(options, fs, clock, path)?;
         let core = Arc::new(core);
         let db = Db { handle: Arc::new(Handle { core: core.clone() }) };
+        // For reading only as well: it frees and closes what nobody reads any more.
+        core.tree.start()?;
         if core.log.is_some() && core.options.background == Background::Threads {
-            core.tree.start()?;
             core.housekeeper.start(core.clone()).map_err(|source| {
                 Error::Io(kvdb_vfs::Error::new(kvdb_vfs::Op::Open, path, None, source))
             })?;

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{PATH, manual, memory, open, tiny};
-use kvdb::vfs::{Fs, MemFs, OpenMode};
+use kvdb::vfs::{FaultFs, FaultPlan, Fs, MemFs, Op, OpenMode};
 use kvdb::{Codec, Db, Durability, Error, ErrorKind, Options};
 
 #[test]
@@ -83,6 +83,40 @@ fn rule_2_read_only_openers_share_with_each_other_but_not_with_a_writer() {
     }
     drop((first, second));
     open(&tiny(), &fs).unwrap();
+}
+
+#[test]
+fn a_database_opened_for_reading_only_closes_tables_too() {
+    let fs = Arc::new(MemFs::new());
+    let db = tiny().durability(Durability::Buffered).open_in(fs.clone(), PATH).unwrap();
+    let key = |i: u64| format!("{i:08}");
+    for i in 0..8000u64 {
+        db.put(key(i * 7919 % 8000), common::value(i, 100)).unwrap();
+    }
+    db.compact().unwrap();
+    let tables: u64 = db.stats().levels.iter().map(|l| l.tables).sum();
+    assert!(tables > 20, "{tables} tables");
+    db.close().unwrap();
+    let faults = FaultFs::new(fs);
+    let options = tiny().max_open_tables(16).read_only(true);
+    let db = options.open_in(Arc::new(faults.clone()), PATH).unwrap();
+    let opened = faults.arm(FaultPlan::count().on(&[Op::Open]).path(".sst"));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    // Whatever was read before, a table that is read again and again comes to stay open.
+    for last in [7, 3000, 7990] {
+        for i in (0..8000).step_by(20) {
+            db.get(key(i)).unwrap().unwrap();
+        }
+        loop {
+            let before = opened.seen();
+            db.get(key(last)).unwrap().unwrap();
+            db.get(key(last)).unwrap().unwrap();
+            if opened.seen() == before {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "{} openings", opened.seen());
+        }
+    }
 }
 
 #[test]

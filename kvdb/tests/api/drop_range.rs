@@ -124,6 +124,28 @@ fn rule_55_compaction_takes_out_what_was_dropped_and_forgets_the_drop() {
     db.verify().unwrap();
 }
 
+#[test]
+fn rule_55_drops_known_at_opening_are_forgotten_as_well() {
+    for options in [tiny(), manual()] {
+        let fs = Arc::new(MemFs::new());
+        let db = open(&options, &fs).unwrap();
+        for i in 0..100u64 {
+            db.put(format!("{i:04}"), "v").unwrap();
+        }
+        let reader = db.snapshot().unwrap(); // until it is gone, nothing can be taken out
+        db.drop_range("0010".."0090").unwrap();
+        db.flush().unwrap();
+        drop(reader);
+        db.close().unwrap();
+        let db = open(&options, &fs).unwrap();
+        assert!(db.stats().range_drops <= 1);
+        db.compact().unwrap();
+        db.wait_idle().unwrap();
+        assert_eq!(db.stats().range_drops, 0);
+        assert_eq!(keys(&db).len(), 20);
+    }
+}
+
 /// Random puts, deletes and drops, and what should be there after each of them.
 fn history(db: &Db, rng: &mut fastrand::Rng, steps: usize) -> Vec<(u64, Contents)> {
     let mut now = Contents::new();
