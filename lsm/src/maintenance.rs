@@ -150,7 +150,10 @@ impl<C: Companion> Tree<C> {
             if state.sealed.first().is_none_or(|m| m.sequence() > newest) {
                 return Ok(());
             }
-            if let Some(failure) = state.failure().filter(|f| f.concerns("flush")) {
+            // Without threads nobody else tries again.
+            let stops =
+                |f: &&Error| f.concerns("flush") && (shared.has_threads() || !f.is_transient());
+            if let Some(failure) = state.failure().filter(stops) {
                 return Err(failure.clone());
             }
             if state.is_closed() {
@@ -162,6 +165,7 @@ impl<C: Companion> Tree<C> {
             }
             drop(state);
             shared.flush_one()?;
+            shared.admission.clear_transient_failure();
         }
     }
 

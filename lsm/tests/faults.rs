@@ -148,6 +148,26 @@ fn a_flush_that_fails_keeps_the_memtable_and_leaves_no_file() {
 }
 
 #[test]
+fn a_flush_by_hand_is_tried_again_whatever_became_of_the_one_before() {
+    let (fs, store) = prepared();
+    let tree = store.open(small());
+    let top = || tree.superversion().table_counts()[0];
+    let tables = top();
+    tree.write(1000, &[(b"k", Entry::value(b"v"))]).unwrap();
+    let full = FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".sst").forever();
+    let full = fs.arm(full);
+    tree.rotate().unwrap();
+    tree.step(Job::Flush).unwrap_err();
+    let fired = full.fired();
+    tree.flush().unwrap_err();
+    assert!(full.fired() > fired, "the failure is the new one's");
+    full.disarm();
+    tree.flush().unwrap();
+    assert!(tree.health().is_none());
+    assert_eq!(top(), tables + 1);
+}
+
+#[test]
 fn after_a_failed_append_to_the_manifest_outputs_are_left_to_reopening() {
     for site in [Op::Write, Op::SyncData] {
         let (fs, store) = prepared();
