@@ -153,7 +153,9 @@ pub struct Options {
     /// Each takes a descriptor and, with [`memory_map`](#structfield.memory_map), a map. The segments of
     /// the log, of which each takes as much, are not counted, nor are other files of the process: lower it
     /// where there are many, or raise the process's limit. Set below what is read all the time it makes
-    /// most reads open a file. An iterator keeps open what was open when it began.
+    /// most reads open a file. An iterator keeps open what was open when it began; threads that open tables
+    /// at the same moment may exceed it by as many as they are. If the system has no descriptor left
+    /// nevertheless, what wants one fails, and for a while fewer tables are kept open.
     pub max_open_tables: usize,
     /// Bytes of memory that memtables, the block cache, indexes and filters of open tables, what flushes
     /// and compactions build, and the conflict detection may take together

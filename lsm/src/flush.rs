@@ -36,8 +36,9 @@ impl<C: Companion> Shared<C> {
             Ok(result) => result,
             Err(panic) => Err(Error::Panic(panic_message(&*panic))),
         };
-        if result.is_err() {
+        if let Err(error) = &result {
             add(&self.work.failed_jobs, 1);
+            self.tables.note_refusal(error);
         }
         result.map(|_| true)
     }

@@ -102,15 +102,19 @@ impl Graveyard {
         self.deferred.load(Ordering::SeqCst) > 0
     }
 
-    /// The janitor waits until there may be something to do, or `stop` says not to. While something
-    /// waits for the epoch, only for a moment: nobody tells when it can move on.
+    /// This thread is the janitor from now on, and has not looked for anything yet.
     ///
     /// No wake-up is lost: whoever has something for the janitor writes first and looks then whether
     /// it is registered; the janitor registers first and looks then. All of it in one total order, or
     /// under the lock of the queue.
-    pub(crate) fn wait(&self, stop: impl Fn() -> bool) {
+    pub(crate) fn register(&self) {
         self.janitor.get_or_init(std::thread::current);
         self.registered.store(true, Ordering::SeqCst);
+    }
+
+    /// The janitor waits until there may be something to do, or `stop` says not to. While something
+    /// waits for the epoch, only for a moment: nobody tells when it can move on.
+    pub(crate) fn wait(&self, stop: impl Fn() -> bool) {
         if self.queue.lock().waiting.is_empty() && !stop() {
             // Woken between the look and here, it does not sleep: the call is not forgotten.
             std::thread::park_timeout(if self.awaits_epoch() { EPOCH_LOOK } else { LONG });

@@ -8,6 +8,10 @@
 //! installing a superversion with other handles, so whoever reads from an older one goes on
 //! undisturbed, and its tables stay open until it is dropped. Readers who come faster than the janitor
 //! find that no more tables may be open, and open those they need for themselves.
+//!
+//! What is open in the current superversion is counted where it changes, so that whoever reaches a limit
+//! knows it and wakes the janitor, and nothing has to be looked at again when somebody lets go of an older
+//! one. Until a superversion that nobody holds is freed, what only it has open counts as well.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,7 +25,7 @@ impl<C: Companion> Shared<C> {
     /// True if there were any.
     pub(crate) fn close_idle_tables(&self) -> bool {
         let tables = &self.tables;
-        if !tables.is_short() && !tables.had_elsewhere() {
+        if !tables.has_excess() {
             return false;
         }
         let mut install = self.install.lock();
@@ -29,7 +33,6 @@ impl<C: Companion> Shared<C> {
         let version = current.version();
         let candidates: Vec<_> = version.tables().filter(|t| t.opened().is_some()).collect();
         let held: u64 = candidates.iter().map(|t| t.held()).sum();
-        tables.note_current(candidates.len(), held);
         let (limit, open_limit) = (tables.sections_limit, tables.open_limit());
         if held < limit && candidates.len() < open_limit {
             return false;
@@ -59,6 +62,9 @@ impl<C: Companion> Shared<C> {
             let shared = || Arc::strong_count(level) > 1 || Arc::strong_count(t) > 1;
             closed.contains(&t.id()) || (t.opened().is_none() && shared())
         });
+        if candidates.len() >= open_limit {
+            tables.relax_open_limit();
+        }
         // Only memtables change without the install lock.
         let memtables = self.admission.lock();
         self.current.replace(Superversion::new(

@@ -64,8 +64,13 @@ pub struct Options {
     /// process's limit (`ulimit -n`, and `vm.max_map_count` for maps), and lower it if the process has
     /// many files of its own, which the default does not know of. Set below what is read all the time it
     /// makes most reads open a file. What is held comes on top: an iterator or superversion keeps open
-    /// what was open when it began, and a running compaction the tables it reads. If the system
-    /// refuses to open a table nevertheless, that read fails, and from then on fewer are kept open.
+    /// what was open when it began, and a running compaction the tables it reads. Threads that open
+    /// tables at the same moment may exceed it by as many as they are. Beyond it each read of a table that
+    /// is closed opens the file for itself, for as long as it takes.
+    ///
+    /// If the system has no descriptor left nevertheless, the read, flush or compaction that wants one
+    /// fails (flushes and compactions are tried again), and fewer tables are kept open. While opening
+    /// them succeeds, that number grows again, by an eighth at a time, up to this one.
     pub max_open_tables: usize,
     /// Bytes of the cache for decompressed blocks where tables are mapped. Default 8 MiB.
     pub mapped_cache_bytes: u64,

@@ -221,7 +221,9 @@ impl<C: Companion> Shared<C> {
             drive_epoch();
         }
         let closed = self.close_idle_tables();
-        graveyard.bury(&*self.fs) > 0 || closed
+        let buried = graveyard.bury(&*self.fs) > 0;
+        self.tables.note_kept();
+        buried || closed
     }
 }
 

@@ -25,19 +25,46 @@ pub(crate) struct TableContext {
     pub(crate) mapped: bool,
     pub(crate) cache: Option<BlockCache>,
     pub(crate) graveyard: Arc<Graveyard>,
-    /// Bytes of the indexes and filters of open tables that are not mapped.
-    sections: AtomicU64,
-    /// How many of them there may be before tables are closed again.
+    /// How many bytes of [`sections`](Use::sections) there may be before tables are closed again.
     pub(crate) sections_limit: u64,
-    /// Tables that are open in some superversion.
-    open: AtomicUsize,
-    /// How many of them there may be before some are closed. Lowered when the system refuses to open
-    /// another file.
+    /// How many tables may be open before some are closed: as many as the options say, or fewer for a
+    /// while after the system refused to open another file.
     open_limit: AtomicUsize,
-    /// Of both, what only older superversions had at the last look. It comes on top of the limits:
-    /// closing tables of the current one does not help against that.
-    elsewhere: AtomicUsize,
-    sections_elsewhere: AtomicU64,
+    most_open: usize,
+    /// It did so since tables were closed last.
+    refused: AtomicBool,
+    /// Tables that are open in some superversion.
+    open: Use,
+    /// Those of them that are open in the current one.
+    current: Use,
+    /// Those that only older ones had when nothing waited to be freed. What somebody holds comes on top
+    /// of the limits: closing tables of the current superversion does not help against that.
+    kept: Use,
+}
+
+/// What open tables take. It grows in one total order with the janitor's registration: see
+/// [`Graveyard::register`].
+#[derive(Debug, Default)]
+struct Use {
+    tables: AtomicUsize,
+    /// Bytes of their indexes and filters, where they are not mapped.
+    sections: AtomicU64,
+}
+
+impl Use {
+    fn add(&self, reader: &Reader) {
+        self.tables.fetch_add(1, Ordering::SeqCst);
+        self.sections.fetch_add(held(reader), Ordering::SeqCst);
+    }
+
+    fn remove(&self, reader: &Reader) {
+        self.tables.fetch_sub(1, Ordering::Relaxed);
+        self.sections.fetch_sub(held(reader), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> (usize, u64) {
+        (self.tables.load(Ordering::SeqCst), self.sections.load(Ordering::SeqCst))
+    }
 }
 
 /// However few descriptors there are, so many tables may be open.
@@ -61,64 +88,83 @@ impl TableContext {
             mapped,
             cache,
             graveyard,
-            sections: AtomicU64::new(0),
             sections_limit: options.sections_limit(),
-            open: AtomicUsize::new(0),
             open_limit: AtomicUsize::new(options.open_limit()),
-            elsewhere: AtomicUsize::new(0),
-            sections_elsewhere: AtomicU64::new(0),
+            most_open: options.open_limit(),
+            refused: AtomicBool::new(false),
+            open: Use::default(),
+            current: Use::default(),
+            kept: Use::default(),
         }
     }
 
     /// Tables that are open in some superversion.
     pub(crate) fn open_tables(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.get().0
     }
 
     pub(crate) fn open_limit(&self) -> usize {
         self.open_limit.load(Ordering::Relaxed)
     }
 
-    /// The system has no descriptor left: from now on there are to be fewer tables open than now.
-    fn lower_open_limit(&self) {
-        let fewer = (self.open_tables() / 4 * 3).max(LEAST_OPEN);
+    /// If something failed because the system has no descriptor left, there are to be fewer tables open
+    /// than now.
+    pub(crate) fn note_refusal(&self, error: &Error) {
+        if !error.is_out_of_descriptors() {
+            return;
+        }
+        self.refused.store(true, Ordering::Relaxed);
+        let fewer = (self.current.get().0 / 4 * 3).max(LEAST_OPEN);
         if self.open_limit.fetch_min(fewer, Ordering::Relaxed) > fewer {
             tracing::warn!(limit = fewer, "no descriptor left: fewer tables are kept open");
         }
         self.graveyard.wake();
     }
 
+    /// After tables were closed because of the limit: if as many as it allows could be opened since the
+    /// last time, an eighth more may be tried.
+    pub(crate) fn relax_open_limit(&self) {
+        let limit = self.open_limit();
+        if !self.refused.swap(false, Ordering::Relaxed) && limit < self.most_open {
+            let more = (limit + limit / 8).min(self.most_open);
+            // Unless it was just lowered again.
+            let _ =
+                self.open_limit.compare_exchange(limit, more, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes of indexes and filters in memory, in open tables that are not mapped.
     pub(crate) fn sections(&self) -> u64 {
-        self.sections.load(Ordering::Relaxed)
+        self.open.get().1
     }
 
-    /// Whether open tables take as much memory, or are as many, as they may.
+    fn reaches(&self, (tables, sections): (usize, u64)) -> bool {
+        tables >= self.open_limit() || sections >= self.sections_limit
+    }
+
+    /// Whether tables of the current superversion have to be closed.
+    pub(crate) fn has_excess(&self) -> bool {
+        self.reaches(self.current.get())
+    }
+
+    /// Whether open tables take as much memory, or are as many, as they may. What a superversion has
+    /// that only waits to be freed counts, since nobody holds it: otherwise as much again could be
+    /// opened, and so on.
     pub(crate) fn is_short(&self) -> bool {
-        let elsewhere = self.elsewhere.load(Ordering::Relaxed);
-        let sections = self.sections_elsewhere.load(Ordering::Relaxed);
-        self.sections() >= self.sections_limit.saturating_add(sections)
-            || self.open_tables() >= self.open_limit().saturating_add(elsewhere)
+        let (open, current, kept) = (self.open.get(), self.current.get(), self.kept.get());
+        let tables = open.0 - kept.0.min(open.0.saturating_sub(current.0));
+        let sections = open.1 - kept.1.min(open.1.saturating_sub(current.1));
+        self.reaches(current) || self.reaches((tables, sections)) && !self.graveyard.is_empty()
     }
 
-    /// Takes note of how many tables are open in the current superversion, and what they hold. What
-    /// superversions have that only wait to be freed does not count as somebody's: it would permit as
-    /// much again, and so on.
-    pub(crate) fn note_current(&self, open: usize, sections: u64) {
-        let mut most = (usize::MAX, u64::MAX);
+    /// Takes note of what older superversions have, if somebody holds all of them.
+    pub(crate) fn note_kept(&self) {
         if !self.graveyard.is_empty() {
-            most.0 = self.elsewhere.load(Ordering::Relaxed);
-            most.1 = self.sections_elsewhere.load(Ordering::Relaxed);
+            return;
         }
-        let elsewhere = self.open_tables().saturating_sub(open).min(most.0);
-        self.elsewhere.store(elsewhere, Ordering::Relaxed);
-        let elsewhere = self.sections().saturating_sub(sections).min(most.1);
-        self.sections_elsewhere.store(elsewhere, Ordering::Relaxed);
-    }
-
-    /// Whether tables were open at the last look that only older superversions had.
-    pub(crate) fn had_elsewhere(&self) -> bool {
-        self.elsewhere.load(Ordering::Relaxed) > 0
+        let (open, current) = (self.open.get(), self.current.get());
+        self.kept.tables.store(open.0.saturating_sub(current.0), Ordering::Relaxed);
+        self.kept.sections.store(open.1.saturating_sub(current.1), Ordering::Relaxed);
     }
 }
 
@@ -224,13 +270,29 @@ impl TableFile {
 
     /// Another handle of the same table, which is not open and takes this one's place.
     pub(crate) fn closed(&self) -> TableFile {
-        self.replaced.store(true, Ordering::Relaxed);
+        self.leave(&self.replaced);
         TableFile::with_life(
             self.record.clone(),
             self.built,
             self.context.clone(),
             self.life.clone(),
         )
+    }
+
+    /// Whether the current superversion has this handle. Changes under the lock that counting takes.
+    fn is_current(&self) -> bool {
+        !self.replaced.load(Ordering::Relaxed) && !self.life.obsolete.load(Ordering::Relaxed)
+    }
+
+    /// The current superversion does without this handle from now on, for this reason.
+    fn leave(&self, reason: &AtomicBool) {
+        let _opened = self.life.opened.lock();
+        if self.is_current()
+            && let Some(reader) = self.slot.reader.get()
+        {
+            self.context.current.remove(reader);
+        }
+        reason.store(true, Ordering::Release);
     }
 
     /// Bytes that closing the table would set free; 0 if it is not open, or mapped.
@@ -311,7 +373,10 @@ impl TableFile {
     }
 
     fn must_stay_closed(&self) -> bool {
-        self.context.is_short() || self.replaced.load(Ordering::Relaxed)
+        let context = &self.context;
+        context.is_short()
+            || self.replaced.load(Ordering::Relaxed)
+            || !self.is_current() && context.reaches(context.open.get())
     }
 
     /// A reader for a walk through the table. `once`: for one that is not coming back, a job's. If
@@ -345,24 +410,25 @@ impl TableFile {
             None => Arc::new(self.open_reader()?),
         };
         let context = &self.context;
+        // Before it is counted: whoever looks for what to close because of this one finds it.
+        let reader = self.slot.reader.get_or_init(|| reader);
         if opened.handles == 0 {
-            opened.reader = Arc::downgrade(&reader);
-            context.open.fetch_add(1, Ordering::Relaxed);
-            context.sections.fetch_add(held(&reader), Ordering::Relaxed);
-            if context.is_short() {
+            opened.reader = Arc::downgrade(reader);
+            context.open.add(reader);
+        }
+        opened.handles += 1;
+        if self.is_current() {
+            context.current.add(reader);
+            if context.has_excess() {
                 context.graveyard.wake();
             }
         }
-        opened.handles += 1;
-        Ok(self.slot.reader.get_or_init(|| reader))
+        Ok(reader)
     }
 
     fn open_reader(&self) -> Result<Reader> {
         let reader = self.try_open_reader();
-        if reader.as_ref().is_err_and(Error::is_out_of_descriptors) {
-            self.context.lower_open_limit();
-        }
-        reader
+        reader.inspect_err(|error| self.context.note_refusal(error))
     }
 
     fn try_open_reader(&self) -> Result<Reader> {
@@ -408,7 +474,7 @@ impl TableFile {
 
     /// The table has left the tree; its file goes when its last holder does.
     pub(crate) fn mark_obsolete(&self) {
-        self.life.obsolete.store(true, Ordering::Release);
+        self.leave(&self.life.obsolete);
     }
 }
 
@@ -416,11 +482,13 @@ impl Drop for TableFile {
     fn drop(&mut self) {
         if let Some(reader) = self.slot.reader.take() {
             let mut opened = self.life.opened.lock();
+            if self.is_current() {
+                self.context.current.remove(&reader);
+            }
             opened.handles -= 1;
             if opened.handles == 0 {
                 opened.reader = Weak::new();
-                self.context.open.fetch_sub(1, Ordering::Relaxed);
-                self.context.sections.fetch_sub(held(&reader), Ordering::Relaxed);
+                self.context.open.remove(&reader);
             }
             drop(opened);
             self.context.graveyard.push(Remains::Object(Box::new(reader)));

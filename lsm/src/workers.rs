@@ -209,6 +209,7 @@ impl<C: Companion> Shared<C> {
 
     fn janitor_loop(&self) {
         let graveyard = self.tables.graveyard.clone();
+        graveyard.register();
         while !self.is_closing() {
             self.reclaim();
             graveyard.wait(|| self.closing.load(Ordering::SeqCst));

@@ -148,6 +148,41 @@ fn readers_keep_what_they_have_open_and_share_it_with_those_who_come_later() {
 }
 
 #[test]
+fn what_a_reader_holds_does_not_keep_others_closed_once_the_rest_is_freed() {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = filled(&store, options(Reads::Mapped));
+    settle(&tree);
+    for k in (0..KEYS).step_by(20) {
+        get(&tree, k);
+    }
+    assert_eq!(tree.stats().open_tables, LIMIT);
+    let held = tree.superversion();
+    let opened = fs.arm(FaultPlan::count().on(&[Op::Open]).path(".sst"));
+    let openings = |k| {
+        let before = opened.seen();
+        get(&tree, k);
+        get(&tree, k);
+        opened.seen() - before
+    };
+    let pin = tree.pin();
+    assert!(tree.step(Job::Reclaim).unwrap(), "some are closed");
+    // The former superversion may be freed as far as anybody knows, so that what is open in it counts.
+    let refused = openings(KEYS - 1);
+    assert!(refused > 0);
+    drop(pin);
+    // The step that does free it is the last one: nothing is left to do, and the janitor sleeps.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !tree.step(Job::Reclaim).unwrap() {
+        assert!(std::time::Instant::now() < deadline, "{} open", tree.stats().open_tables);
+    }
+    assert_eq!(openings(KEYS - 1), refused / 2);
+    assert_eq!(openings(KEYS - 1), 0);
+    drop(held);
+    settle(&tree);
+}
+
+#[test]
 fn what_is_read_all_the_time_stays_open() {
     let fs = FaultFs::new(Arc::new(MemFs::new()));
     let store = Store::over(Arc::new(fs.clone()));
@@ -225,6 +260,64 @@ fn after_the_last_descriptor_fewer_tables_are_kept_open() {
     for k in 0..KEYS {
         get(&tree, k);
         assert!(tree.stats().open_tables <= before * 3 / 4);
+    }
+}
+
+#[test]
+fn after_a_refusal_more_tables_are_kept_open_step_by_step() {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let store = Store::over(Arc::new(fs.clone()));
+    let wide = Options { max_open_tables: 1 << 10, paranoid: false, ..options(Reads::Mapped) };
+    drop(filled(&store, wide.clone()));
+    // When hardly any table is open: somebody else has the descriptors for a moment.
+    let tree = store.open(wide);
+    fs.arm(FaultPlan::new(Fault::TooManyFiles).on(&[Op::Open]).path(".sst"));
+    tree.get(&1u64.to_be_bytes(), u64::MAX, 0).unwrap_err();
+    let (mut limits, mut most) = (Vec::new(), 0);
+    let tables: usize = tree.superversion().table_counts().iter().sum();
+    while most < tables {
+        for k in (0..KEYS).step_by(20) {
+            get(&tree, k);
+        }
+        most = tree.stats().open_tables;
+        limits.push(most);
+        assert!(limits.len() < 100, "{limits:?} of {tables}");
+        tree.wait_idle().unwrap();
+    }
+    assert_eq!(limits[0], LIMIT);
+    let small_steps = limits.windows(2).all(|w| w[0] <= w[1] && w[1] <= w[0] + w[0] / 8);
+    assert!(small_steps && limits.len() > 10, "{limits:?}");
+}
+
+#[test]
+fn jobs_that_find_no_descriptor_have_tables_closed() {
+    for job in [Job::Flush, Job::Compact] {
+        let fs = FaultFs::new(Arc::new(MemFs::new()));
+        let store = Store::over(Arc::new(fs.clone()));
+        let wide = Options { max_open_tables: 1 << 10, paranoid: false, ..options(Reads::Mapped) };
+        let tree = filled(&store, wide);
+        for k in (0..KEYS).step_by(20) {
+            get(&tree, k);
+        }
+        // So many tables at the top that they are worth a compaction.
+        for n in 0..2 {
+            tree.write(KEYS + n + 1, &[(&1u64.to_be_bytes(), Entry::value(&[1; 100]))]).unwrap();
+            tree.rotate().unwrap();
+            assert!(n == 1 && job == Job::Flush || tree.step(Job::Flush).unwrap());
+        }
+        count(&tree); // all are open: what is refused is the new file
+        let before = tree.stats().open_tables;
+        let refusing = FaultPlan::new(Fault::TooManyFiles).on(&[Op::Open]).path(".sst");
+        let refusing = fs.arm(refusing.forever());
+        let failed = tree.step(job).unwrap_err();
+        assert!(failed.is_transient(), "{failed}");
+        tree.step(Job::Reclaim).unwrap();
+        refusing.disarm();
+        assert!(tree.step(job).unwrap());
+        assert!(tree.health().is_none());
+        tree.wait_idle().unwrap();
+        let after = tree.stats().open_tables;
+        assert!(after < before * 3 / 4, "{before} open, then {after}");
     }
 }
 

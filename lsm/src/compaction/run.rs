@@ -49,6 +49,9 @@ impl<C: Companion> Shared<C> {
         if !matches!(result, Ok(true)) {
             add(&self.work.failed_jobs, 1);
         }
+        if let Err(error) = &result {
+            self.tables.note_refusal(error);
+        }
         result
     }
 
