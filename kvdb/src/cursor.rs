@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use kvdb_lsm::entry::{Entry, Kind};
 use kvdb_lsm::{CursorOptions, Superversion, TreeCursor, Visible, VisibleOptions};
-use kvdb_sstable::Merge;
+use kvdb_sstable::{Bounded, Merge};
 use kvdb_vlog::{LogView, Pointer};
 use parking_lot::Mutex;
 
@@ -107,21 +107,22 @@ pub(crate) struct Picture<'t> {
 }
 
 impl<'t> Picture<'t> {
-    /// Every version of every key, with the transaction's own writes.
-    pub(crate) fn stream(&self, lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> Stream {
+    /// Every version of every key within the bounds, with the transaction's own writes.
+    pub(crate) fn stream(&self, lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> Bounded<Stream> {
         let tree = self.superversion.cursor_with(&CursorOptions {
             since: self.since,
             lower: lower.clone(),
             upper: upper.clone(),
         });
-        match &self.pending {
+        let stream = match &self.pending {
             None => Stream::Tree(tree),
             Some(writes) => {
                 let parts =
                     vec![Part::Pending(PendingCursor::new(writes.clone())), Part::Tree(tree)];
                 Stream::Mixed(Box::new(Merge::new(parts)))
             }
-        }
+        };
+        Bounded::new(stream, lower.clone(), upper.clone())
     }
 
     /// What one more cursor of a read-write transaction notes its reads in.
@@ -192,7 +193,7 @@ impl Folds {
 /// ```
 #[derive(Debug)]
 pub struct Cursor<'t> {
-    visible: Visible<Stream>,
+    visible: Visible<Bounded<Stream>>,
     folds: Folds,
     /// What the operands under the cursor come to, once someone has asked.
     folded: OnceLock<Folded>,
@@ -210,8 +211,6 @@ impl<'t> Cursor<'t> {
                 at_most: picture.version,
                 since: picture.since,
                 clock: picture.clock,
-                lower: lower.clone(),
-                upper: upper.clone(),
                 range_deletes: picture.superversion.range_deletes().clone(),
             },
         );

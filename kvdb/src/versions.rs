@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use kvdb_lsm::PENDING;
 use kvdb_lsm::entry::Entry;
-use kvdb_sstable::Cursor as _;
+use kvdb_sstable::{Bounded, Cursor as _};
 
 use crate::bounds::Bounds;
 use crate::cursor::{Folds, Picture, Stream};
@@ -58,7 +58,7 @@ struct End {
 
 #[derive(Debug)]
 struct Walk {
-    stream: Stream,
+    stream: Bounded<Stream>,
     track: Option<SharedTrack>,
 }
 
@@ -158,23 +158,16 @@ impl<'t> Versions<'t> {
         let mut on = match place {
             Place::Done => return Ok(false),
             Place::Given => stream.next()?,
-            Place::From(key) if !below(&self.lower, &key) => {
+            Place::From(key) if !stream.is_below(&key) => {
                 note(&walk.track, |track| track.jump_forward(Bound::Included(key.clone())));
                 stream.seek(&key, u64::MAX)?
             }
             Place::Start | Place::From(_) => {
                 note(&walk.track, |track| track.jump_forward(self.lower.clone()));
-                match &self.lower {
-                    Bound::Unbounded => stream.first()?,
-                    Bound::Included(key) => stream.seek(key, u64::MAX)?,
-                    Bound::Excluded(key) => {
-                        let on = stream.seek(key, 0)?;
-                        if on && stream.key() == key { stream.next()? } else { on }
-                    }
-                }
+                stream.first()?
             }
         };
-        while on && !above(&self.upper, walk.stream.key()) {
+        while on {
             if self.shows(walk) {
                 note(&walk.track, |track| track.forward(walk.stream.key()));
                 return Ok(true);
@@ -208,23 +201,16 @@ impl<'t> Versions<'t> {
         let mut on = match place {
             Place::Done => return Ok(false),
             Place::Given => stream.prev()?,
-            Place::From(key) if !above(&self.upper, &key) => {
+            Place::From(key) if !stream.is_above(&key) => {
                 note(&walk.track, |track| track.jump_backward(Bound::Included(key.clone())));
                 stream.seek_for_prev(&key, 0)?
             }
             Place::Start | Place::From(_) => {
                 note(&walk.track, |track| track.jump_backward(self.upper.clone()));
-                match &self.upper {
-                    Bound::Unbounded => stream.last()?,
-                    Bound::Included(key) => stream.seek_for_prev(key, 0)?,
-                    Bound::Excluded(key) => {
-                        let on = stream.seek_for_prev(key, u64::MAX)?;
-                        if on && stream.key() == key { stream.prev()? } else { on }
-                    }
-                }
+                stream.last()?
             }
         };
-        while on && !below(&self.lower, walk.stream.key()) {
+        while on {
             if self.shows(walk) {
                 note(&walk.track, |track| track.backward(walk.stream.key()));
                 return Ok(true);
@@ -289,23 +275,5 @@ impl fmt::Debug for Versions<'_> {
 fn note(track: &Option<SharedTrack>, f: impl FnOnce(&mut Track)) {
     if let Some(track) = track {
         f(&mut track.lock());
-    }
-}
-
-/// Whether a key lies below a lower bound.
-fn below(lower: &Bound<Vec<u8>>, key: &[u8]) -> bool {
-    match lower {
-        Bound::Unbounded => false,
-        Bound::Included(bound) => key < &bound[..],
-        Bound::Excluded(bound) => key <= &bound[..],
-    }
-}
-
-/// Whether a key lies above an upper bound.
-fn above(upper: &Bound<Vec<u8>>, key: &[u8]) -> bool {
-    match upper {
-        Bound::Unbounded => false,
-        Bound::Included(bound) => key > &bound[..],
-        Bound::Excluded(bound) => key >= &bound[..],
     }
 }

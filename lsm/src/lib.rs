@@ -128,7 +128,7 @@ pub use entry::{Entry, Kind};
 pub use error::{BoxError, Error, Result};
 pub use file_ids::{FileIds, leading_file_id, parse_table_file_name, table_file_name};
 pub use found::Found;
-pub use kvdb_sstable::{Cursor, key_hash};
+pub use kvdb_sstable::{Bounded, Cursor, key_hash};
 pub use maintenance::Job;
 pub use options::{Background, Compression, Options, Reads};
 pub use priority::lower as lower_priority;

@@ -1,9 +1,8 @@
 //! [`Visible`]: of all versions, those that one reader sees.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
-use kvdb_sstable::Cursor;
+use kvdb_sstable::{Cursor, seek_before, seek_behind};
 
 use crate::entry::Entry;
 use crate::error::Result;
@@ -12,7 +11,7 @@ use crate::range_delete::RangeDeletes;
 /// The version of a transaction's own uncommitted writes: visible whatever is asked for.
 pub const PENDING: u64 = u64::MAX;
 
-/// What a reader sees, and which part of it is asked for.
+/// What a reader sees. Which keys of it: see [`Bounded`](crate::Bounded).
 #[derive(Debug, Clone)]
 pub struct VisibleOptions {
     /// The newest version ≤ this one of each key is looked at; [`PENDING`] always.
@@ -21,10 +20,6 @@ pub struct VisibleOptions {
     pub since: u64,
     /// Entries that expire at or before this second are absent.
     pub clock: u64,
-    /// Lower bound of the keys.
-    pub lower: Bound<Vec<u8>>,
-    /// Upper bound of the keys.
-    pub upper: Bound<Vec<u8>>,
     /// Range deletes to consult.
     pub range_deletes: Arc<RangeDeletes>,
 }
@@ -32,14 +27,7 @@ pub struct VisibleOptions {
 impl Default for VisibleOptions {
     /// Everything: all keys, newest versions, nothing expired.
     fn default() -> Self {
-        VisibleOptions {
-            at_most: u64::MAX,
-            since: 0,
-            clock: 0,
-            lower: Bound::Unbounded,
-            upper: Bound::Unbounded,
-            range_deletes: Arc::default(),
-        }
+        VisibleOptions { at_most: u64::MAX, since: 0, clock: 0, range_deletes: Arc::default() }
     }
 }
 
@@ -144,59 +132,45 @@ impl<C: Cursor> Visible<C> {
         Ok(Entry::decode(self.value())?)
     }
 
-    /// Moves to the first visible key within the bounds.
+    /// Moves to the first visible key.
     ///
     /// # Errors
     /// Any of the inner cursor; and a value that is not an entry. So for all moves; the cursor is
     /// unpositioned afterwards.
     pub fn first(&mut self) -> Result<bool> {
         self.guarded(|c| {
-            match &c.options.lower {
-                Bound::Unbounded => c.inner.first()?,
-                Bound::Included(key) => c.inner.seek(key, u64::MAX)?,
-                Bound::Excluded(key) => seek_behind(&mut c.inner, key)?,
-            };
+            c.inner.first()?;
             c.settle_forward()
         })
     }
 
-    /// Moves to the last visible key within the bounds.
+    /// Moves to the last visible key.
     ///
     /// # Errors
     /// As [`first`](Self::first).
     pub fn last(&mut self) -> Result<bool> {
         self.guarded(|c| {
-            match &c.options.upper {
-                Bound::Unbounded => c.inner.last()?,
-                Bound::Included(key) => c.inner.seek_for_prev(key, 0)?,
-                Bound::Excluded(key) => seek_before(&mut c.inner, key)?,
-            };
+            c.inner.last()?;
             c.settle_backward()
         })
     }
 
-    /// Moves to the first visible key ≥ `key` within the bounds.
+    /// Moves to the first visible key ≥ `key`.
     ///
     /// # Errors
     /// As [`first`](Self::first).
     pub fn seek(&mut self, key: &[u8]) -> Result<bool> {
-        if below(&self.options.lower, key) {
-            return self.first();
-        }
         self.guarded(|c| {
             c.inner.seek(key, u64::MAX)?;
             c.settle_forward()
         })
     }
 
-    /// Moves to the last visible key ≤ `key` within the bounds.
+    /// Moves to the last visible key ≤ `key`.
     ///
     /// # Errors
     /// As [`first`](Self::first).
     pub fn seek_for_prev(&mut self, key: &[u8]) -> Result<bool> {
-        if above(&self.options.upper, key) {
-            return self.last();
-        }
         self.guarded(|c| {
             c.inner.seek_for_prev(key, 0)?;
             c.settle_backward()
@@ -274,9 +248,6 @@ impl<C: Cursor> Visible<C> {
     /// The inner cursor is on the newest version of some key, or behind the last one.
     fn settle_forward(&mut self) -> Result<bool> {
         while self.inner.valid() {
-            if above(&self.options.upper, self.inner.key()) {
-                break;
-            }
             if !self.sees(self.inner.version()) {
                 self.pass_newer()?;
                 continue;
@@ -337,9 +308,6 @@ impl<C: Cursor> Visible<C> {
     /// The inner cursor is on the oldest version of some key, or before the first one.
     fn settle_backward(&mut self) -> Result<bool> {
         while self.inner.valid() {
-            if below(&self.options.lower, self.inner.key()) {
-                break;
-            }
             self.key.clear();
             self.key.extend_from_slice(self.inner.key());
             if self.newest_backward()? && self.shows(&self.key, self.version, &self.value)? {
@@ -399,40 +367,6 @@ impl<C: Cursor> Visible<C> {
             self.inner.prev()?;
         }
         Ok(found)
-    }
-}
-
-/// To the newest version of the first key > `key`.
-fn seek_behind<C: Cursor>(cursor: &mut C, key: &[u8]) -> Result<bool> {
-    let mut valid = cursor.seek(key, 0)?;
-    if valid && cursor.key() == key {
-        valid = cursor.next()?;
-    }
-    Ok(valid)
-}
-
-/// To the oldest version of the last key < `key`.
-fn seek_before<C: Cursor>(cursor: &mut C, key: &[u8]) -> Result<bool> {
-    let mut valid = cursor.seek_for_prev(key, u64::MAX)?;
-    if valid && cursor.key() == key {
-        valid = cursor.prev()?;
-    }
-    Ok(valid)
-}
-
-fn below(lower: &Bound<Vec<u8>>, key: &[u8]) -> bool {
-    match lower {
-        Bound::Unbounded => false,
-        Bound::Included(bound) => key < bound.as_slice(),
-        Bound::Excluded(bound) => key <= bound.as_slice(),
-    }
-}
-
-fn above(upper: &Bound<Vec<u8>>, key: &[u8]) -> bool {
-    match upper {
-        Bound::Unbounded => false,
-        Bound::Included(bound) => key > bound.as_slice(),
-        Bound::Excluded(bound) => key >= bound.as_slice(),
     }
 }
 

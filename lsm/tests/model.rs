@@ -280,8 +280,8 @@ impl Run {
             ..CursorOptions::default()
         });
         let range_deletes = superversion.range_deletes().clone();
-        let options = VisibleOptions { at_most: at, clock, lower, upper, range_deletes, since: 0 };
-        let mut cursor = Visible::new(cursor, options);
+        let options = VisibleOptions { at_most: at, clock, range_deletes, since: 0 };
+        let mut cursor = Visible::new(Bounded::new(cursor, lower, upper), options);
         // A position: index into `expected`; -1 before it, its length behind it.
         let end = expected.len() as isize;
         let mut position = -1;

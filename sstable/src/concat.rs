@@ -1,5 +1,6 @@
 //! [`Concat`]: many cursors one behind the other as one.
 
+use crate::cursor::State;
 use crate::{Cursor, Error, Result};
 
 /// A sequence of runs (tables, most often) that do not overlap, in ascending order: what a
@@ -32,14 +33,6 @@ pub struct Concat<R: Runs> {
     /// The run the cursor is in, and its cursor.
     current: Option<(usize, R::Cursor)>,
     state: State,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Unpositioned,
-    Before,
-    At,
-    Behind,
 }
 
 impl<R: Runs> Concat<R> {

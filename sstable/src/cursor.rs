@@ -73,6 +73,19 @@ pub trait Cursor {
     }
 }
 
+/// Where a cursor stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// New, or the last move failed.
+    Unpositioned,
+    /// Before the first entry.
+    Before,
+    /// On an entry.
+    At,
+    /// Behind the last entry.
+    Behind,
+}
+
 /// The first eight bytes of a key as a big-endian number, padded with zeros.
 ///
 /// If two heads differ, the keys compare as the heads do; if they are equal, the keys have to be

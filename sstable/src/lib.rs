@@ -5,7 +5,7 @@
 //!   slice, a memory map ([`kvdb_vfs::Region`]), or a file that is read by position through a shared
 //!   [`BlockCache`].
 //! - [`Cursor`] is the trait of everything that can be walked in key order; [`Merge`] makes one cursor
-//!   of many that overlap, [`Concat`] of many that do not.
+//!   of many that overlap, [`Concat`] of many that do not, and [`Bounded`] shows a range of keys.
 //!
 //! Keys are any bytes up to [`MAX_KEY_LEN`], ordered bytewise; each entry has a version, and of one
 //! key the higher version comes first. The pair stays a pair: no version is ever appended to a key.
@@ -156,6 +156,7 @@ struct Readme;
 mod block;
 mod block_builder;
 mod block_info;
+mod bounded;
 mod builder;
 mod cache;
 mod codec;
@@ -181,6 +182,7 @@ mod table_cursor;
 mod verify;
 
 pub use block_info::BlockInfo;
+pub use bounded::{Bounded, seek_before, seek_behind};
 pub use builder::{Builder, BuilderOptions};
 pub use cache::BlockCache;
 pub use codec::Codec;

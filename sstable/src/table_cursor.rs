@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kvdb_vfs::Region;
 
 use crate::block::{Layout, Restart, Slot};
+use crate::cursor::State;
 use crate::hit::BlockRef;
 use crate::index::Index;
 use crate::load::Ahead;
@@ -76,14 +77,6 @@ table_ref!(&Table<S>, Arc<Table<S>>);
 
 /// How far ahead of a walk backward values are asked for, in bytes.
 const BEHIND: usize = 4096;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Unpositioned,
-    Before,
-    At,
-    Behind,
-}
 
 /// A cursor over a table that it borrows (`TableCursor<&Table<S>>`) or keeps alive
 /// (`TableCursor<Arc<Table<S>>>`). See [`Cursor`] for what its moves mean.
