@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use heed::types::Bytes;
-use heed::{Database, Env, EnvFlags, EnvOpenOptions};
+use heed::{Database, Env, EnvFlags, EnvOpenOptions, PutFlags};
 use kvdb_benches::disk::Place;
 use kvdb_benches::input::{Flat, random_keys};
 use kvdb_benches::targets::SSTABLE;
@@ -47,7 +47,8 @@ pub struct Lmdb {
 }
 
 impl Lmdb {
-    /// All entries, written in order by one transaction.
+    /// All entries, written in order by one transaction and appended, which leaves no page half full:
+    /// half as many pages to read.
     ///
     /// # Errors
     /// What LMDB returns.
@@ -63,7 +64,12 @@ impl Lmdb {
         let mut transaction = env.write_txn()?;
         let entries = env.create_database(&mut transaction, None)?;
         for key in input.keys.iter() {
-            entries.put(&mut transaction, key, input.value.as_slice())?;
+            entries.put_with_flags(
+                &mut transaction,
+                PutFlags::APPEND,
+                key,
+                input.value.as_slice(),
+            )?;
         }
         transaction.commit()?;
         Ok(Lmdb { env, entries })
