@@ -47,19 +47,6 @@ pub(crate) struct Slot {
     pub(crate) version: u64,
 }
 
-/// Where a restart has its key in the keys region of its block.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Restart {
-    of: usize,
-    start: usize,
-    len: usize,
-}
-
-impl Restart {
-    /// That of no block.
-    pub(crate) const NONE: Restart = Restart { of: usize::MAX, start: 0, len: 0 };
-}
-
 #[cold]
 fn corrupt(what: &'static str) -> Error {
     Error::corrupt(Part::Block, what)
@@ -304,11 +291,7 @@ impl Layout {
                     key.extend_from_slice(self.prefix(block));
                 }
                 if shared != 0 {
-                    let restart = self.restart(block, self.restart_of(i))?;
-                    if slot.shared > restart.len {
-                        return Err(corrupt("a key shares more than there is"));
-                    }
-                    append(key, block, self.keys + restart.start, shared);
+                    append(key, block, self.shared_at(block, i, slot)?, shared);
                 }
             }
         }
@@ -317,34 +300,39 @@ impl Layout {
 
     /// As [`Layout::read_key`] where `key` begins with the block's prefix, for a walk backward. There
     /// each key shares more with its restart than the one read before did, so what is in `key` is of
-    /// no use, and not to look at it saves a jump that nobody could predict.
+    /// no use; and neither to look at it, nor to keep the restart for the next key, saves jumps that
+    /// nobody could predict.
     #[inline(always)]
     pub(crate) fn read_key_backward(
         &self,
         block: &[u8],
         i: usize,
         slot: &Slot,
-        restart: &mut Restart,
         key: &mut Vec<u8>,
     ) -> Result<usize> {
-        let of = self.restart_of(i);
-        if restart.of != of {
-            *restart = self.restart(block, of)?;
-        }
+        let shared_at = self.shared_at(block, i, slot)?;
         key.truncate(self.keys - self.prefix);
-        if slot.shared > restart.len {
-            return Err(corrupt("a key shares more than there is"));
-        }
-        append(key, block, self.keys + restart.start, slot.shared);
+        append(key, block, shared_at, slot.shared);
         self.append_suffix(block, i, slot, key)
     }
 
-    /// Entry `of`, as one that others share bytes with.
-    #[inline]
-    fn restart(&self, block: &[u8], of: usize) -> Result<Restart> {
-        let slot = self.slot(block, of)?;
-        let len = self.suffix(block, &slot)?.len();
-        Ok(Restart { of, start: slot.key_start, len })
+    /// Where in the block the bytes are that entry `i` shares with its restart. In bounds.
+    #[inline(always)]
+    fn shared_at(&self, block: &[u8], i: usize, slot: &Slot) -> Result<usize> {
+        let of = self.restart_of(i);
+        let at = self.slots + of * self.stride;
+        let start = if of == 0 { Some((0, 0)) } else { self.ends(block, at - self.stride) };
+        let (start, end) = match (start, self.ends(block, at)) {
+            (Some((start, _)), Some((end, _))) => (self.keys + start, self.keys + end),
+            _ => return Err(corrupt("a slot leaves the block")),
+        };
+        if start > end || end > self.values {
+            return Err(corrupt("a key leaves its region"));
+        }
+        if slot.shared > end - start {
+            return Err(corrupt("a key shares more than there is"));
+        }
+        Ok(start)
     }
 
     /// Completes the key of entry `i`. Returns what [`Layout::read_key`] does.
@@ -479,4 +467,139 @@ pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
         i += 8;
     }
     i + a[i..].iter().zip(&b[i..]).take_while(|(x, y)| x == y).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block_builder::BlockBuilder;
+
+    /// Four entries with one restart; versions of a byte.
+    fn small(codec: Codec) -> Vec<u8> {
+        let mut builder = BlockBuilder::new(2);
+        for (i, key) in [&b"key-aa"[..], b"key-ab", b"key-abc", b"key-b"].into_iter().enumerate() {
+            builder.add(key, 250 + i as u64, &[i as u8; 40]);
+        }
+        let mut block = Vec::new();
+        builder.finish(codec, &mut block).unwrap();
+        block
+    }
+
+    const SLOTS: usize = BLOCK_HEADER_LEN + 8;
+    /// Two ends of two bytes, *shared*, a version.
+    const STRIDE: usize = 6;
+
+    fn what<T>(result: Result<T>) -> &'static str {
+        match result.err().map(|e| e.kind()) {
+            Some(ErrorKind::Corrupt { part: Part::Block, what }) => what,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut block = small(Codec::None);
+        change(&mut block);
+        block
+    }
+
+    #[test]
+    fn a_header_that_contradicts_its_block_is_refused() {
+        let refused = |change: fn(&mut Vec<u8>)| what(Layout::parse(&changed(change)));
+        assert_eq!(refused(|b| b.truncate(31)), "shorter than its header");
+        assert_eq!(refused(|b| b[4] ^= 1), "no block begins here");
+        assert_eq!(refused(|b| b[20] = 0), "impossible header");
+        for width in [3, 5, 6, 7, 9, 255] {
+            let mut block = small(Codec::None);
+            block[7] = width;
+            assert_eq!(what(Layout::parse(&block)), "impossible header", "{width}");
+        }
+        assert_eq!(refused(|b| b[8] += 1), "parts leave the block");
+        assert_eq!(refused(|b| drop(b.pop())), "parts leave the block");
+        assert_eq!(refused(|b| b[17] = 1), "parts leave the block");
+        let e = Layout::parse(&changed(|b| b[6] |= 1 << 4)).unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::UnsupportedFeature(_)), "{e}");
+        // What is behind its end is padding.
+        assert!(Layout::parse(&changed(|b| b.push(7))).is_ok());
+    }
+
+    /// What is wrong with entry `i`: its slot, its key either way, or its value.
+    fn wrong_with(block: &[u8], i: usize) -> &'static str {
+        let layout = Layout::parse(block).unwrap();
+        let slot = match layout.slot(block, i) {
+            Ok(slot) => slot,
+            e => return what(e),
+        };
+        let mut key = layout.prefix(block).to_vec();
+        let forward = layout.read_key(block, i, &slot, None, &mut key);
+        key.truncate(layout.prefix(block).len());
+        let backward = layout.read_key_backward(block, i, &slot, &mut key);
+        match (forward, backward) {
+            (Ok(_), Ok(_)) => what(layout.value_range(&slot)),
+            (forward, backward) => {
+                let forward = what(forward);
+                assert_eq!(what(backward), forward, "the same both ways");
+                forward
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_that_leaves_its_block_is_refused() {
+        let key_end = |i: usize| SLOTS + i * STRIDE;
+        let leaves = |at: usize, byte: u8| wrong_with(&changed(|b| b[at] = byte), 2);
+        assert_eq!(leaves(key_end(2), 200), "a key leaves its region");
+        assert_eq!(leaves(key_end(1), 200), "a key leaves its region");
+        assert_eq!(leaves(key_end(2) + 2, 255), "a value leaves its region");
+        assert_eq!(leaves(key_end(1) + 2, 255), "a value leaves its region");
+        assert_eq!(leaves(key_end(2) + 4, 3), "a key shares more than there is");
+        let overflow = changed(|b| b[24..32].fill(0xFF));
+        assert_eq!(wrong_with(&overflow, 2), "a slot leaves the block");
+        // The same where slots are read one by one, next to the end.
+        let long = changed(|b| b[6] |= BLOCK_WIDE);
+        assert_eq!(wrong_with(&long, 2), "a key leaves its region");
+    }
+
+    #[test]
+    fn a_key_of_more_than_the_greatest_length_is_refused() {
+        // One entry, wide: 40,000 bytes of prefix and as many of its own.
+        let len = 40_000;
+        let mut block = changed(|b| b.truncate(BLOCK_HEADER_LEN));
+        block[6] = BLOCK_WIDE;
+        block[7] = 0;
+        block[16..20].copy_from_slice(&(len as u32).to_le_bytes());
+        block[20..24].copy_from_slice(&[1, 0, (len % 256) as u8, (len / 256) as u8]);
+        block.extend([0; 8]);
+        block.extend((len as u32).to_le_bytes());
+        block.extend([0; 4]);
+        block.resize(block.len() + 2 * len, b'k');
+        let raw_len = block.len() as u32;
+        block[8..12].copy_from_slice(&raw_len.to_le_bytes());
+        assert_eq!(wrong_with(&block, 0), "a key is too long");
+    }
+
+    #[test]
+    fn regions_that_no_slot_ends_are_noticed() {
+        let meets = |block: &[u8]| Layout::parse(block).unwrap().ends_meet(block);
+        assert!(meets(&small(Codec::None)));
+        let last = SLOTS + 3 * STRIDE;
+        assert!(!meets(&changed(|b| b[last] -= 1)), "the keys");
+        assert!(!meets(&changed(|b| b[last + 2] -= 1)), "the values");
+    }
+
+    #[test]
+    fn a_compressed_block_that_claims_what_cannot_be_is_refused() {
+        let stored = small(Codec::Lz4);
+        assert!(stored[5] == Codec::Lz4.id() && decompress(&stored).is_ok());
+        let refused = |at: usize, value: u32| {
+            let mut block = stored.clone();
+            block[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            what(decompress(&block))
+        };
+        let (raw, payload) = (small(Codec::None).len() as u32, stored.len() as u32 - 32);
+        assert_eq!(refused(12, payload + 1), "payload leaves the block");
+        assert_eq!(refused(8, payload * 255 + 4097), "claims an impossible compression");
+        assert_eq!(refused(8, 31), "shorter than its header");
+        assert_eq!(refused(8, raw + 1), "decompressed length differs");
+        assert_eq!(refused(8, raw - 1), "LZ4 data do not decompress");
+    }
 }

@@ -8,7 +8,7 @@
 
 use zerocopy::FromBytes;
 
-use crate::block::{self, Layout, Restart};
+use crate::block::{self, Layout};
 use crate::filter::FilterMeta;
 use crate::footer::check_footer;
 use crate::format::{FOOTER_LEN, Footer};
@@ -52,8 +52,7 @@ fn entries(data: &[u8]) {
             assert_eq!(forward, alone, "entry {i}");
             backward.clear();
             backward.extend_from_slice(layout.prefix(data));
-            let mut restart = Restart::NONE;
-            if layout.read_key_backward(data, i, &slot, &mut restart, &mut backward).is_ok() {
+            if layout.read_key_backward(data, i, &slot, &mut backward).is_ok() {
                 assert_eq!(backward, alone, "entry {i}");
             }
             keys.push((alone.clone(), slot.version));

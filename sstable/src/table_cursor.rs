@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kvdb_vfs::Region;
 
-use crate::block::{Layout, Restart, Slot};
+use crate::block::{Layout, Slot};
 use crate::cursor::State;
 use crate::hit::BlockRef;
 use crate::index::Index;
@@ -75,8 +75,8 @@ macro_rules! table_ref {
 }
 table_ref!(&Table<S>, Arc<Table<S>>);
 
-/// How far ahead of a walk backward values are asked for, in bytes.
-const BEHIND: usize = 4096;
+/// How far ahead of a walk backward values are asked for, in bytes: two common blocks.
+const BEHIND: usize = 8192;
 
 /// A cursor over a table that it borrows (`TableCursor<&Table<S>>`) or keeps alive
 /// (`TableCursor<Arc<Table<S>>>`). See [`Cursor`] for what its moves mean.
@@ -97,8 +97,6 @@ pub struct TableCursor<T> {
     /// What `key` has in common with the restart of `entry`, behind the prefix of the block. `None`:
     /// the key is not of this block.
     known: Option<usize>,
-    /// The restart that a walk backward needed last, if it is of this block.
-    restart: Restart,
     version: u64,
     value: Range<usize>,
 }
@@ -134,7 +132,6 @@ impl<T: TableRef> TableCursor<T> {
             entry: 0,
             key: Vec::new(),
             known: None,
-            restart: Restart::NONE,
             version: 0,
             value: 0..0,
         }
@@ -179,7 +176,6 @@ impl<T: TableRef> TableCursor<T> {
         let (from, had) = (self.block, self.layout.count > 0);
         self.layout.count = 0;
         self.known = None;
-        self.restart = Restart::NONE;
         let table = &self.table;
         let index = table.index()?;
         let (offset, loaded) = table.block(&index, block, &mut self.ahead)?;
@@ -237,7 +233,7 @@ impl<T: TableRef> TableCursor<T> {
             // Forward, the processor sees a sequence and reads ahead by itself; backward it does not.
             let ahead = (range.start + self.value.start).saturating_sub(BEHIND);
             prefetch_next(source.get(ahead..).unwrap_or_default(), self.value.len());
-            self.layout.read_key_backward(bytes, entry, &slot, &mut self.restart, &mut self.key)
+            self.layout.read_key_backward(bytes, entry, &slot, &mut self.key)
         });
         match read {
             Ok(known) => {
