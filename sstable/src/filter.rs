@@ -179,6 +179,27 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_contradicts_its_filter_is_refused() {
+        let refused = |at: usize, byte: u8| {
+            let mut section = Vec::new();
+            build(&[1, 2, 3], 10.0, &mut section);
+            assert!(FilterMeta::parse(&section).is_ok());
+            section[at] = byte;
+            FilterMeta::parse(&section).unwrap_err().kind()
+        };
+        let corrupt = |what| ErrorKind::Corrupt { part: Part::Filter, what };
+        assert_eq!(refused(0, 2), ErrorKind::UnknownFilter(2));
+        assert_eq!(refused(4, 0), corrupt("impossible number of hashes"));
+        assert_eq!(refused(4, MAX_HASHES as u8 + 1), corrupt("impossible number of hashes"));
+        assert_eq!(refused(8, 0), corrupt("words leave the section"));
+        assert_eq!(refused(8, 2), corrupt("words leave the section"));
+        assert_eq!(refused(15, 0x80), corrupt("words leave the section"));
+        for at in [24, 28, 63] {
+            assert!(matches!(refused(at, 1), ErrorKind::UnsupportedFeature(_)), "{at}");
+        }
+    }
+
+    #[test]
     fn the_layout_of_algorithm_1_does_not_change() {
         let hashes: Vec<u64> = (0..20u64).map(|i| key_hash(&i.to_be_bytes())).collect();
         let mut section = Vec::new();

@@ -69,3 +69,60 @@ pub(crate) fn check_footer(footer: &Footer, footer_at: u64) -> Result<(Codec, Se
     }
     Ok((codec, Sections { filter, index: footer.index, properties: footer.properties }))
 }
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromBytes;
+
+    use super::*;
+    use crate::format::FOOTER_LEN;
+    use crate::{Builder, BuilderOptions};
+
+    /// The footer of a table with a filter, and where it is.
+    fn footer() -> (Footer, u64) {
+        let mut builder = Builder::new(Vec::new(), BuilderOptions::default()).unwrap();
+        builder.add(b"key", 1, b"value").unwrap();
+        let bytes = builder.finish().unwrap().0;
+        let (_, footer) = Footer::read_from_suffix(&bytes).unwrap();
+        (footer, (bytes.len() - FOOTER_LEN) as u64)
+    }
+
+    #[test]
+    fn a_footer_that_contradicts_itself_or_its_file_is_refused() {
+        let (intact, at) = footer();
+        assert!(check_footer(&intact, at).is_ok());
+        let refused = |at: u64, change: &dyn Fn(&mut Footer)| {
+            let mut footer = intact;
+            change(&mut footer);
+            footer.checksum.set(Salt::NONE.seal(footer.crc(), at, 0));
+            check_footer(&footer, at).unwrap_err().kind()
+        };
+        let corrupt = |what| ErrorKind::Corrupt { part: Part::Footer, what };
+        let adjoin = corrupt("sections do not adjoin");
+        let leaves = corrupt("a section leaves the file");
+        let end = corrupt("sections do not end at the footer");
+        assert_eq!(refused(at, &|f| f.data_len += 64), adjoin);
+        assert_eq!(refused(at, &|f| f.filter.offset += 64), adjoin);
+        assert_eq!(refused(at, &|f| f.index.len += 64), adjoin);
+        assert_eq!(refused(at, &|f| f.properties.offset -= 64), adjoin);
+        assert_eq!(refused(at, &|f| f.properties.len += 64), leaves);
+        assert_eq!(refused(at, &|f| f.filter.len.set(u64::MAX)), leaves);
+        assert_eq!(refused(at, &|f| f.properties.len -= 64), end);
+        assert_eq!(refused(at + 64, &|_| ()), end);
+        assert_eq!(refused(at - 64, &|_| ()), leaves);
+        let unsupported = |what| ErrorKind::UnsupportedFeature(what);
+        assert_eq!(refused(at, &|f| f.range_tombstones.len += 1), unsupported("range tombstones"));
+        assert_eq!(refused(at, &|f| f.encryption.offset += 1), unsupported("encryption"));
+        let reserved = unsupported("a reserved field of the footer");
+        assert_eq!(refused(at, &|f| f.reserved[14] = 1), reserved);
+        assert_eq!(refused(at, &|f| f.filter.reserved += 1), reserved);
+        assert_eq!(refused(at, &|f| f.index.reserved += 1), reserved);
+        assert_eq!(refused(at, &|f| f.properties.reserved += 1), reserved);
+        // Without a right checksum nothing else is looked at, but the version.
+        let mut footer = intact;
+        footer.codec = 99;
+        let mismatch = ErrorKind::ChecksumMismatch(Part::Footer);
+        assert_eq!(check_footer(&footer, at).unwrap_err().kind(), mismatch);
+        assert_eq!(check_footer(&intact, at + 1).unwrap_err().kind(), mismatch, "elsewhere");
+    }
+}

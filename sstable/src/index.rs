@@ -275,3 +275,86 @@ impl<'s> Index<'s> {
         Ok(a)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: u64 = 12_288;
+
+    /// Of three blocks, two of which have versions of one key.
+    fn section() -> Vec<u8> {
+        let mut builder = IndexBuilder::default();
+        builder.first_block(0);
+        builder.block(4096, (b"key a", 9), b"key c");
+        builder.block(8192, (b"key d", 5), b"key d");
+        let mut section = Vec::new();
+        builder.finish(DATA, &mut section).unwrap();
+        section
+    }
+
+    /// Where the columns of [`section`] are.
+    const OFFSETS: usize = INDEX_HEADER_LEN + 2 * 8;
+    const ENDS: usize = OFFSETS + 4 * 8 + 2 * 8;
+
+    #[test]
+    fn a_separator_is_behind_one_block_and_not_behind_the_next() {
+        let section = section();
+        let layout = IndexLayout::parse(&section, DATA).unwrap();
+        let index = layout.view(&section);
+        assert_eq!(index.prefix(), b"key ");
+        assert_eq!(index.separator(0).unwrap(), (&b"c"[..], u64::MAX));
+        assert_eq!(index.separator(1).unwrap(), (&b"d"[..], 4));
+        for (key, version, block) in [
+            (&b"key a"[..], 9, 0),
+            (b"key b", 0, 0),
+            (b"key c", u64::MAX, 1),
+            (b"key d", 5, 1),
+            (b"key d", 4, 2),
+            (b"key d", 0, 2),
+            (b"j", 0, 0),
+            (b"key", 0, 0),
+            (b"kez", u64::MAX, 2),
+        ] {
+            assert_eq!(index.find(key, version).unwrap(), block, "{key:?} {version}");
+        }
+    }
+
+    #[test]
+    fn an_index_that_contradicts_itself_is_refused() {
+        let refused = |data_len, change: &dyn Fn(&mut Vec<u8>)| {
+            let mut section = section();
+            change(&mut section);
+            let used = IndexLayout::parse(&section, data_len).and_then(|layout| {
+                let index = layout.view(&section);
+                index.separator(1)?;
+                (0..index.blocks()).try_for_each(|block| index.block_range(block).map(drop))
+            });
+            match used.unwrap_err().kind() {
+                ErrorKind::Corrupt { part: Part::Index, what } => what,
+                other => panic!("{other:?}"),
+            }
+        };
+        let put = |at: usize, value: u64| {
+            move |section: &mut Vec<u8>| section[at..at + 8].copy_from_slice(&value.to_le_bytes())
+        };
+        assert_eq!(refused(DATA, &|s| s.truncate(15)), "shorter than its header");
+        assert_eq!(refused(DATA, &|s| s[12] |= 2), "unknown flags");
+        assert_eq!(refused(DATA, &|s| s[8] += 1), "columns leave the section");
+        assert_eq!(refused(DATA, &|s| s[4] = 200), "columns leave the section");
+        assert_eq!(refused(DATA, &|s| s[0] = 0), "blocks and their bytes do not agree");
+        assert_eq!(refused(0, &|_| ()), "blocks and their bytes do not agree");
+        assert_eq!(refused(DATA + 1, &|_| ()), "blocks do not fill the data");
+        assert_eq!(refused(DATA, &put(OFFSETS, 1)), "blocks do not fill the data");
+        for offset in [0, 8192, DATA + 1, u64::MAX] {
+            let change = put(OFFSETS + 8, offset);
+            assert_eq!(refused(DATA, &change), "offsets of blocks do not ascend", "{offset}");
+        }
+        let mut forged = section();
+        put(OFFSETS + 8, DATA + 1)(&mut forged);
+        let layout = IndexLayout::parse(&forged, DATA).unwrap();
+        assert!(layout.view(&forged).block_range(0).is_err(), "it would read the filter");
+        assert_eq!(refused(DATA, &|s| s[ENDS] = 3), "a separator leaves its region");
+        assert_eq!(refused(DATA, &|s| s[ENDS + 4] = 3), "a separator leaves its region");
+    }
+}

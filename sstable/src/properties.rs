@@ -125,3 +125,39 @@ impl Properties {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_that_leave_their_section_are_refused() {
+        let properties = Properties {
+            smallest_key: b"a".to_vec(),
+            largest_key: b"zz".to_vec(),
+            user: vec![("name".to_owned(), b"value".to_vec())],
+            ..Properties::default()
+        };
+        let mut section = Vec::new();
+        properties.encode(&mut section).unwrap();
+        assert_eq!(Properties::decode(&section, 0, 0).unwrap(), properties);
+        let refused = |change: fn(&mut Vec<u8>)| {
+            let mut section = section.clone();
+            change(&mut section);
+            Properties::decode(&section, 0, 0).unwrap_err().kind()
+        };
+        let corrupt = |what| ErrorKind::Corrupt { part: Part::Properties, what };
+        let leaves = corrupt("a length leaves the section");
+        assert_eq!(refused(|s| s.truncate(79)), corrupt("shorter than their header"));
+        assert_eq!(refused(|s| s[64] = 200), leaves);
+        assert_eq!(refused(|s| s[68] = 200), leaves);
+        assert_eq!(refused(|s| s[72] = 2), leaves);
+        assert_eq!(refused(|s| drop(s.pop())), leaves);
+        assert_eq!(refused(|s| s[80 + 3 + 8] = 0xFF), corrupt("a name is not UTF-8"));
+        assert!(matches!(refused(|s| s[76] = 1), ErrorKind::UnsupportedFeature(_)));
+        let padding = ErrorKind::Corrupt { part: Part::Padding, what: "not zero" };
+        assert_eq!(refused(|s| s.push(1)), padding);
+        section.push(0);
+        assert_eq!(Properties::decode(&section, 0, 0).unwrap(), properties);
+    }
+}

@@ -325,46 +325,6 @@ fn every_bad_input_names_the_file_and_the_offset() {
     }
 }
 
-/// Takes everything and keeps nothing.
-struct Discard(u64);
-
-impl std::io::Write for Discard {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.0 += buf.len() as u64;
-        Ok(buf.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-#[test]
-fn a_builder_holds_eight_bytes_a_key_and_little_more_however_large_the_table() {
-    // 64 MiB; 4 GiB at a scale of 64.
-    let n = 64 * 1024 * scale() as u64;
-    for codec in [Codec::None, Codec::Lz4] {
-        let mut options = BuilderOptions::default();
-        options.codec = codec;
-        let mut value = [0; 1024];
-        let mut rng = fastrand::Rng::with_seed(14);
-        MOST.set(HELD.get());
-        let before = HELD.get();
-        let mut builder = kvdb_sstable::Builder::new(Discard(0), options).unwrap();
-        for i in 0..n {
-            rng.fill(&mut value);
-            builder.add(&i.to_be_bytes(), 1, &value).unwrap();
-        }
-        let (discard, properties) = builder.finish().unwrap();
-        let most = (MOST.get() - before) as u64;
-        assert_eq!((discard.0, properties.entries), (properties.file_len, n));
-        assert!(properties.file_len >= n * 1024);
-        // A vector that grows is there twice for a moment, at half and at all of its length; per
-        // block the index holds some 30 bytes, and is written from a copy.
-        let bound = (3 << 20) + 24 * n + 150 * properties.blocks;
-        assert!(most <= bound && bound < properties.file_len / 8, "{most} of {bound}");
-    }
-}
-
 #[test]
 fn signing_an_intact_table_changes_nothing() {
     for codec in [Codec::None, Codec::Lz4] {

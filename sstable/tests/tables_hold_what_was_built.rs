@@ -105,18 +105,22 @@ fn one_key_with_a_hundred_thousand_versions() {
     entries
         .extend((0..100_000u64).rev().map(|v| (b"key".to_vec(), v * 2, v.to_le_bytes().to_vec())));
     entries.push((b"kez".to_vec(), 5, b"behind".to_vec()));
-    let table = build(&entries, options(4096, 4, Codec::None));
-    let table = Arc::new(Table::open(Region::from_vec(table), ReaderOptions::default()).unwrap());
-    table.verify().unwrap();
-    assert_eq!(table.properties().distinct_keys, 3);
-    for _ in 0..2000 {
-        let at_most = rng.u64(0..200_100);
-        let hit = table.get(b"key", at_most, key_hash(b"key")).unwrap().unwrap();
-        assert_eq!(hit.version(), at_most.min(199_998) / 2 * 2);
-        assert_eq!(hit.value(), (hit.version() / 2).to_le_bytes());
+    let shapes = [(4096, 4), (16_384, 1), (65_536, 128)];
+    for (codec, (block_size, interval)) in codecs().into_iter().zip(shapes) {
+        let table = build(&entries, options(block_size, interval, codec));
+        let table = Table::open(Region::from_vec(table), ReaderOptions::default()).unwrap();
+        table.verify().unwrap();
+        assert_eq!(table.properties().distinct_keys, 3);
+        for _ in 0..2000 {
+            let at_most = rng.u64(0..200_100);
+            let hit = table.get(b"key", at_most, key_hash(b"key")).unwrap().unwrap();
+            assert_eq!(hit.version(), at_most.min(199_998) / 2 * 2);
+            assert_eq!(hit.value(), (hit.version() / 2).to_le_bytes());
+        }
+        assert_eq!(table.boundaries().unwrap().count(), 0, "no cut inside of a key");
+        let mut model = Model::new(entries.clone());
+        compare_walks(&mut rng, &mut Arc::new(table).owned_cursor(), &mut model, 5000);
     }
-    assert_eq!(table.boundaries().unwrap().count(), 0, "no cut inside of a key");
-    compare_walks(&mut rng, &mut table.owned_cursor(), &mut Model::new(entries), 5000);
 }
 
 #[test]
@@ -223,4 +227,93 @@ fn a_damaged_block_is_an_error_in_its_place_and_hides_no_other() {
             assert_eq!(block.unwrap(), blocks[number]);
         }
     }
+}
+
+#[test]
+fn a_block_holds_no_more_entries_than_its_header_can_count() {
+    let mut options = options(1 << 20, 128, Codec::None);
+    options.bits_per_key = 0.0;
+    let mut builder = Builder::new(Vec::new(), options).unwrap();
+    for version in (0..70_000u64).rev() {
+        builder.add(b"key", version, b"").unwrap();
+    }
+    let table = Table::open(builder.finish().unwrap().0, ReaderOptions::default()).unwrap();
+    table.verify().unwrap();
+    let entries: Vec<_> = table.blocks().unwrap().map(|block| block.unwrap().entries).collect();
+    assert_eq!(entries, [65_535, 70_000 - 65_535]);
+    for version in [0, 4_464, 4_465, 69_999] {
+        let hit = table.get(b"key", version, key_hash(b"key")).unwrap().unwrap();
+        assert_eq!(hit.version(), version);
+    }
+}
+
+#[test]
+fn options_out_of_their_range_are_refused() {
+    let refused = |change: fn(&mut BuilderOptions)| {
+        let mut options = BuilderOptions::default();
+        change(&mut options);
+        Builder::new(Vec::new(), options)
+            .is_err_and(|e| matches!(e.kind(), ErrorKind::InvalidOption(_)))
+    };
+    assert!(refused(|o| o.block_size = 255) && refused(|o| o.block_size = (1 << 20) + 1));
+    assert!(refused(|o| o.restart_interval = 0) && refused(|o| o.restart_interval = 3));
+    assert!(refused(|o| o.restart_interval = 256));
+    assert!(refused(|o| o.bits_per_key = -1.0) && refused(|o| o.bits_per_key = 64.5));
+    assert!(refused(|o| o.bits_per_key = f64::NAN));
+    assert!(!refused(|o| (o.block_size, o.restart_interval, o.bits_per_key) = (256, 128, 64.0)));
+    assert!(!refused(|o| (o.block_size, o.restart_interval, o.bits_per_key) = (1 << 20, 1, 0.0)));
+}
+
+#[test]
+fn the_length_of_the_file_is_known_ahead_of_its_end() {
+    let entries = random_entries(&mut fastrand::Rng::with_seed(8), 30_000, 3, 60);
+    for block_size in [512, 4096, 65_536] {
+        let options = options(block_size, 4, Codec::None);
+        let mut builder = Builder::new(Vec::new(), options).unwrap();
+        let mut before = 0;
+        for (key, version, value) in &entries {
+            builder.add(key, *version, value).unwrap();
+            let now = builder.estimated_size();
+            assert!(now >= before.max(value.len() as u64), "it never falls");
+            before = now;
+        }
+        let estimated = builder.estimated_size();
+        let len = builder.finish().unwrap().0.len() as u64;
+        assert!(estimated.abs_diff(len) <= len / 50, "{estimated} of {len}");
+    }
+}
+
+/// Notes when it was last written to and flushed.
+#[derive(Default)]
+struct Flushed(bool);
+
+impl std::io::Write for Flushed {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.0 = false;
+        Ok(buf.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0 = true;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_finished_table_was_flushed() {
+    let mut builder = Builder::new(Flushed::default(), BuilderOptions::default()).unwrap();
+    builder.add(b"key", 1, b"value").unwrap();
+    assert!(builder.finish().unwrap().0.0);
+}
+
+#[test]
+fn a_property_beyond_its_limit_is_refused_and_the_table_goes_on() {
+    let mut builder = Builder::new(Vec::new(), BuilderOptions::default()).unwrap();
+    let long = vec![1; 16 << 20];
+    let e = builder.add_property("n", &long).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::TooLarge((16 << 20) + 1));
+    builder.add_property("", &long).unwrap();
+    builder.add(b"key", 1, b"value").unwrap();
+    let table = Table::open(builder.finish().unwrap().0, ReaderOptions::default()).unwrap();
+    assert!(table.properties().user.len() == 1 && table.properties().user("").unwrap() == long);
+    table.verify().unwrap();
 }
