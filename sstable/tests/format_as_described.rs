@@ -161,70 +161,76 @@ impl File {
 }
 
 #[test]
-fn a_reader_made_of_the_documentation_reads_the_golden_tables() {
+fn a_reader_made_of_the_documentation_reads_golden_and_new_tables() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    for Case { name, options, entries, properties } in cases::cases() {
-        let file = File::new(std::fs::read(dir.join(name).with_extension("sst")).unwrap());
-        let footer = &file.bytes[file.footer..];
-        let id = u128::from(u64_at(footer, 8)) << 64 | u128::from(u64_at(footer, 0));
-        assert_eq!((id, u64_at(footer, 16)), (options.identity.database, options.identity.table));
-        let (offsets, separators) = file.index();
-        let data_len = u64_at(footer, 32) as usize;
-        assert_eq!((offsets[0], offsets[offsets.len() - 1]), (0, data_len), "{name}");
-        let (mut seen, mut block_bytes) = (Vec::new(), 0);
-        for (i, place) in offsets.windows(2).enumerate() {
-            let (block, raw_len) = file.block(place[0], place[1]);
-            for (key, version, _) in &block {
-                let pair = (key.clone(), Reverse(*version));
-                assert!(i == 0 || separators[i - 1] <= pair, "{name}");
-                assert!(separators.get(i).is_none_or(|separator| pair < *separator), "{name}");
-            }
-            seen.extend(block);
-            block_bytes += raw_len as u64;
-        }
-        assert!(seen == entries, "{name}");
-
-        let mut keys: Vec<_> = entries.iter().map(|(key, ..)| key.as_slice()).collect();
-        keys.dedup();
-        if let Some((at, filter)) = file.section(40) {
-            assert_eq!((at, u64_at(filter, 16) as usize), (data_len, keys.len()), "{name}");
-            assert!(keys.iter().all(|key| File::may_contain(filter, key)), "{name}");
-            let others = (0..1000u32).filter(|i| File::may_contain(filter, &i.to_be_bytes()));
-            assert!(others.count() < 100, "{name}");
-        } else {
-            assert!(keys.is_empty() || options.bits_per_key == 0.0, "{name}");
-        }
-
-        let (_, said) = file.section(88).unwrap();
-        let lengths = |part: fn(&Entry) -> usize| entries.iter().map(part).sum::<usize>() as u64;
-        let versions = || entries.iter().map(|entry| entry.1);
-        let expected = [
-            entries.len() as u64,
-            keys.len() as u64,
-            lengths(|entry| entry.0.len()),
-            lengths(|entry| entry.2.len()),
-            block_bytes,
-            offsets.len() as u64 - 1,
-            versions().min().unwrap_or(0),
-            versions().max().unwrap_or(0),
-        ];
-        for (i, expected) in expected.into_iter().enumerate() {
-            assert_eq!(u64_at(said, 8 * i), expected, "{name}, property {i}");
-        }
-        let mut rest = &said[80..];
-        let mut take = |len: usize| {
-            let (taken, left) = rest.split_at(len);
-            rest = left;
-            taken
-        };
-        assert_eq!(take(u32_at(said, 64)), keys.first().copied().unwrap_or_default(), "{name}");
-        assert_eq!(take(u32_at(said, 68)), keys.last().copied().unwrap_or_default(), "{name}");
-        assert_eq!(u32_at(said, 72), properties.len(), "{name}");
-        for (property, value) in properties {
-            let lens = take(8).to_vec();
-            assert_eq!(take(u32_at(&lens, 0)), property.as_bytes(), "{name}");
-            assert_eq!(take(u32_at(&lens, 4)), value, "{name}");
-        }
-        assert!(rest.iter().all(|&byte| byte == 0), "{name}: padding");
+    for case in cases::cases() {
+        check(std::fs::read(dir.join(case.name).with_extension("sst")).unwrap(), &case);
+        check(cases::build(&case).unwrap(), &case);
     }
+}
+
+fn check(bytes: Vec<u8>, case: &Case) {
+    let Case { name, options, entries, properties } = case;
+    let file = File::new(bytes);
+    let footer = &file.bytes[file.footer..];
+    let id = u128::from(u64_at(footer, 8)) << 64 | u128::from(u64_at(footer, 0));
+    assert_eq!((id, u64_at(footer, 16)), (options.identity.database, options.identity.table));
+    let (offsets, separators) = file.index();
+    let data_len = u64_at(footer, 32) as usize;
+    assert_eq!((offsets[0], offsets[offsets.len() - 1]), (0, data_len), "{name}");
+    let (mut seen, mut block_bytes) = (Vec::new(), 0);
+    for (i, place) in offsets.windows(2).enumerate() {
+        let (block, raw_len) = file.block(place[0], place[1]);
+        for (key, version, _) in &block {
+            let pair = (key.clone(), Reverse(*version));
+            assert!(i == 0 || separators[i - 1] <= pair, "{name}");
+            assert!(separators.get(i).is_none_or(|separator| pair < *separator), "{name}");
+        }
+        seen.extend(block);
+        block_bytes += raw_len as u64;
+    }
+    assert!(seen == *entries, "{name}");
+
+    let mut keys: Vec<_> = entries.iter().map(|(key, ..)| key.as_slice()).collect();
+    keys.dedup();
+    if let Some((at, filter)) = file.section(40) {
+        assert_eq!((at, u64_at(filter, 16) as usize), (data_len, keys.len()), "{name}");
+        assert!(keys.iter().all(|key| File::may_contain(filter, key)), "{name}");
+        let others = (0..1000u32).filter(|i| File::may_contain(filter, &i.to_be_bytes()));
+        assert!(others.count() < 100, "{name}");
+    } else {
+        assert!(keys.is_empty() || options.bits_per_key == 0.0, "{name}");
+    }
+
+    let (_, said) = file.section(88).unwrap();
+    let lengths = |part: fn(&Entry) -> usize| entries.iter().map(part).sum::<usize>() as u64;
+    let versions = || entries.iter().map(|entry| entry.1);
+    let expected = [
+        entries.len() as u64,
+        keys.len() as u64,
+        lengths(|entry| entry.0.len()),
+        lengths(|entry| entry.2.len()),
+        block_bytes,
+        offsets.len() as u64 - 1,
+        versions().min().unwrap_or(0),
+        versions().max().unwrap_or(0),
+    ];
+    for (i, expected) in expected.into_iter().enumerate() {
+        assert_eq!(u64_at(said, 8 * i), expected, "{name}, property {i}");
+    }
+    let mut rest = &said[80..];
+    let mut take = |len: usize| {
+        let (taken, left) = rest.split_at(len);
+        rest = left;
+        taken
+    };
+    assert_eq!(take(u32_at(said, 64)), keys.first().copied().unwrap_or_default(), "{name}");
+    assert_eq!(take(u32_at(said, 68)), keys.last().copied().unwrap_or_default(), "{name}");
+    assert_eq!(u32_at(said, 72), properties.len(), "{name}");
+    for (property, value) in properties {
+        let lens = take(8).to_vec();
+        assert_eq!(take(u32_at(&lens, 0)), property.as_bytes(), "{name}");
+        assert_eq!(take(u32_at(&lens, 4)), value, "{name}");
+    }
+    assert!(rest.iter().all(|&byte| byte == 0), "{name}: padding");
 }
