@@ -21,6 +21,22 @@
 //! first few cache lines of the block and is fetched at once. The index is an array of the same
 //! kind; a small tree of samples over it is made in memory at its first use.
 //!
+//! What the present form is without each of these, or with another size: a million entries of 16-byte
+//! keys and 100-byte values in memory, nanoseconds, least of interleaved rounds beside other load, on a
+//! machine with a dependent miss of 149 ns. It is itself: get 416, of keys in the cache 226; a step
+//! onwards 20.3, backward 24.1, within the cache 18.0 and 23.2.
+//!
+//! | changed | |
+//! |---|---|
+//! | 640, 384, 192 or 64 bytes at the front of a block are asked for at once, not 896 | get 493, 603, 661, 720 |
+//! | 1,152, 1,536, 2,048 or 4,096 bytes | get no better, of keys in the cache 264, 291, 313, 428 |
+//! | a walk backward does not ask for values ahead of it | step backward 42.4 |
+//! | it asks 2,048, 4,096, 6,144, 12,288 or 24,576 bytes ahead, not 8,192 | step backward 28.4, 25.7, 23.9, 25.1, 24.8 |
+//! | it keeps the restart that it needed last | within the cache 0.5 to 1.5 more |
+//! | it puts a key of up to 16 bytes together in a register, so that one store writes it | within the cache 24.9 |
+//! | a get asks for the values of a group before it compares its keys | get no better beyond noise, of keys in the cache 30 to 60 more |
+//! | a node of the index is compared as an array of fixed length | get no better beyond noise |
+//!
 //! # The format
 //!
 //! All numbers are little-endian, and nothing needs to be aligned in memory. *Checksum* means

@@ -153,7 +153,7 @@ impl File {
         let mut h = xxh3_64(key);
         let step = h.wrapping_mul(0x517c_c1b7_2722_0a95);
         (0..hashes).all(|_| {
-            let bit = (u128::from(h) * bits >> 64) as usize;
+            let bit = ((u128::from(h) * bits) >> 64) as usize;
             h = h.rotate_left(5).wrapping_add(step);
             u64_at(filter, 64 + 8 * (bit / 64)) >> (bit % 64) & 1 == 1
         })
