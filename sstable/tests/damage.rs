@@ -515,3 +515,24 @@ fn a_file_read_by_position_gives_the_same_with_and_without_a_cache() {
     }
     assert!(cache.weight() <= 20_000 && !cache.is_empty());
 }
+
+#[test]
+fn with_checksums_off_reads_compare_none_and_verify_compares_all() {
+    let entries = vec![(b"key".to_vec(), 1, b"a value to be damaged".to_vec())];
+    let mut bytes = build(&entries, BuilderOptions::default());
+    let at = bytes.windows(7).position(|window| window == b"damaged").unwrap();
+    bytes[at] = b'D';
+    for verify_checksums in [true, false] {
+        let mut options = ReaderOptions::default();
+        options.verify_checksums = verify_checksums;
+        let table = Table::open(bytes.as_slice(), options).unwrap();
+        let read = table.get(b"key", 1, key_hash(b"key"));
+        if verify_checksums {
+            assert_eq!(read.unwrap_err().kind(), ErrorKind::ChecksumMismatch(Part::Block));
+        } else {
+            assert_eq!(read.unwrap().unwrap().value(), b"a value to be Damaged");
+        }
+        let e = table.verify().unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::ChecksumMismatch(Part::Block));
+    }
+}

@@ -159,6 +159,9 @@ fn properties_of_the_callers_own_and_the_identity_come_back() {
     assert_eq!(table.properties().user(""), Some(&b""[..]));
     assert_eq!(table.properties().user("other"), None);
     assert_eq!(table.identity(), options.identity);
+    reader.identity = Some(Identity { database: 1 << 99, table: 77 });
+    let e = Table::open(bytes.as_slice(), reader.clone()).unwrap_err();
+    assert!(matches!(e.kind(), ErrorKind::WrongTable { found_table: 77, expected_table: 77, .. }));
     reader.identity = Some(Identity { database: 1 << 100, table: 78 });
     let e = Table::open(bytes.as_slice(), reader).unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::WrongTable { found_table: 77, expected_table: 78, .. }));
@@ -316,4 +319,27 @@ fn a_property_beyond_its_limit_is_refused_and_the_table_goes_on() {
     let table = Table::open(builder.finish().unwrap().0, ReaderOptions::default()).unwrap();
     assert!(table.properties().user.len() == 1 && table.properties().user("").unwrap() == long);
     table.verify().unwrap();
+}
+
+#[test]
+fn a_block_that_does_not_shrink_by_an_eighth_is_stored_as_it_is() {
+    let mut rng = fastrand::Rng::with_seed(9);
+    for codec in codecs() {
+        let mut builder = Builder::new(Vec::new(), options(4096, 4, codec)).unwrap();
+        for i in 0..200u32 {
+            // Noise first, then what repeats itself.
+            let value: Vec<u8> = (0..500).map(|_| if i < 100 { rng.u8(..) } else { 7 }).collect();
+            builder.add(&i.to_be_bytes(), 1, &value).unwrap();
+        }
+        let table = Table::open(builder.finish().unwrap().0, ReaderOptions::default()).unwrap();
+        for block in table.blocks().unwrap().map(Result::unwrap) {
+            let noise = block.first_key < 90u32.to_be_bytes().to_vec();
+            let repeats = block.first_key >= 100u32.to_be_bytes().to_vec();
+            let stored = block.range.end - block.range.start;
+            assert!(!noise || block.codec == Codec::None && stored >= block.decoded_len);
+            let shrinks = block.codec.to_string() == codec.to_string() && stored < 1000;
+            assert!(!repeats || codec == Codec::None || shrinks, "{block:?}");
+        }
+        table.verify().unwrap();
+    }
 }
