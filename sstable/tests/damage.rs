@@ -536,3 +536,15 @@ fn with_checksums_off_reads_compare_none_and_verify_compares_all() {
         assert_eq!(e.kind(), ErrorKind::ChecksumMismatch(Part::Block));
     }
 }
+
+#[test]
+fn a_compressed_block_in_an_uncompressed_table_is_refused() {
+    let (_, mut bytes) = small(Codec::None);
+    bytes[5] = 1;
+    sign(&mut bytes);
+    let table = Table::open(bytes, ReaderOptions::default()).unwrap();
+    let what = "compressed in an uncompressed table";
+    let kind = ErrorKind::Corrupt { part: Part::Block, what };
+    assert_eq!(table.cursor().first().unwrap_err().kind(), kind);
+    assert_eq!(table.verify().unwrap_err().kind(), kind);
+}
