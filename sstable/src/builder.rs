@@ -312,9 +312,8 @@ impl<W: Write> Builder<W> {
         let offset = self.offset();
         let crc = crc32fast::hash(section);
         self.write_out()?;
-        self.failed = true;
+        // No need to note a failure: no call of the builder comes behind this one.
         self.writer.write_all(section)?;
-        self.failed = false;
         self.written += section.len() as u64;
         let handle = Handle {
             offset: U64::new(offset),

@@ -548,3 +548,25 @@ fn a_compressed_block_in_an_uncompressed_table_is_refused() {
     assert_eq!(table.cursor().first().unwrap_err().kind(), kind);
     assert_eq!(table.verify().unwrap_err().kind(), kind);
 }
+
+#[test]
+fn after_a_failure_a_cursor_stands_nowhere_until_it_is_positioned_anew() {
+    let (entries, mut bytes) = small(Codec::None);
+    // The second block.
+    bytes[300] ^= 1;
+    let table = Table::open(bytes, ReaderOptions::default()).unwrap();
+    let mut cursor = table.cursor();
+    for forward in [true, false] {
+        let mut moved = if forward { cursor.first() } else { cursor.last() };
+        while let Ok(true) = moved {
+            moved = if forward { cursor.next() } else { cursor.prev() };
+        }
+        assert_eq!(moved.unwrap_err().kind(), ErrorKind::ChecksumMismatch(Part::Block));
+        assert!(!cursor.valid());
+        for moved in [cursor.next(), cursor.prev()] {
+            assert_eq!(moved.unwrap_err().kind(), ErrorKind::Unpositioned);
+        }
+    }
+    assert!(cursor.first().unwrap());
+    assert_eq!((cursor.key(), cursor.value()), (&entries[0].0[..], &entries[0].2[..]));
+}

@@ -343,3 +343,60 @@ fn a_block_that_does_not_shrink_by_an_eighth_is_stored_as_it_is() {
         table.verify().unwrap();
     }
 }
+
+#[test]
+fn compressed_blocks_keep_to_their_size_and_end_where_sections_may_begin() {
+    let mut rng = fastrand::Rng::with_seed(10);
+    let mut builder = Builder::new(Vec::new(), options(512, 4, Codec::Lz4)).unwrap();
+    // More than the builder's buffer, so that it is emptied in the midst.
+    for i in 0..20_000u32 {
+        let value: Vec<u8> = (0..rng.usize(0..60)).map(|_| rng.u8(..)).collect();
+        builder.add(&i.to_be_bytes(), 1, &value).unwrap();
+    }
+    let table = Table::open(builder.finish().unwrap().0, ReaderOptions::default()).unwrap();
+    let mut longest = 0;
+    for block in table.blocks().unwrap() {
+        longest = longest.max(block.unwrap().decoded_len);
+    }
+    assert_eq!(longest, 512, "the size asked for is made use of, and not exceeded");
+    assert!(table.properties().stored_bytes > 512 << 10);
+    assert_eq!(table.properties().stored_bytes % 64, 0);
+}
+
+#[test]
+fn a_block_of_many_bytes_of_keys_and_none_of_values_comes_back() {
+    let mut rng = fastrand::Rng::with_seed(11);
+    let keys = (0..200).map(|_| (0..1000).map(|_| rng.u8(..)).collect());
+    let entries = common::sort(keys.map(|key| (key, 1, Vec::new())).collect());
+    let table = build(&entries, options(1 << 20, 4, Codec::None));
+    let table = Table::open(table, ReaderOptions::default()).unwrap();
+    table.verify().unwrap();
+    assert_eq!(table.properties().blocks, 1);
+    check_gets(&entries, &table);
+    compare_walks(&mut rng, &mut table.cursor(), &mut Model::new(entries), 500);
+}
+
+#[test]
+fn a_value_of_a_cursor_is_kept_without_a_copy_where_its_table_is_shared() {
+    let entries = random_entries(&mut fastrand::Rng::with_seed(12), 300, 3, 60);
+    for codec in codecs() {
+        let bytes = build(&entries, options(512, 4, codec));
+        let table = Table::open(Region::from_vec(bytes), ReaderOptions::default()).unwrap();
+        let mut cursor = table.cursor();
+        let mut kept = Vec::new();
+        let mut on = cursor.first().unwrap();
+        while on {
+            let region = cursor.value_region();
+            assert!(
+                codec != Codec::None
+                    || region.is_empty()
+                    || region.as_ptr() == cursor.value().as_ptr()
+            );
+            kept.push(region);
+            on = cursor.next().unwrap();
+        }
+        drop(table);
+        assert_eq!(kept.len(), entries.len());
+        assert!(kept.iter().zip(&entries).all(|(region, entry)| **region == *entry.2));
+    }
+}
