@@ -58,7 +58,8 @@ fn opening_reads_the_end_and_index_and_filter_are_read_when_first_used() {
     let bytes = build(&entries, BuilderOptions::default());
     let (len, data) = (bytes.len() as u64, open(bytes.clone(), None).properties().stored_bytes);
     let table = open(bytes, None);
-    assert_eq!(table.source().taken(), [len - 4096..len], "one read, however large the table");
+    let opening = table.source().taken();
+    assert!(opening.len() == 1 && opening[0] == (len - 4096..len), "{opening:?}");
     let missing = (0..1000u32)
         .map(|i| format!("missing {i}"))
         .find(|key| !table.may_contain(key_hash(key.as_bytes())).unwrap())
@@ -97,7 +98,7 @@ fn an_uncached_get_of_an_aligned_block_is_one_read_of_one_page() {
         let taken = table.source().taken();
         assert_eq!(taken.len(), 1, "{taken:?}");
         let page = taken[0].clone();
-        assert!(page.start % 4096 == 0 && page.end - page.start <= 4096, "{page:?}");
+        assert!(page.start.is_multiple_of(4096) && page.end - page.start <= 4096, "{page:?}");
     }
 }
 
