@@ -1,5 +1,6 @@
 //! [`Iter`]: the standard library's iterator over visible entries, from both ends.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Bound;
 
@@ -102,21 +103,32 @@ enum Place {
     /// At its bound; nothing was given out yet.
     #[default]
     Start,
-    /// About to start from a key.
+    /// About to start from a key: where it was sent, or where it met the other end.
     From(Vec<u8>),
     /// On the entry it gave out last.
     Given,
-    /// Past its last entry, or met by the other end, or failed.
-    Done,
+    /// Past the last entry of its direction: nothing is left for the other end.
+    Past,
+    /// It or the other end failed.
+    Failed,
 }
 
 impl End<'_> {
-    /// Where the cursor stands, if what it stands on was given out.
-    fn given(&self) -> Option<&[u8]> {
+    /// Whether a key is still the other end's to give: on its `side` of where this one is, and not
+    /// given out.
+    fn leaves(&self, key: &[u8], side: Ordering) -> bool {
         match (&self.place, &self.cursor) {
-            (Place::Given, Some(cursor)) => Some(cursor.key()),
-            _ => None,
+            (Place::From(from), _) => key.cmp(from) != side.reverse(),
+            (Place::Given, Some(cursor)) => key.cmp(cursor.key()) == side,
+            (Place::Past, _) => false,
+            _ => true,
         }
+    }
+
+    fn send(&mut self, key: &[u8]) {
+        self.place = Place::From(key.to_vec());
+        self.scout = None;
+        self.order = ReadOrder::default();
     }
 }
 
@@ -126,8 +138,9 @@ impl<'t> Iter<'t> {
     }
 
     /// Moves the front: [`next`](Iterator::next) gives the first entry with a key of `key` or
-    /// greater, within the bounds. From any position, any number of times, also after the end; it
-    /// still stops where the back is.
+    /// greater, within the bounds. From any position, any number of times, also after the end. Both
+    /// ends stop where the other one is, whether it was moved there or walked: after a seek beyond
+    /// the back, nothing is left for either, until one of them is moved again.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {
@@ -142,20 +155,19 @@ impl<'t> Iter<'t> {
     /// assert_eq!(iter.next().expect("all")?.key(), b"a");
     /// iter.seek_back("cc");
     /// assert_eq!(iter.next_back().expect("b and c")?.key(), b"c");
-    /// assert_eq!(iter.count(), 1); // b: the ends meet
+    /// iter.seek("b");
+    /// assert_eq!(iter.rev().count(), 1); // b: the ends meet
     /// # db.close()
     /// # }
     /// ```
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
-        self.front.place = Place::From(key.as_ref().to_vec());
-        self.front.scout = None;
+        self.front.send(key.as_ref());
     }
 
     /// Moves the back: [`next_back`](DoubleEndedIterator::next_back) gives the last entry with a
-    /// key of `key` or less, within the bounds. It still stops where the front is.
+    /// key of `key` or less, within the bounds. The mirror of [`seek`](Iter::seek).
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
-        self.back.place = Place::From(key.as_ref().to_vec());
-        self.back.scout = None;
+        self.back.send(key.as_ref());
     }
 
     /// How many entries ahead the system is told of values that live in the log and will be read, at
@@ -221,47 +233,28 @@ impl<'t> Iter<'t> {
         Cursor::new(&self.picture, (self.lower.clone(), self.upper.clone()))
     }
 
-    /// Moves the front on; whether it stands on an entry that the back has not given out.
+    /// Moves the front on; whether it stands on an entry that the back leaves to it.
     fn step(&mut self) -> Result<bool> {
         let mut cursor = self.front.cursor.take().unwrap_or_else(|| self.cursor());
-        let moved = match std::mem::replace(&mut self.front.place, Place::Done) {
+        let moved = match &self.front.place {
             Place::Start => cursor.first(),
             Place::From(key) => cursor.seek(key),
             Place::Given => cursor.next(),
-            Place::Done => Ok(false),
+            Place::Past | Place::Failed => Ok(false),
         };
-        let on = moved.map(|on| on && self.back.given().is_none_or(|back| cursor.key() < back));
-        self.settle(&on, |iter| (&mut iter.front, &mut iter.back), cursor);
-        on
+        settle(moved, (&mut self.front, &mut self.back), cursor, Ordering::Less)
     }
 
     /// Moves the back; the mirror of [`Iter::step`].
     fn step_back(&mut self) -> Result<bool> {
         let mut cursor = self.back.cursor.take().unwrap_or_else(|| self.cursor());
-        let moved = match std::mem::replace(&mut self.back.place, Place::Done) {
+        let moved = match &self.back.place {
             Place::Start => cursor.last(),
             Place::From(key) => cursor.seek_for_prev(key),
             Place::Given => cursor.prev(),
-            Place::Done => Ok(false),
+            Place::Past | Place::Failed => Ok(false),
         };
-        let on = moved.map(|on| on && self.front.given().is_none_or(|front| cursor.key() > front));
-        self.settle(&on, |iter| (&mut iter.back, &mut iter.front), cursor);
-        on
-    }
-
-    /// Notes where an end came to stand. When it came to the other one, or failed, both are done.
-    fn settle(
-        &mut self,
-        on: &Result<bool>,
-        ends: impl FnOnce(&mut Self) -> (&mut End<'t>, &mut End<'t>),
-        cursor: Cursor<'t>,
-    ) {
-        let (this, other) = ends(self);
-        this.cursor = Some(cursor);
-        match on {
-            Ok(true) => this.place = Place::Given,
-            _ => (this.place, other.place) = (Place::Done, Place::Done),
-        }
+        settle(moved, (&mut self.back, &mut self.front), cursor, Ordering::Greater)
     }
 
     /// Sees to it that the values of the log that an end walks over are in memory when it comes to
@@ -315,6 +308,38 @@ impl<'t> Iter<'t> {
             Err(error) => Some(Err(error)),
         }
     }
+}
+
+/// Notes where an end came to stand, and says whether that is an entry for it to give out: one on
+/// its `side` of the other end.
+fn settle<'t>(
+    moved: Result<bool>,
+    (this, other): (&mut End<'t>, &mut End<'t>),
+    cursor: Cursor<'t>,
+    side: Ordering,
+) -> Result<bool> {
+    let on = match moved {
+        Ok(true) if other.leaves(cursor.key(), side) => {
+            this.place = Place::Given;
+            Ok(true)
+        }
+        Ok(true) => {
+            this.place = Place::From(cursor.key().to_vec());
+            Ok(false)
+        }
+        Ok(false) => {
+            if !matches!(this.place, Place::Failed) {
+                this.place = Place::Past;
+            }
+            Ok(false)
+        }
+        Err(error) => {
+            (this.place, other.place) = (Place::Failed, Place::Failed);
+            Err(error)
+        }
+    };
+    this.cursor = Some(cursor);
+    on
 }
 
 impl Iterator for Iter<'_> {

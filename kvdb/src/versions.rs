@@ -1,5 +1,6 @@
 //! [`Versions`]: every version of every key, from both ends.
 
+use std::cmp::{Ordering, Reverse};
 use std::fmt;
 use std::ops::Bound;
 
@@ -66,18 +67,33 @@ struct Walk {
 enum Place {
     #[default]
     Start,
-    From(Vec<u8>),
+    /// About to start from a version of a key: where it was sent, or where it met the other end.
+    From(Vec<u8>, u64),
     Given,
-    Done,
+    /// Past the last version of its direction: nothing is left for the other end.
+    Past,
+    /// It or the other end failed.
+    Failed,
 }
 
 impl End {
-    /// Where it stands, if what it stands on was given out.
-    fn given(&self) -> Option<(&[u8], u64)> {
+    /// Whether what a walk stands on is still the other end's to give: on its `side` of where this
+    /// one is, and not given out.
+    fn leaves(&self, walk: &Walk, side: Ordering) -> bool {
+        let at = walk.at();
         match (&self.place, &self.walk) {
-            (Place::Given, Some(walk)) => Some((walk.stream.key(), walk.stream.version())),
-            _ => None,
+            (Place::From(key, version), _) => at.cmp(&(key, Reverse(*version))) != side.reverse(),
+            (Place::Given, Some(walk)) => at.cmp(&walk.at()) == side,
+            (Place::Past, _) => false,
+            _ => true,
         }
+    }
+}
+
+impl Walk {
+    /// Where it stands, in the order of the walk.
+    fn at(&self) -> (&[u8], Reverse<u64>) {
+        (self.stream.key(), Reverse(self.stream.version()))
     }
 }
 
@@ -111,13 +127,13 @@ impl<'t> Versions<'t> {
     /// Moves the front: [`next`](Iterator::next) gives the newest version of the first key that is
     /// `key` or greater, within the bounds. As [`Iter::seek`](crate::Iter::seek).
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
-        self.front.place = Place::From(key.as_ref().to_vec());
+        self.front.place = Place::From(key.as_ref().to_vec(), u64::MAX);
     }
 
     /// Moves the back: [`next_back`](DoubleEndedIterator::next_back) gives the oldest version of the
     /// last key that is `key` or less, within the bounds.
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
-        self.back.place = Place::From(key.as_ref().to_vec());
+        self.back.place = Place::From(key.as_ref().to_vec(), 0);
     }
 
     fn walk(&self) -> Walk {
@@ -135,34 +151,23 @@ impl<'t> Versions<'t> {
             && !self.picture.superversion.range_deletes().hides(key, version, at_most)
     }
 
-    /// Moves the front on; whether it stands on a version that the back has not given out.
+    /// Moves the front on; whether it stands on a version that the back leaves to it.
     fn step(&mut self) -> Result<bool> {
         let mut walk = self.front.walk.take().unwrap_or_else(|| self.walk());
-        let place = std::mem::replace(&mut self.front.place, Place::Done);
-        let on = self.walk_forward(&mut walk, place);
-        let met = |back: (&[u8], u64), walk: &Walk| {
-            let (key, version) = (walk.stream.key(), walk.stream.version());
-            (key, std::cmp::Reverse(version)) >= (back.0, std::cmp::Reverse(back.1))
-        };
-        let on = on.map(|on| on && self.back.given().is_none_or(|back| !met(back, &walk)));
-        self.front.walk = Some(walk);
-        match on {
-            Ok(true) => self.front.place = Place::Given,
-            _ => self.back.place = Place::Done,
-        }
-        on
+        let moved = self.walk_forward(&mut walk, &self.front.place);
+        settle(moved, (&mut self.front, &mut self.back), walk, Ordering::Less)
     }
 
-    fn walk_forward(&self, walk: &mut Walk, place: Place) -> Result<bool> {
+    fn walk_forward(&self, walk: &mut Walk, place: &Place) -> Result<bool> {
         let stream = &mut walk.stream;
         let mut on = match place {
-            Place::Done => return Ok(false),
+            Place::Past | Place::Failed => return Ok(false),
             Place::Given => stream.next()?,
-            Place::From(key) if !stream.is_below(&key) => {
+            Place::From(key, version) if !stream.is_below(key) => {
                 note(&walk.track, |track| track.jump_forward(Bound::Included(key.clone())));
-                stream.seek(&key, u64::MAX)?
+                stream.seek(key, *version)?
             }
-            Place::Start | Place::From(_) => {
+            Place::Start | Place::From(..) => {
                 note(&walk.track, |track| track.jump_forward(self.lower.clone()));
                 stream.first()?
             }
@@ -181,31 +186,20 @@ impl<'t> Versions<'t> {
     /// Moves the back; the mirror of [`Versions::step`].
     fn step_back(&mut self) -> Result<bool> {
         let mut walk = self.back.walk.take().unwrap_or_else(|| self.walk());
-        let place = std::mem::replace(&mut self.back.place, Place::Done);
-        let on = self.walk_backward(&mut walk, place);
-        let met = |front: (&[u8], u64), walk: &Walk| {
-            let (key, version) = (walk.stream.key(), walk.stream.version());
-            (key, std::cmp::Reverse(version)) <= (front.0, std::cmp::Reverse(front.1))
-        };
-        let on = on.map(|on| on && self.front.given().is_none_or(|front| !met(front, &walk)));
-        self.back.walk = Some(walk);
-        match on {
-            Ok(true) => self.back.place = Place::Given,
-            _ => self.front.place = Place::Done,
-        }
-        on
+        let moved = self.walk_backward(&mut walk, &self.back.place);
+        settle(moved, (&mut self.back, &mut self.front), walk, Ordering::Greater)
     }
 
-    fn walk_backward(&self, walk: &mut Walk, place: Place) -> Result<bool> {
+    fn walk_backward(&self, walk: &mut Walk, place: &Place) -> Result<bool> {
         let stream = &mut walk.stream;
         let mut on = match place {
-            Place::Done => return Ok(false),
+            Place::Past | Place::Failed => return Ok(false),
             Place::Given => stream.prev()?,
-            Place::From(key) if !stream.is_above(&key) => {
+            Place::From(key, version) if !stream.is_above(key) => {
                 note(&walk.track, |track| track.jump_backward(Bound::Included(key.clone())));
-                stream.seek_for_prev(&key, 0)?
+                stream.seek_for_prev(key, *version)?
             }
-            Place::Start | Place::From(_) => {
+            Place::Start | Place::From(..) => {
                 note(&walk.track, |track| track.jump_backward(self.upper.clone()));
                 stream.last()?
             }
@@ -235,6 +229,38 @@ impl<'t> Versions<'t> {
         let payload = Payload::of(key, &entry, self.folds.view())?;
         Ok(Item::new(key, version, &entry, payload).with_expired(expired))
     }
+}
+
+/// Notes where an end came to stand, and says whether that is a version for it to give out: one on
+/// its `side` of the other end.
+fn settle(
+    moved: Result<bool>,
+    (this, other): (&mut End, &mut End),
+    walk: Walk,
+    side: Ordering,
+) -> Result<bool> {
+    let on = match moved {
+        Ok(true) if other.leaves(&walk, side) => {
+            this.place = Place::Given;
+            Ok(true)
+        }
+        Ok(true) => {
+            this.place = Place::From(walk.stream.key().to_vec(), walk.stream.version());
+            Ok(false)
+        }
+        Ok(false) => {
+            if !matches!(this.place, Place::Failed) {
+                this.place = Place::Past;
+            }
+            Ok(false)
+        }
+        Err(error) => {
+            (this.place, other.place) = (Place::Failed, Place::Failed);
+            Err(error)
+        }
+    };
+    this.walk = Some(walk);
+    on
 }
 
 impl Iterator for Versions<'_> {

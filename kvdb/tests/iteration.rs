@@ -336,6 +336,145 @@ fn rule_30_front_and_back_meet_exactly_once() {
     }
 }
 
+/// What an iterator is to give: its keys in order, and which of them lie between the ends.
+struct Ends<'a> {
+    keys: &'a [Vec<u8>],
+    front: usize,
+    back: usize,
+}
+
+impl Ends<'_> {
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let on = self.front < self.back;
+        on.then(|| {
+            self.front += 1;
+            self.keys[self.front - 1].clone()
+        })
+    }
+
+    fn next_back(&mut self) -> Option<Vec<u8>> {
+        let on = self.front < self.back;
+        on.then(|| {
+            self.back -= 1;
+            self.keys[self.back].clone()
+        })
+    }
+}
+
+/// Steps and seeks of both ends at random, and what is left at the end, in one of four ways.
+fn seek_and_step(mut iter: Iter<'_>, keys: &[Vec<u8>], rng: &mut fastrand::Rng, what: &str) {
+    let mut model = Ends { keys, front: 0, back: keys.len() };
+    let mut done = String::new();
+    for _ in 0..rng.usize(..12) {
+        let key = match rng.u8(..8) {
+            0 => "zzz".into(),
+            1 => "\0".into(),
+            2 => format!("{:02}", rng.u32(..42)),
+            _ => format!("{:03}", rng.u32(..400)),
+        }
+        .into_bytes();
+        let what = format!("{what}: {done}");
+        match rng.u8(..4) {
+            0 => {
+                done += &format!("seek {}, ", key.escape_ascii());
+                iter.seek(&key);
+                model.front = keys.partition_point(|k| *k < key);
+            }
+            1 => {
+                done += &format!("seek_back {}, ", key.escape_ascii());
+                iter.seek_back(&key);
+                model.back = keys.partition_point(|k| *k <= key);
+            }
+            2 => {
+                done += "next, ";
+                assert_eq!(iter.next().map(|i| i.unwrap().into_key()), model.next(), "{what} next");
+            }
+            _ => {
+                done += "back, ";
+                let got = iter.next_back().map(|i| i.unwrap().into_key());
+                assert_eq!(got, model.next_back(), "{what} next_back");
+            }
+        }
+    }
+    let left: Vec<_> = std::iter::from_fn(|| model.next()).collect();
+    let ended = rng.u8(..4);
+    let mut got: Vec<_> = match ended {
+        0 => iter.map(|i| i.unwrap().into_key()).collect(),
+        1 => iter.rev().map(|i| i.unwrap().into_key()).collect(),
+        2 => iter.keys().map(|k| k.unwrap()).collect(),
+        _ => iter.keys().rev().map(|k| k.unwrap()).collect(),
+    };
+    if ended % 2 == 1 {
+        got.reverse();
+    }
+    assert_eq!(got, left, "{what}: {done} left, way {ended}");
+}
+
+#[test]
+fn rules_27_and_30_an_end_that_was_sent_somewhere_is_there_before_it_is_taken() {
+    let (db, _fs) = memory();
+    for key in ["a", "b", "c", "d"] {
+        db.put(key, "").unwrap();
+    }
+    let mut iter = db.iter().unwrap();
+    iter.seek("c");
+    assert!(iter.rev().map(|i| i.unwrap().into_key()).eq([b"d", b"c"]));
+    let mut iter = db.iter().unwrap();
+    iter.seek_back("b");
+    assert!(iter.map(|i| i.unwrap().into_key()).eq([b"a", b"b"]));
+    // Beyond each other there is nothing, until one of them is moved again.
+    let mut iter = db.iter().unwrap();
+    iter.seek("c");
+    iter.seek_back("b");
+    assert!(iter.next().is_none() && iter.next_back().is_none() && iter.next().is_none());
+    iter.seek("b");
+    assert!(iter.map(|i| i.unwrap().into_key()).eq([b"b"]));
+}
+
+#[test]
+fn rules_28_to_30_any_seeks_and_steps_of_both_ends_agree_with_a_model() {
+    let (db, mut model) = spread();
+    let mut t = db.begin().unwrap();
+    let mut rng = fastrand::Rng::with_seed(2830);
+    let stored: Vec<_> = model.keys().cloned().collect();
+    for _ in 0..60 {
+        let key = format!("{:03}", rng.u32(..400)).into_bytes();
+        if rng.bool() {
+            t.put(&key, "own").unwrap();
+            model.insert(key, Vec::new());
+        } else {
+            t.delete(&key).unwrap();
+            model.remove(&key);
+        }
+    }
+    let own: Vec<_> = model.keys().cloned().collect();
+    let snapshot = db.snapshot().unwrap();
+    for round in 0..1500 {
+        let (a, b) = (format!("{:03}", rng.u32(..400)), format!("{:03}", rng.u32(..400)));
+        let prefix = format!("{}", rng.u32(..4));
+        let within = |keys: &[Vec<u8>], inside: &dyn Fn(&[u8]) -> bool| -> Vec<Vec<u8>> {
+            keys.iter().filter(|k| inside(k)).cloned().collect()
+        };
+        let in_range = |k: &[u8]| k >= a.as_bytes() && k < b.as_bytes();
+        let in_prefix = |k: &[u8]| k.starts_with(prefix.as_bytes());
+        let (range, what) = (a.as_str()..b.as_str(), format!("round {round}"));
+        match round % 6 {
+            0 => seek_and_step(snapshot.iter(), &stored, &mut rng, &what),
+            1 => {
+                let keys = within(&stored, &in_range);
+                seek_and_step(snapshot.range(range), &keys, &mut rng, &what);
+            }
+            2 => {
+                let keys = within(&stored, &in_prefix);
+                seek_and_step(snapshot.prefix(&prefix), &keys, &mut rng, &what);
+            }
+            3 => seek_and_step(t.iter(), &own, &mut rng, &what),
+            4 => seek_and_step(t.range(range), &within(&own, &in_range), &mut rng, &what),
+            _ => seek_and_step(t.prefix(&prefix), &within(&own, &in_prefix), &mut rng, &what),
+        }
+    }
+}
+
 #[test]
 fn rule_31_keys_do_not_touch_the_value_log() {
     let (db, fs) = memory();

@@ -159,6 +159,53 @@ fn rule_28_all_versions_seek_from_any_position_also_past_the_ends() {
 }
 
 #[test]
+fn rules_28_and_30_all_versions_any_seeks_and_steps_of_both_ends_agree_with_a_model() {
+    let (db, history) = history(5);
+    for seed in 0..400 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut versions = db.snapshot().unwrap().versions();
+        let (mut front, mut back) = (0, history.len());
+        for _ in 0..rng.usize(..40) {
+            let key = vec![b'a' - 1 + rng.u8(..11)];
+            match rng.u8(..8) {
+                0 => {
+                    versions.seek(&key);
+                    front = history.partition_point(|w| w.key < key);
+                }
+                1 => {
+                    versions.seek_back(&key);
+                    back = history.partition_point(|w| w.key <= key);
+                }
+                side => {
+                    let item = if side < 5 { versions.next() } else { versions.next_back() };
+                    let got = item.map(|item| seen(item.unwrap()));
+                    let expected = (front < back).then(|| match side < 5 {
+                        true => &history[front],
+                        false => &history[back - 1],
+                    });
+                    assert_eq!(got.as_ref(), expected, "seed {seed}");
+                    match (expected.is_some(), side < 5) {
+                        (true, true) => front += 1,
+                        (true, false) => back -= 1,
+                        (false, _) => {}
+                    }
+                }
+            }
+        }
+        let left = history.get(front..back).unwrap_or_default();
+        let got: Vec<_> = match rng.bool() {
+            true => versions.map(|item| seen(item.unwrap())).collect(),
+            false => {
+                let mut got: Vec<_> = versions.rev().map(|item| seen(item.unwrap())).collect();
+                got.reverse();
+                got
+            }
+        };
+        assert_eq!(got, left, "seed {seed}");
+    }
+}
+
+#[test]
 fn rule_29_all_versions_show_the_transactions_own_writes_first() {
     let (db, _fs) = memory();
     db.put("k", "old").unwrap();
