@@ -432,7 +432,7 @@ fn rules_27_and_30_an_end_that_was_sent_somewhere_is_there_before_it_is_taken() 
 }
 
 #[test]
-fn rules_28_to_30_any_seeks_and_steps_of_both_ends_agree_with_a_model() {
+fn rules_28_29_30_any_seeks_and_steps_of_both_ends_agree_with_a_model() {
     let (db, mut model) = spread();
     let mut t = db.begin().unwrap();
     let mut rng = fastrand::Rng::with_seed(2830);

@@ -180,6 +180,13 @@ fn values_that_lie_in_the_order_they_are_read_in_are_left_to_the_system() {
     assert!((MIB..4 * MIB).contains(&first), "{first}");
     assert!(maps() >= 3, "of each file but perhaps the first: {}", maps());
     assert!(scan(true) > 7 * MIB, "nobody reads ahead backward");
+    // An order that was seen says nothing about where a seek leads.
+    let mut iter = db.iter().unwrap();
+    assert_eq!(iter.by_ref().take(200).count(), 200);
+    bytes();
+    iter.seek(0u64.to_be_bytes());
+    iter.next().unwrap().unwrap();
+    assert!(bytes() > 20_000, "asked for ahead, as at the start");
     // Keys, and those who want few of the values, need no map.
     let before = maps();
     assert_eq!(db.iter().unwrap().keys().count(), 400);
