@@ -159,8 +159,8 @@
 //! change (bytes taken, bytes of the index taken) shares cache lines with what they read (capacity,
 //! address), and 1/1.5 to 1/1.7 where it does not, as here. With the counter of bytes given out to threads in
 //! pieces of 4 KiB it was 1/1.9: not kept, since room could then not be reckoned to the byte. The bound is
-//! near: two threads that fill a list each, of half the size, were 1.3 to 1.9 times one of them (median
-//! 1.69 of nine rounds), where two threads on one list were 1.3 to 1.9 times one (median 1.47).
+//! near: in nine rounds, two threads that fill a list each, of half the size, were 1.33 to 2.5 times one of
+//! them (median 1.69), and two on one list .96 to 1.89 times one (median 1.47).
 //!
 //! The side hash was not kept. It brings a sorted insert from 59–64 to 110–120 ns, as each has a miss
 //! then, and every version of a key has to go through it. Its gets were in a loop that lets
