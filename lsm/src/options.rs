@@ -11,7 +11,8 @@ use crate::table::LEAST_OPEN;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Bytes of a memtable's arena, index and overhead included. 64 KiB to 1 GiB. Default 64 MiB.
+    /// Bytes of a memtable's arena, in which entries have 30 bytes each besides key and value. 64 KiB to
+    /// 1 GiB. Default 64 MiB. Its index comes on top: some 13 bytes per entry, 19 at most.
     pub memtable_size: usize,
     /// How many memtables there may be, the active one and its spare included. At least 2;
     /// default 4. Writers wait when all of them are full. Explicit flushes and frames larger
