@@ -332,6 +332,27 @@ mod tests {
     }
 
     #[test]
+    fn a_block_is_checksummed_at_its_first_use_and_not_again() {
+        use crate::{Builder, BuilderOptions, Cursor as _, ReaderOptions, key_hash};
+        let mut builder = Builder::new(Vec::new(), BuilderOptions::default()).unwrap();
+        for i in 0..4000u32 {
+            builder.add(&i.to_be_bytes(), 1, &[7; 100]).unwrap();
+        }
+        let table = Table::open(builder.finish().unwrap().0, ReaderOptions::default()).unwrap();
+        let blocks = table.index().unwrap().blocks();
+        let verified = || (0..blocks).filter(|&block| table.is_verified(block)).collect::<Vec<_>>();
+        assert!(blocks > 64 && verified().is_empty());
+        let (key, behind) = (3000u32.to_be_bytes(), 3001u32.to_be_bytes());
+        assert!(table.get(&key, 1, key_hash(&key)).unwrap().is_some());
+        let block = table.index().unwrap().find(&key, 1).unwrap();
+        assert_eq!(verified(), [block]);
+        assert!(table.get(&behind, 1, key_hash(&behind)).unwrap().is_some());
+        assert_eq!(verified(), [block], "it is the same block");
+        assert!(table.cursor().last().unwrap());
+        assert_eq!(verified(), [block, blocks - 1]);
+    }
+
+    #[test]
     fn who_jumps_or_turns_is_no_walk() {
         let mut walk = Walk::default();
         let block = |at: u64| at * BLOCK..(at + 1) * BLOCK;

@@ -174,7 +174,9 @@ impl<T: TableRef> TableCursor<T> {
             return Ok(());
         }
         let (from, had) = (self.block, self.layout.count > 0);
+        // Let go of before the next is read: what a walk holds of a file is one piece, not two.
         self.layout.count = 0;
+        self.place = Place::InPlace(0..0);
         self.known = None;
         let table = &self.table;
         let index = table.index()?;

@@ -125,7 +125,8 @@ impl<S: Source> Table<S> {
         seen.file_len = said.file_len;
         seen.user.clone_from(&said.user);
         if seen != *said {
-            return Err(Error::corrupt(Part::Properties, "they do not describe the entries"));
+            let e = Error::corrupt(Part::Properties, "they do not describe the entries");
+            return Err(self.locate(e, self.sections.properties.offset.get()));
         }
         Ok(())
     }

@@ -153,26 +153,40 @@ fn use_all<S: Source>(table: &Table<S>, keys: &[Entry], right: Option<&[Entry]>)
     clean
 }
 
+/// Runs what uses a file of `len` bytes, and sees to it that it takes no more memory than such a file
+/// justifies: a block may decompress to 255 times its size and a page, and a key of the longest kind
+/// may come out of it.
+fn within_reason(len: usize, uses: impl FnOnce()) {
+    let before = HELD.get();
+    LARGEST.set(0);
+    MOST.set(before);
+    uses();
+    let (largest, most) = (LARGEST.get(), MOST.get() - before);
+    assert!(largest <= len * 256 + 65_536 * 4, "{largest} bytes at once for a file of {len}");
+    let bound = (len * 600 + 65_536 * 8) as isize;
+    assert!(most <= bound, "{most} bytes held for a file of {len}");
+}
+
 #[test]
 fn every_single_byte_flip_is_an_error_or_does_no_harm() {
+    // All that a byte can become, or each bit alone and all of them.
+    let all = (1..=255).collect();
+    let masks: Vec<u8> = if scale() > 1 { all } else { vec![1, 2, 4, 8, 16, 32, 64, 128, 255] };
     for codec in codecs() {
         let (entries, bytes) = small(codec);
-        let masks: &[u8] =
-            if scale() > 1 { &[1, 2, 4, 8, 16, 32, 64, 128, 255] } else { &[1, 0x80] };
         for at in 0..bytes.len() {
-            for mask in masks {
+            for mask in &masks {
                 let mut damaged = bytes.clone();
                 damaged[at] ^= mask;
-                let table = match Table::open(damaged, ReaderOptions::default()) {
-                    Ok(table) => table,
-                    Err(e) => {
-                        assert!(!e.to_string().is_empty());
-                        continue;
-                    }
-                };
-                let e = table.verify().expect_err("every byte has a checksum");
-                assert!(e.offset().is_some(), "{e}");
-                use_all(&table, &entries, Some(&entries));
+                within_reason(bytes.len(), || {
+                    let table = match Table::open(damaged.as_slice(), ReaderOptions::default()) {
+                        Ok(table) => table,
+                        Err(e) => return assert!(e.offset().is_some(), "{e}"),
+                    };
+                    let e = table.verify().expect_err("every byte has a checksum");
+                    assert!(e.offset().is_some(), "{e}");
+                    use_all(&table, &entries, Some(&entries));
+                });
             }
         }
     }
@@ -183,7 +197,11 @@ fn every_truncation_is_an_error_at_open() {
     for codec in codecs() {
         let (_, bytes) = small(codec);
         for len in 0..bytes.len() {
-            let e = Table::open(&bytes[..len], ReaderOptions::default()).unwrap_err();
+            let mut refused = None;
+            within_reason(len, || {
+                refused = Table::open(&bytes[..len], ReaderOptions::default()).err();
+            });
+            let e = refused.expect("it is not all there");
             match e.kind() {
                 ErrorKind::Truncated(Part::Footer) => assert!(len == 0 || len >= 5),
                 ErrorKind::NotATable => assert!((1..5).contains(&len)),
@@ -389,23 +407,15 @@ fn forged_tables_with_right_checksums_do_no_harm() {
         let (bytes, entries) = &tables[round % tables.len()];
         let mut forged = bytes.clone();
         forge(&mut rng, &mut forged);
-        let len = forged.len();
-        LARGEST.set(0);
-        MOST.set(HELD.get());
-        let before = HELD.get();
         let mut options = ReaderOptions::default();
         options.verify_checksums = rng.u32(0..4) > 0;
-        if let Ok(table) = Table::open(forged, options) {
-            opened += 1;
-            let keys = &entries[..entries.len().min(6)];
-            clean += usize::from(use_all(&table, keys, None));
-        }
-        // A block may decompress to 255 times its size and a page, and a key of the longest kind may
-        // come out of it.
-        let (largest, most) = (LARGEST.get(), MOST.get() - before);
-        assert!(largest <= len * 256 + 65_536 * 4, "{largest} bytes at once for a file of {len}");
-        let bound = (len * 600 + 65_536 * 8) as isize;
-        assert!(most <= bound, "{most} bytes held for a file of {len}");
+        within_reason(forged.len(), || {
+            if let Ok(table) = Table::open(forged.as_slice(), options) {
+                opened += 1;
+                let keys = &entries[..entries.len().min(6)];
+                clean += usize::from(use_all(&table, keys, None));
+            }
+        });
     }
     // The forging is not so coarse that nothing gets past the front door, nor so timid that nothing
     // is noticed.
@@ -547,6 +557,81 @@ fn a_compressed_block_in_an_uncompressed_table_is_refused() {
     let kind = ErrorKind::Corrupt { part: Part::Block, what };
     assert_eq!(table.cursor().first().unwrap_err().kind(), kind);
     assert_eq!(table.verify().unwrap_err().kind(), kind);
+}
+
+/// A source that shows fewer bytes than it says it has, and reads all of them.
+struct Short(Vec<u8>, usize);
+
+impl Source for Short {
+    fn len(&self) -> kvdb_sstable::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+    fn bytes(&self) -> Option<&[u8]> {
+        Some(&self.0[..self.1])
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> kvdb_sstable::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+}
+
+#[test]
+fn a_source_that_shows_less_than_it_has_is_truncated_where_it_ends() {
+    let (_, bytes) = small(Codec::None);
+    let section = |i: usize| u64_at(&bytes, bytes.len() - FOOTER + HANDLES[i]);
+    let open = |shown: u64| {
+        let source = Short(bytes.clone(), shown as usize);
+        Table::open(source, ReaderOptions::default()).unwrap()
+    };
+    let (filter, index) = (section(0), section(1));
+    let e = open(filter).get(b"k", 1, key_hash(b"k")).unwrap_err();
+    assert_eq!((e.kind(), e.offset()), (ErrorKind::Truncated(Part::Filter), Some(filter)));
+    let e = open(index).get_unfiltered(b"k", 1).unwrap_err();
+    assert_eq!((e.kind(), e.offset()), (ErrorKind::Truncated(Part::Index), Some(index)));
+}
+
+#[test]
+fn a_walk_that_reads_ahead_holds_one_piece_at_a_time() {
+    let mut rng = fastrand::Rng::with_seed(14);
+    let entries = random_entries(&mut rng, 4000, 3, 200);
+    let fs = MemFs::new();
+    let file = fs.open("/1.sst".as_ref(), OpenMode::CreateNew).unwrap();
+    file.write_all_at(&build(&entries, BuilderOptions::default()), 0).unwrap();
+    let table = Table::open(file, ReaderOptions::default()).unwrap();
+    table.get_unfiltered(b"", 1).unwrap();
+    let piece = 64 << 10;
+    assert!(table.properties().stored_bytes > 5 * piece as u64);
+    for forward in [true, false] {
+        let mut cursor = table.cursor().read_ahead(piece);
+        MOST.set(HELD.get());
+        let before = HELD.get();
+        let mut moved = if forward { cursor.first() } else { cursor.last() };
+        while moved.unwrap() {
+            moved = if forward { cursor.next() } else { cursor.prev() };
+        }
+        let most = (MOST.get() - before) as usize;
+        assert!((piece..piece + (8 << 10)).contains(&most), "{most} bytes held");
+    }
+}
+
+#[test]
+fn a_codec_that_is_unknown_is_named_where_it_stands() {
+    let (_, mut bytes) = small(Codec::Lz4);
+    let intact = Table::open(bytes.as_slice(), ReaderOptions::default()).unwrap();
+    let second = intact.blocks().unwrap().nth(1).unwrap().unwrap().range.start;
+    bytes[second as usize + 5] = 77;
+    sign(&mut bytes);
+    let mut options = ReaderOptions::default();
+    options.path = Some("/named.sst".into());
+    let table = Table::open(bytes, options).unwrap();
+    let mut cursor = table.cursor();
+    let mut moved = cursor.first();
+    while let Ok(true) = moved {
+        moved = cursor.next();
+    }
+    for e in [moved.unwrap_err(), table.verify().unwrap_err()] {
+        assert_eq!(e.kind(), ErrorKind::UnknownCodec(77));
+        assert_eq!((e.path(), e.offset()), (Some("/named.sst".as_ref()), Some(second)), "{e}");
+    }
 }
 
 #[test]

@@ -4,8 +4,10 @@
 mod common;
 
 use common::{Entry, Model, build, compare_walks, random_entries, scale};
-use kvdb_sstable::{BuilderOptions, Concat, Cursor, Merge, ReaderOptions, Result, Runs, Table};
-use kvdb_sstable::{TableCursor, compare};
+use kvdb_sstable::{
+    BuilderOptions, Concat, Cursor, ErrorKind, Merge, ReaderOptions, Result, Runs, Table,
+    TableCursor, compare,
+};
 
 #[test]
 fn a_merge_shows_every_pair_once_the_lowest_index_winning_in_both_directions() {
@@ -34,7 +36,27 @@ fn a_merge_shows_every_pair_once_the_lowest_index_winning_in_both_directions() {
     }
 }
 
-struct Tables(Vec<Table<Vec<u8>>>, Vec<Vec<Entry>>, bool);
+/// Tables, the last entry in or ahead of each, and whether they are found by key alone.
+struct Tables(Vec<Table<Vec<u8>>>, Vec<Option<Entry>>, bool);
+
+/// The last entries of runs; that of a run without any is that of the run ahead of it.
+fn lasts(runs: &[Vec<Entry>]) -> Vec<Option<Entry>> {
+    let mut last = None;
+    runs.iter()
+        .map(|run| {
+            last = run.last().or(last);
+            last.cloned()
+        })
+        .collect()
+}
+
+fn find(lasts: &[Option<Entry>], by_key: bool, key: &[u8], version: u64) -> usize {
+    lasts.partition_point(|last| match last {
+        None => true,
+        Some(last) if by_key => last.0.as_slice() < key,
+        Some(last) => compare((&last.0, last.1), (key, version)).is_lt(),
+    })
+}
 
 impl<'t> Runs for &'t Tables {
     type Cursor = TableCursor<&'t Table<Vec<u8>>>;
@@ -45,15 +67,7 @@ impl<'t> Runs for &'t Tables {
         Ok(self.0[i].cursor())
     }
     fn find(&self, key: &[u8], version: u64) -> usize {
-        let by_key = self.2;
-        self.1.partition_point(|run| {
-            let last = run.last().unwrap();
-            if by_key {
-                last.0.as_slice() < key
-            } else {
-                compare((&last.0, last.1), (key, version)).is_lt()
-            }
-        })
+        find(&self.1, self.2, key, version)
     }
 }
 
@@ -74,6 +88,10 @@ fn a_concatenation_walks_like_one_run() {
             }
             runs.last_mut().unwrap().push(entry.clone());
         }
+        // Runs without entries, anywhere.
+        for _ in 0..rng.usize(0..4) {
+            runs.insert(rng.usize(0..=runs.len()), Vec::new());
+        }
         let tables = runs
             .iter()
             .map(|run| {
@@ -81,7 +99,7 @@ fn a_concatenation_walks_like_one_run() {
                 Table::open(bytes, ReaderOptions::default()).unwrap()
             })
             .collect();
-        let tables = Tables(tables, runs, by_key);
+        let tables = Tables(tables, lasts(&runs), by_key);
         let mut concat = Concat::new(&tables);
         compare_walks(&mut rng, &mut concat, &mut Model::new(entries), 400);
     }
@@ -162,6 +180,75 @@ fn a_source_that_fails_never_makes_a_merge_come_up_short() {
             assert!(merge.first().unwrap());
         } else {
             assert_eq!(count, total);
+        }
+    }
+}
+
+#[test]
+fn a_merge_whose_seek_failed_stands_nowhere() {
+    let mut rng = fastrand::Rng::with_seed(4);
+    let entries = random_entries(&mut rng, 50, 3, 3);
+    type Move = fn(&mut Merge<Failing>) -> Result<bool>;
+    let moves: [Move; 4] =
+        [|m| m.seek(b"user", 1), |m| m.seek_for_prev(b"v", 1), |m| m.first(), |m| m.last()];
+    for fails in moves {
+        // The second source fails at its second move.
+        let source = |fail_at| Failing(Model::new(entries.clone()), fail_at);
+        let mut merge = Merge::new(vec![source(usize::MAX), source(2), source(usize::MAX)]);
+        assert!(merge.first().unwrap());
+        assert_eq!(fails(&mut merge).unwrap_err().kind(), ErrorKind::Other);
+        assert!(!merge.valid());
+        for moved in [merge.next(), merge.prev()] {
+            assert_eq!(moved.unwrap_err().kind(), ErrorKind::Unpositioned);
+        }
+        assert!(fails(&mut merge).unwrap());
+    }
+}
+
+/// Runs of which one fails at its n-th move, or when it is opened if that is the 0th.
+struct FailingRuns(Vec<Vec<Entry>>, usize, usize);
+
+impl Runs for &FailingRuns {
+    type Cursor = Failing;
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn open(&self, i: usize) -> Result<Failing> {
+        let fail_at = if i == self.1 { self.2 } else { usize::MAX };
+        if fail_at == 0 {
+            return Err(kvdb_sstable::Error::other("planned"));
+        }
+        Ok(Failing(Model::new(self.0[i].clone()), fail_at))
+    }
+    fn find(&self, key: &[u8], version: u64) -> usize {
+        find(&lasts(&self.0), false, key, version)
+    }
+}
+
+#[test]
+fn a_run_that_fails_never_makes_a_concatenation_come_up_short() {
+    let mut rng = fastrand::Rng::with_seed(5);
+    let entries = random_entries(&mut rng, 30, 3, 3);
+    let runs: Vec<Vec<Entry>> = entries.chunks(10).map(<[_]>::to_vec).collect();
+    for failing in 0..3 {
+        for fail_at in 0..=10 {
+            let runs = FailingRuns(runs.clone(), failing, fail_at);
+            let mut concat = Concat::new(&runs);
+            for forward in [true, false] {
+                let mut moved = if forward { concat.first() } else { concat.last() };
+                while let Ok(true) = moved {
+                    moved = if forward { concat.next() } else { concat.prev() };
+                }
+                assert_eq!(moved.unwrap_err().kind(), ErrorKind::Other, "{failing} {fail_at}");
+                assert!(!concat.valid());
+                for moved in [concat.next(), concat.prev()] {
+                    assert_eq!(moved.unwrap_err().kind(), ErrorKind::Unpositioned);
+                }
+            }
+            // Where nothing fails it can be positioned again.
+            let whole = (failing + 1) % 3;
+            let (key, version, _) = &runs.0[whole][5];
+            assert!(concat.seek(key, *version).unwrap() && concat.key() == key);
         }
     }
 }

@@ -50,12 +50,17 @@ fn check_gets(entries: &[Entry], table: &Table<Vec<u8>>) {
     }
 }
 
+/// From the least to the greatest.
+const BLOCK_SIZES: [usize; 5] = [256, 1000, 4096, 65_536, 1 << 20];
+/// All there are.
+const INTERVALS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
+
 #[test]
 fn every_block_size_interval_codec_and_key_shape() {
     let mut rng = fastrand::Rng::with_seed(1);
     for codec in codecs() {
-        for block_size in [256, 1000, 4096, 65536, 1 << 20] {
-            for interval in [1, 2, 4, 16, 128] {
+        for block_size in BLOCK_SIZES {
+            for interval in INTERVALS {
                 for shape in 0..6 {
                     let n = [0, 1, 2, 17, 150][rng.usize(0..5)] * scale().min(10);
                     let value = [0, 10, 300][rng.usize(0..3)];
@@ -87,13 +92,15 @@ fn keys_of_the_greatest_length_and_long_values() {
     }
     let entries = common::sort(entries);
     for codec in codecs() {
-        for (block_size, interval) in [(256, 1), (4096, 4), (65_536, 128), (1 << 20, 16)] {
-            let table = build(&entries, options(block_size, interval, codec));
-            let table = Table::open(table, ReaderOptions::default()).unwrap();
-            table.verify().unwrap();
-            check_gets(&entries, &table);
-            let mut model = Model::new(entries.clone());
-            compare_walks(&mut rng, &mut table.cursor(), &mut model, 100);
+        for block_size in BLOCK_SIZES {
+            for interval in INTERVALS {
+                let table = build(&entries, options(block_size, interval, codec));
+                let table = Table::open(table, ReaderOptions::default()).unwrap();
+                table.verify().unwrap();
+                check_gets(&entries, &table);
+                let mut model = Model::new(entries.clone());
+                compare_walks(&mut rng, &mut table.cursor(), &mut model, 50);
+            }
         }
     }
 }
@@ -105,8 +112,10 @@ fn one_key_with_a_hundred_thousand_versions() {
     entries
         .extend((0..100_000u64).rev().map(|v| (b"key".to_vec(), v * 2, v.to_le_bytes().to_vec())));
     entries.push((b"kez".to_vec(), 5, b"behind".to_vec()));
-    let shapes = [(4096, 4), (16_384, 1), (65_536, 128)];
-    for (codec, (block_size, interval)) in codecs().into_iter().zip(shapes) {
+    // Each interval, with each block size and each codec at least twice.
+    let sizes = BLOCK_SIZES.into_iter().cycle();
+    let shapes = codecs().into_iter().cycle().zip(INTERVALS.into_iter().zip(sizes));
+    for (codec, (interval, block_size)) in shapes {
         let table = build(&entries, options(block_size, interval, codec));
         let table = Table::open(Region::from_vec(table), ReaderOptions::default()).unwrap();
         table.verify().unwrap();
@@ -117,9 +126,10 @@ fn one_key_with_a_hundred_thousand_versions() {
             assert_eq!(hit.version(), at_most.min(199_998) / 2 * 2);
             assert_eq!(hit.value(), (hit.version() / 2).to_le_bytes());
         }
-        assert_eq!(table.boundaries().unwrap().count(), 0, "no cut inside of a key");
+        assert!(table.properties().blocks > 1);
+        assert!(table.boundaries().unwrap().count() <= 2, "no cut inside of a key");
         let mut model = Model::new(entries.clone());
-        compare_walks(&mut rng, &mut Arc::new(table).owned_cursor(), &mut model, 5000);
+        compare_walks(&mut rng, &mut Arc::new(table).owned_cursor(), &mut model, 2000);
     }
 }
 
@@ -361,6 +371,29 @@ fn compressed_blocks_keep_to_their_size_and_end_where_sections_may_begin() {
     assert_eq!(longest, 512, "the size asked for is made use of, and not exceeded");
     assert!(table.properties().stored_bytes > 512 << 10);
     assert_eq!(table.properties().stored_bytes % 64, 0);
+}
+
+#[test]
+fn an_uncompressed_block_grows_by_pages_and_to_64_kib_at_most() {
+    let mut longest = 0;
+    for len in [1000, 1300, 3000, 9000, 18_000, 30_000, 34_000] {
+        let mut builder = Builder::new(Vec::new(), BuilderOptions::default()).unwrap();
+        for i in 0..100u32 {
+            builder.add(&i.to_be_bytes(), 1, &vec![7; len]).unwrap();
+        }
+        let table = Table::open(builder.finish().unwrap().0, ReaderOptions::default()).unwrap();
+        let last = table.properties().blocks as usize - 1;
+        for (number, block) in table.blocks().unwrap().map(Result::unwrap).enumerate() {
+            let stored = block.range.end - block.range.start;
+            longest = longest.max(stored);
+            assert!(stored.is_multiple_of(4096) && stored <= 64 << 10, "{block:?}");
+            // The next entry, at the latest, would have led beyond the limit.
+            let padding = stored - block.decoded_len;
+            let wastes = padding * 16 > stored && stored + len as u64 - padding <= 60 << 10;
+            assert!(!wastes || number == last, "{block:?}");
+        }
+    }
+    assert_eq!(longest, 60 << 10);
 }
 
 #[test]

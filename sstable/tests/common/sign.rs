@@ -46,6 +46,12 @@ pub fn sign(bytes: &mut [u8]) {
             bytes[footer + handle + 16..footer + handle + 20].copy_from_slice(&sealed);
         }
     }
+    sign_footer(bytes);
+}
+
+/// Makes the checksum of the footer right.
+pub fn sign_footer(bytes: &mut [u8]) {
+    let footer = bytes.len() - FOOTER;
     let mut crc = crc32fast::Hasher::new();
     crc.update(&bytes[footer..footer + CHECKSUM]);
     crc.update(&bytes[footer + CHECKSUM + 4..]);
