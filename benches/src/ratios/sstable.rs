@@ -1,6 +1,7 @@
 //! The table beside one dependent miss, its own forward scan, and redb over the same entries.
 
 use std::hint::black_box;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,8 @@ use std::time::Instant;
 
 use fastrand::Rng;
 use kvdb_sstable::{
-    AnySource, Builder, BuilderOptions, Cursor, ReaderOptions, Result, Source, Table, key_hash,
+    AnySource, Bounded, Builder, BuilderOptions, Cursor, ReaderOptions, Result, Source, Table,
+    key_hash,
 };
 use kvdb_vfs::{File, Fs, OpenMode, OsFs, Region};
 use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition};
@@ -48,9 +50,70 @@ fn get_all(table: &Table<impl Source>, keys: &Flat, n: usize) -> f64 {
     })
 }
 
-fn scan(table: &Table<impl Source>, entries: usize, passes: usize, forward: bool) -> f64 {
+const COLD_PARTS: [&str; 3] =
+    ["get, as far as the filter", "get, as far as the index", "get, as far as the block"];
+const HOT_PARTS: [&str; 3] = [
+    "get, hot, as far as the filter",
+    "get, hot, as far as the index",
+    "get, hot, as far as the block",
+];
+
+/// Ever larger parts of a get, to see what each adds: as far as the filter, the index, the block in
+/// which the key is, whose value is not read.
+fn get_in_part(table: &Table<impl Source>, keys: &Flat, n: usize) -> [f64; 3] {
+    let may_contain = |key| table.may_contain(key_hash(key)).expect("an intact filter");
+    let offset = |key| table.approximate_offset(key).expect("an intact index");
+    let len = |key| {
+        let hit = table.get(key, u64::MAX, key_hash(key)).expect("an intact table");
+        hit.expect("a key that is there").value().len()
+    };
+    let filter = nanos(n, || {
+        black_box(keys.iter().cycle().take(n).filter(|key| may_contain(key)).count());
+    });
+    let index = nanos(n, || {
+        let there = keys.iter().cycle().take(n).filter(|key| may_contain(key));
+        black_box(there.map(offset).sum::<u64>());
+    });
+    let block = nanos(n, || {
+        black_box(keys.iter().cycle().take(n).map(len).sum::<usize>());
+    });
+    [filter, index, block]
+}
+
+/// The misses of gets without the gets: what the front of a key's block says is part of the address of
+/// the value, and what the value says part of that of the next front, so that each waits for the one
+/// before. The rest of the addresses is known ahead.
+fn misses_alone(table: &Table<Region>, keys: &Flat) -> f64 {
+    let bytes: &[u8] = table.source();
+    let places: Vec<_> = keys
+        .iter()
+        .map(|key| {
+            let hit = table.get(key, u64::MAX, key_hash(key)).expect("an intact table");
+            let hit = hit.expect("a key that is there");
+            let value = hit.value();
+            let front = table.approximate_offset(key).expect("an intact index") as usize;
+            (front, value.as_ptr().addr() - bytes.as_ptr().addr() - front, value.len())
+        })
+        .collect();
+    // That these lookups brought it all near must not help.
+    black_box(bytes.iter().step_by(64).map(|&byte| u64::from(byte)).sum::<u64>());
+    // The fifth byte of each block is the same, and so are the values.
+    let value = places
+        .first()
+        .map_or(0, |&(front, behind, len)| fold(&bytes[front + behind..front + behind + len]));
+    nanos(places.len(), || {
+        let mut nothing = 0;
+        for &(front, behind, len) in &places {
+            let front = front + nothing;
+            let start = front + behind + usize::from(bytes[front + 4] ^ bytes[4]);
+            nothing = (fold(&bytes[start..start + len]) ^ value) as usize;
+        }
+        assert_eq!(black_box(nothing), 0);
+    })
+}
+
+fn scan(mut cursor: impl Cursor, entries: usize, passes: usize, forward: bool) -> f64 {
     nanos(entries * passes, || {
-        let mut cursor = table.cursor();
         let mut sum = 0u64;
         for _ in 0..passes {
             let mut on = if forward { cursor.first() } else { cursor.last() }.expect("intact");
@@ -62,6 +125,12 @@ fn scan(table: &Table<impl Source>, entries: usize, passes: usize, forward: bool
         }
         black_box(sum);
     })
+}
+
+/// A scan of the first entries that looks at bounds, on both sides.
+fn scan_within(table: &Table<impl Source>, keys: &Flat, entries: usize, passes: usize) -> f64 {
+    let at = |i| Bound::Included(keys.iter().nth(i).expect("so many keys").to_vec());
+    scan(Bounded::new(table.cursor(), at(0), at(entries - 1)), entries, passes, true)
 }
 
 /// Filter probes of few keys that are there, hashes given.
@@ -226,16 +295,28 @@ pub(super) fn run(recorder: &mut Recorder) {
         recorder.record("get", get, d);
         recorder.record("get vs redb", get, redb.get_all(&part, GETS).expect("redb"));
         recorder.record("get, hot", get_all(&table, &hot, 100 * HOT_KEYS), 1.0);
+        for (keys, n, yardstick, parts) in
+            [(&part, GETS, d, COLD_PARTS), (&hot, 100 * HOT_KEYS, 1.0, HOT_PARTS)]
+        {
+            for (name, time) in parts.into_iter().zip(get_in_part(&table, keys, n)) {
+                recorder.record(name, time, yardstick);
+            }
+        }
+        recorder.record("get, its two misses alone", misses_alone(&table, &part), d);
 
-        let forward = scan(&table, n, 1, true);
+        let forward = scan(table.cursor(), n, 1, true);
         recorder.record("scan", forward, 1.0);
-        let backward = scan(&table, n, 1, false);
+        recorder.record("scan within bounds", scan_within(&table, &keys, n, 1), forward);
+        let backward = scan(table.cursor(), n, 1, false);
         recorder.record("scan backward", backward, forward);
         recorder.record("scan vs redb", forward, redb.scan(n, true).expect("redb"));
         recorder.record("scan backward vs redb", backward, redb.scan(n, false).expect("redb"));
-        let hot_scan = scan(&table, HOT_ENTRIES, 50, true);
+        let hot_scan = scan(table.cursor(), HOT_ENTRIES, 50, true);
         recorder.record("scan, hot", hot_scan, 1.0);
-        recorder.record("scan backward, hot", scan(&table, HOT_ENTRIES, 50, false), hot_scan);
+        let within = scan_within(&table, &keys, HOT_ENTRIES, 50);
+        recorder.record("scan within bounds, hot", within, hot_scan);
+        let back = scan(table.cursor(), HOT_ENTRIES, 50, false);
+        recorder.record("scan backward, hot", back, hot_scan);
 
         recorder.record("filter probe, hot", probe(&table, &hot), 1.0);
         recorder.record("filter, false positives", false_positives(&table, &missing), 1.0);
