@@ -83,6 +83,8 @@ impl ValueLog {
     pub(crate) fn run(&self, log: Arc<Log<Route>>, oracle: Arc<Oracle>) {
         let first = self.running.set((log, oracle)).is_ok();
         debug_assert!(first, "a database is started once");
+        // It would hold every file that there was at the opening, for as long as the database is open.
+        *self.recovered.write() = Arc::default();
     }
 }
 
@@ -114,9 +116,15 @@ impl Companion for ValueLog {
         if !change.segments_relocated.is_empty() {
             log.relocate(std::mem::take(&mut *self.staged.lock()));
         }
-        // Their files are removed, not used again ([`Log::recycle`] could: it asks the file system
-        // whether anyone still has it mapped). A store gives space back at rest, and what is kept
-        // for later segments would have to be counted and given up like spares.
+        // Their files are removed, not used again, as [`Log::recycle`] could. Segments die in batches,
+        // by the flush or the collection that was the last to need them, and are as large as the data
+        // asked for when they were made: of a pool of two, 6 of 142 new segments had their files (4 KiB
+        // values overwritten, durable, 10,000 a second; five segments died at a time). Could two of each
+        // batch always be used, it would save 0.4 of 5 to 6 bytes that reach the device for each byte
+        // written; neither commits (medians 12,200 a second with it and 12,500 without) nor bytes showed
+        // a difference. And a store gives space back at rest: what is kept would have to be counted as
+        // space and given up, like spares. Buffered stores have nothing to gain at all: nothing is
+        // written ahead for them, and a page of an old file costs more to enter than one of a new one.
         // What recovery has cut off is not in the view.
         let view = log.view();
         let known = |id: &u32| view.holders(*id).is_some();

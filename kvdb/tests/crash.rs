@@ -238,6 +238,11 @@ fn every_sync_is_needed() {
         // Garbage collection has workloads of its own.
         SyncSite::LogRelocate,
         SyncSite::LogRelocateDir,
+        // Of a log that has no manifest.
+        SyncSite::LogRemoveDir,
+        // The database removes files of segments; the log by itself can use them again.
+        SyncSite::LogRecycle,
+        SyncSite::LogRecycleDir,
         // The footer: without it the next opening recovers, nothing is lost.
         SyncSite::LogClose,
     ];

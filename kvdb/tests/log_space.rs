@@ -87,6 +87,33 @@ fn a_snapshot_and_an_iterator_keep_the_segments_they_need() {
     }
 }
 
+/// A file that was removed and is still open takes the space that it did.
+#[test]
+#[cfg(target_os = "linux")]
+fn rule_39_files_of_an_earlier_opening_are_closed_when_they_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let removed = || {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| {
+            let to = std::fs::read_link(fd.ok()?.path()).ok()?;
+            (to.starts_with(dir.path()) && to.to_str()?.ends_with("(deleted)")).then_some(to)
+        });
+        open.collect::<Vec<_>>()
+    };
+    for round in 0..3u64 {
+        let db = tiny().open(dir.path()).unwrap();
+        for i in 0..60u64 {
+            db.put(i.to_be_bytes(), value(round << 8 | i, 100_000)).unwrap();
+        }
+        db.gc(&kvdb::GcOptions::full()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !removed().is_empty() {
+            assert!(Instant::now() < deadline, "{:?}", removed());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        db.close().unwrap();
+    }
+}
+
 #[test]
 fn a_dead_segment_is_freed_only_after_it_was_sealed() {
     let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());

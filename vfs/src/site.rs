@@ -22,8 +22,14 @@ pub enum SyncSite {
     LogRecovery,
     /// Header (and pre-written contents) of a new segment.
     LogSegmentCreate,
-    /// The log's directory after a segment was created or renamed.
+    /// The log's directory after a segment was created.
     LogSegmentDir,
+    /// Header of a new segment in a file that was used before.
+    LogRecycle,
+    /// The log's directory after such a file was renamed.
+    LogRecycleDir,
+    /// The log's directory after segments were removed, where it is all that says which there are.
+    LogRemoveDir,
     /// Output of value-log garbage collection.
     LogRelocate,
     /// The log's directory after garbage collection.
@@ -55,6 +61,9 @@ impl SyncSite {
         SyncSite::LogRecovery,
         SyncSite::LogSegmentCreate,
         SyncSite::LogSegmentDir,
+        SyncSite::LogRecycle,
+        SyncSite::LogRecycleDir,
+        SyncSite::LogRemoveDir,
         SyncSite::LogRelocate,
         SyncSite::LogRelocateDir,
         SyncSite::Table,

@@ -45,7 +45,7 @@
 //! its map (both counted, by `Arc`), no map made through another handle of the file lives, as that
 //! of a value or a view which outlived an earlier opening does, in this process or in another
 //! ([`kvdb_vfs::File::is_held`], a lock of the file), and it has one name only, so that no
-//! checkpoint shares it. Otherwise it waits, and [`Log::close`] removes it.
+//! checkpoint shares it. Otherwise it waits. No more than two wait, and [`Log::close`] removes them.
 //!
 //! # Format, version 1
 //!

@@ -54,7 +54,8 @@ impl Segment {
         let path = segment_path(dir, name.file);
         let file = fs.open(&path, OpenMode::CreateNew)?;
         let meta = meta_for(name, capacity, options);
-        let making = Making { fs, dir, path: &path, file: &*file, database };
+        let sites = (SyncSite::LogSegmentCreate, SyncSite::LogSegmentDir);
+        let making = Making { fs, dir, path: &path, file: &*file, database, sites };
         let (meta, direct) = match making.allocate_and_fill(meta, options.prefill) {
             Ok(made) => made,
             Err(e) => {
@@ -117,7 +118,8 @@ impl Segment {
         let made = || {
             fs.rename(&old_path, &path)?;
             let file = fs.open(&path, OpenMode::ReadWrite)?;
-            let making = Making { fs, dir, path: &path, file: &*file, database };
+            let sites = (SyncSite::LogRecycle, SyncSite::LogRecycleDir);
+            let making = Making { fs, dir, path: &path, file: &*file, database, sites };
             let (meta, direct) = making.fill(meta, false)?;
             Ok::<_, Error>((file, meta, direct))
         };
@@ -314,6 +316,8 @@ struct Making<'a> {
     path: &'a Path,
     file: &'a dyn File,
     database: u128,
+    /// Where the file and the directory are synced.
+    sites: (SyncSite, SyncSite),
 }
 
 impl Making<'_> {
@@ -354,8 +358,9 @@ impl Making<'_> {
                 written => break written?,
             }
         }
-        self.file.sync_data(SyncSite::LogSegmentCreate)?;
-        self.fs.sync_dir(self.dir, SyncSite::LogSegmentDir)?;
+        let (file_site, dir_site) = self.sites;
+        self.file.sync_data(file_site)?;
+        self.fs.sync_dir(self.dir, dir_site)?;
         Ok((meta, direct))
     }
 

@@ -103,6 +103,15 @@ impl LogView {
         view
     }
 
+    /// Those of these segments that are in files of their own.
+    pub(crate) fn raw(&self, ids: &[u32]) -> Vec<Arc<Segment>> {
+        let raw = |id: &u32| match self.place(*id) {
+            Ok(Place::Raw(segment)) => Some(segment.clone()),
+            _ => None,
+        };
+        ids.iter().filter_map(raw).collect()
+    }
+
     /// The numbers of the segments, ascending.
     pub fn segments(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
         self.places.iter().map(|(id, _)| *id)

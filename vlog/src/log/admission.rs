@@ -354,7 +354,7 @@ impl Shared {
         let made = MutexGuard::unlocked(&mut a, || {
             // If the namer panics, the others must not wait for ever.
             let mut making = Making { shared: self, done: false };
-            let made = self.new_segment(capacity, last);
+            let made = self.new_segment(capacity, needed, last);
             making.done = true;
             made
         });
@@ -376,14 +376,8 @@ impl Shared {
         }
     }
 
-    /// A dead segment of this size that nobody reads any more.
-    fn take_unused(&self, capacity: u32) -> Option<Arc<Segment>> {
-        let mut dead = self.dead.lock();
-        let at = dead.iter().position(|s| s.capacity() == capacity && s.is_unused())?;
-        Some(dead.swap_remove(at))
-    }
-
-    fn new_segment(&self, capacity: u32, last: Option<u32>) -> Result<Arc<Segment>> {
+    /// A segment of `capacity` bytes, or one that takes `least` bytes and has a file already.
+    fn new_segment(&self, capacity: u32, least: u32, last: Option<u32>) -> Result<Arc<Segment>> {
         let name = self.namer.allocate().map_err(Error::Namer)?;
         if last.is_some_and(|last| name.segment <= last) {
             return Err(Error::Misuse("segment numbers must grow"));
@@ -393,7 +387,7 @@ impl Shared {
         if self.usage.was_buffered() && options.sync_method == SyncMethod::Direct {
             options.sync_method = SyncMethod::Fdatasync;
         }
-        let segment = match self.take_unused(capacity) {
+        let segment = match self.take_unused(capacity, least) {
             Some(old) => Segment::recycle(fs, dir, self.database, name, old, &options)?,
             None => Segment::create(fs, dir, self.database, name, capacity, &options)?,
         };

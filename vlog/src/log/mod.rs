@@ -4,6 +4,7 @@ pub(crate) mod admission;
 mod blocks;
 mod commit;
 mod queue;
+mod recycle;
 mod rotate;
 mod sink;
 mod standalone;
@@ -35,7 +36,7 @@ use crate::sync::{
     AtomicBool, AtomicU64, Condvar, Mutex, RwLock, lock_busy, order_write_before_read,
 };
 use crate::view::{LogView, Place};
-use crate::{Durability, Error, Options, Position, Relocated, Result, SealedSegment, SegmentMeta};
+use crate::{Durability, Error, Options, Position, Relocated, Result, SealedSegment};
 
 /// A log that is open for appending. Shared by reference between threads.
 ///
@@ -92,7 +93,8 @@ pub(crate) struct Shared {
     /// Whether there are any; changes under their lock.
     pub(crate) any_left: AtomicBool,
     pub(crate) usage: CachePadded<Usage>,
-    /// Segments that are not part of the log any more, whose files may be used again.
+    /// Segments that are not part of the log any more, whose files may be used again: the one that
+    /// died first is first.
     pub(crate) dead: Mutex<Vec<Arc<Segment>>>,
     /// Segments are made no larger than this many bytes, but as large as a frame needs.
     pub(crate) segment_limit: AtomicU32,
@@ -123,9 +125,6 @@ impl Usage {
         self.buffered.swap(0, Ordering::Relaxed) > synced
     }
 }
-
-/// How many dead segments are kept for their files.
-const MAX_DEAD: usize = 4;
 
 impl Shared {
     pub(crate) fn add_to_view(&self, segment: &Arc<Segment>) {
@@ -292,33 +291,6 @@ impl<C> Log<C> {
         *view = Arc::new(view.with_places(places));
     }
 
-    /// As [`Log::forget`], but keeps some of the files, to make new segments of: that saves
-    /// preallocation, and on some devices the cost of unlinking. A file is used again only when
-    /// no view and no value leads to it and it has no other name; readers of old views are never
-    /// disturbed. [`Log::close`] removes those not used by then.
-    ///
-    /// The segments must be freed durably in the caller's manifest *before* this call. Returns
-    /// those whose files the caller has to remove. After a crash the kept ones are files that no
-    /// manifest names, under the name of the old segment or a new one.
-    ///
-    /// # Errors
-    /// [`Error::Misuse`] if one of them is the active segment or a spare.
-    pub fn recycle(&self, segments: &[u32]) -> Result<Vec<SegmentMeta>> {
-        let view = self.view();
-        self.forget(segments)?;
-        let mut rest = Vec::new();
-        let mut dead = self.shared.dead.lock();
-        for segment in segments {
-            let Ok(Place::Raw(segment)) = view.place(*segment) else { continue };
-            if dead.len() < MAX_DEAD && segment.capacity() == self.shared.options.segment_size {
-                dead.push(segment.clone());
-            } else {
-                rest.push(segment.meta);
-            }
-        }
-        Ok(rest)
-    }
-
     /// One step of housekeeping: makes the spare segment if there is none, reports segments that
     /// were left as sealed, syncs what is overdue. Call it from a background thread, or between
     /// commits; `true` if there was something to do.
@@ -411,11 +383,7 @@ impl<C> Log<C> {
             return Err(Error::Poisoned { cause: self.shared.set_poison(e) });
         }
         *closed = true;
-        for dead in self.shared.dead.lock().drain(..) {
-            if let Err(error) = self.shared.fs.remove(&dead.data.path) {
-                tracing::warn!(%error, "file of a dead segment not removed");
-            }
-        }
+        self.shared.remove_dead();
         Ok(())
     }
 

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kvdb_vfs::{Fs, OpenMode, SyncSite};
+use kvdb_vfs::{File, Fs, OpenMode, SyncSite};
 
 use super::{Discard, Log, SegmentNamer};
+use crate::format::PAGE;
 use crate::frame::{Frame, FrameView};
 use crate::segment::{meta_of, read_header};
 use crate::{
@@ -103,7 +104,8 @@ impl Directory {
             return Ok((recovery.into_log(namer, crate::Start::Clean)?, end));
         }
         recovery.rewrite_tail()?;
-        // Segments behind the end are gone for good before a later one exists.
+        // Segments behind the end go for good when the directory is synced for the next one, before
+        // that has a frame.
         for segment in &end.unreached {
             let meta = segments.iter().find(|s| s.meta.segment == *segment);
             if let Some(meta) = meta {
@@ -112,7 +114,6 @@ impl Directory {
                     .map_err(crate::Error::Io)?;
             }
         }
-        self.fs.sync_dir(&self.dir, SyncSite::LogSegmentDir).map_err(crate::Error::Io)?;
         let name = namer.allocate().map_err(crate::Error::Namer)?;
         let meta = recovery.create_segment(name)?;
         Ok((recovery.into_log(namer, crate::Start::At(meta.segment))?, end))
@@ -121,19 +122,23 @@ impl Directory {
     /// The segments in the directory, ascending. A file that was never finished is removed: it
     /// has no frame.
     fn segments(&self) -> Result<Vec<SegmentRecord>> {
-        let mut found = Vec::new();
+        let mut numbers: Vec<(u64, PathBuf)> = Vec::new();
         for entry in self.fs.list(&self.dir)? {
-            let Some(number) = parse_segment_path(&entry.name) else { continue };
-            let path = self.dir.join(&entry.name);
+            if let Some(number) = parse_segment_path(&entry.name) {
+                numbers.push((number, self.dir.join(&entry.name)));
+            }
+        }
+        let newest = numbers.iter().map(|(number, _)| *number).max();
+        let mut found = Vec::new();
+        for (number, path) in numbers {
             let file = self.fs.open(&path, OpenMode::Read)?;
             let header = match read_header(&*file, &path) {
                 Ok(header) => header,
                 Err(e) => {
-                    if !self.is_unfinished(&*file)? {
+                    if !is_blank(&*file, 0, PAGE.into())? {
                         return Err(e);
                     }
-                    tracing::info!(path = %path.display(), "removing a segment never finished");
-                    self.fs.remove(&path)?;
+                    self.remove_unfinished(&path)?;
                     continue;
                 }
             };
@@ -142,17 +147,24 @@ impl Directory {
                 let (expected, found) = (number, meta.file);
                 return Err(crate::Error::WrongFile { path, what: "file id", expected, found });
             }
+            // Its length is durable before its first frame is written.
+            let len = file.len()?;
+            if newest == Some(number)
+                && len < meta.capacity.into()
+                && is_blank(&*file, PAGE.into(), len)?
+            {
+                self.remove_unfinished(&path)?;
+                continue;
+            }
             found.push(SegmentRecord { meta, sealed: None, relocated: None });
         }
         found.sort_by_key(|s| s.meta.segment);
         Ok(found)
     }
 
-    /// Whether creation of this file was interrupted: its header page is empty or not there.
-    fn is_unfinished(&self, file: &dyn kvdb_vfs::File) -> Result<bool> {
-        let mut page = [0; crate::format::PAGE as usize];
-        let n = file.read_at(&mut page, 0)?;
-        Ok(page[..n].iter().all(|b| *b == 0))
+    fn remove_unfinished(&self, path: &Path) -> Result<()> {
+        tracing::info!(path = %path.display(), "removing a segment never finished");
+        Ok(self.fs.remove(path)?)
     }
 
     /// Removes segments that lie before `position` and are not needed any more, and takes them
@@ -169,10 +181,28 @@ impl Directory {
         for meta in old.iter().filter_map(|s| view.meta(*s)) {
             self.fs.remove(&segment_path(&self.dir, meta.file))?;
             // In order, so that what is left is always the end of the log.
-            self.fs.sync_dir(&self.dir, SyncSite::LogSegmentDir)?;
+            self.fs.sync_dir(&self.dir, SyncSite::LogRemoveDir)?;
         }
         Ok(())
     }
+}
+
+/// Whether a range of a file is all zeros, as far as the file goes.
+fn is_blank(file: &dyn File, from: u64, to: u64) -> Result<bool> {
+    let mut chunk = vec![0; (64 << 10).min(to.saturating_sub(from)) as usize];
+    let mut at = from;
+    while at < to {
+        let most = chunk.len().min((to - at) as usize);
+        let n = file.read_at(&mut chunk[..most], at)?;
+        if chunk[..n].iter().any(|b| *b != 0) {
+            return Ok(false);
+        }
+        if n == 0 {
+            break;
+        }
+        at += n as u64;
+    }
+    Ok(true)
 }
 
 /// Numbers segments and files alike, above all that the directory holds.

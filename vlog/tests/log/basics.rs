@@ -1,4 +1,5 @@
 //! Append, read, replay, close.
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use kvdb_vfs::{FaultFs, FaultPlan, Fs, MemFs, Op, OpenMode, OsFs};
@@ -298,7 +299,7 @@ fn a_dead_segment_is_used_again_when_nobody_reads_it_any_more() {
         let mut pinned = Vec::new();
         let mut expected = Vec::new();
         let mut held = None;
-        for round in 0..6u64 {
+        for round in 0..10u64 {
             for i in 0..30 {
                 let entry = Entry { version: round * 30 + i + 1, seed: round * 30 + i, size: 1000 };
                 let frame = entry.frame();
@@ -330,7 +331,8 @@ fn a_dead_segment_is_used_again_when_nobody_reads_it_any_more() {
             }
             // A view held through the next round leads to every value of its own.
             let entries = expected[expected.len() - 30..].to_vec();
-            if let Some((view, entries)) = held.replace((view, entries)) {
+            let next = (round % 2 == 0).then_some((view, entries));
+            if let Some((view, entries)) = std::mem::replace(&mut held, next) {
                 for (entry, position) in entries {
                     let Some((key, tag, value, version)) = entry.records().into_iter().next()
                     else {
@@ -451,4 +453,41 @@ fn a_frame_larger_than_the_spare_passes_it_by() {
     let (_, seen, end) = open(&fs, &manifest, &options).unwrap();
     assert!(end.clean);
     assert_eq!(check_prefix(&seen, &expected, 5), Ok(5));
+}
+
+#[test]
+fn replay_and_reads_by_pointer_show_values_where_they_are_mapped() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let options = Options { segment_size: 1 << 20, initial_segment_size: 1 << 20, ..options() };
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    let value = vec![9; 300_000];
+    for version in 1..=8 {
+        let mut builder = FrameBuilder::new();
+        builder.push(b"key", b"", &value, None).unwrap();
+        let frame = builder.finish();
+        let room = log.reserve(frame.len()).unwrap();
+        let done = log.drive(log.enqueue(frame, version, Durability::Buffered, room, ()), &Discard);
+        let at = done.unwrap().position;
+        let pointer =
+            Pointer::new(at.segment, at.offset + 32, record_len(3, 0, value.len()) as u32);
+        // Of the segment being written, and of those that were left.
+        let view = log.view();
+        let lent = view.read_ref(pointer, b"key", version).unwrap().expect("a map").as_ptr();
+        assert_eq!(view.read(pointer, b"key", version).unwrap().as_ptr(), lent);
+    }
+    assert!(log.end().segment >= 3);
+    drop(log);
+    let mut recovery = recovery(&fs, &manifest.state(), &options).unwrap();
+    let mut shown = Vec::new();
+    let replayed = recovery.replay(|frame| {
+        shown.extend(frame.records().map(|r| (r.pointer, r.version, r.value.as_ptr() as usize)));
+        Ok::<_, Infallible>(())
+    });
+    assert_eq!(replayed.unwrap().frames, 8);
+    let view = recovery.view();
+    for (pointer, version, address) in shown {
+        let mapped = view.read_ref(pointer, b"key", version).unwrap().expect("a map");
+        assert_eq!(mapped.as_ptr() as usize, address);
+    }
 }

@@ -356,6 +356,8 @@ fn every_missing_sync_is_noticed() {
         LogRecovery,
         LogSegmentCreate,
         LogSegmentDir,
+        LogRecycle,
+        LogRecycleDir,
     ];
     for site in sites {
         // The first seeds are those that are known to tell.

@@ -12,5 +12,7 @@ mod direct;
 mod faults;
 mod golden;
 mod golden_relocated;
+mod opening;
 mod read_order;
 mod relocated;
+mod standalone;

@@ -1,0 +1,171 @@
+//! What an opening takes for granted, checked one by one, and when room for more is made.
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+
+use kvdb_vfs::{Fs, MemFs, OpenMode};
+use kvdb_vlog::*;
+
+use crate::common::*;
+
+fn overwrite(fs: &Arc<dyn Fs>, file: u64, offset: u64, bytes: &[u8]) {
+    let path = segment_path(DIR.as_ref(), file);
+    fs.open(&path, OpenMode::ReadWrite).unwrap().write_all_at(bytes, offset).unwrap();
+}
+
+fn ignore(_: FrameView<'_>) -> Result<(), Infallible> {
+    Ok(())
+}
+
+/// A log of frames that nothing has synced, in at least three segments, that was not closed. With the
+/// positions of its frames.
+fn unsynced() -> (Arc<dyn Fs>, Arc<Manifest>, Vec<Position>) {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let options = Options { sync_interval_bytes: 1 << 30, ..options() };
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    let mut positions = Vec::new();
+    for version in 1..40 {
+        let entry = Entry { version, seed: version, size: 900 };
+        positions.push(append(&log, entry, Durability::Buffered).unwrap().position);
+    }
+    assert!(log.end().segment >= 3, "{}", log.end());
+    (fs, manifest, positions)
+}
+
+#[test]
+fn a_segment_to_go_on_in_has_a_number_above_all_others() {
+    let (fs, manifest, _) = unsynced();
+    let state = manifest.state();
+    let last = state.segments.last().unwrap().meta.segment;
+    let files = fs.list(DIR.as_ref()).unwrap().len();
+    let mut recovery = recovery(&fs, &state, &options()).unwrap();
+    let name = |segment| SegmentName { segment, file: 900 + u64::from(segment), nonce: 5 };
+    assert!(matches!(recovery.create_segment(name(last + 1)), Err(Error::Misuse(_))), "no replay");
+    recovery.replay(ignore).unwrap();
+    for number in [0, 1, last] {
+        let refused = recovery.create_segment(name(number));
+        assert!(matches!(refused, Err(Error::Misuse(_))), "{number}: {refused:?}");
+    }
+    assert_eq!(fs.list(DIR.as_ref()).unwrap().len(), files, "a refusal makes no file");
+    assert_eq!(recovery.create_segment(name(last + 1)).unwrap().segment, last + 1);
+}
+
+#[test]
+fn segments_behind_the_end_are_in_no_view_and_show_nothing() {
+    let (fs, manifest, positions) = unsynced();
+    let state = manifest.state();
+    let torn = *positions.iter().rfind(|p| p.segment == positions[0].segment).unwrap();
+    overwrite(&fs, state.segments[0].meta.file, torn.offset.into(), &[0; 32]);
+    let behind = positions.iter().find(|p| p.segment > torn.segment).unwrap();
+
+    let mut recovery = recovery(&fs, &state, &options()).unwrap();
+    let end = recovery.replay(ignore).unwrap();
+    assert_eq!(end.end, torn);
+    let others: Vec<u32> = state.segments[1..].iter().map(|s| s.meta.segment).collect();
+    assert_eq!(end.unreached, others);
+    // Its frames are there, whole, and no part of the log.
+    let pointer = Pointer::new(behind.segment, behind.offset + 32, 50);
+    let read = recovery.view().read_record(pointer, 1, |_, _, _| ());
+    assert!(matches!(read, Err(Error::BadPointer { .. })), "{read:?}");
+
+    let last = *others.last().unwrap();
+    let name = SegmentName { segment: last + 1, file: 900, nonce: 5 };
+    recovery.create_segment(name).unwrap();
+    let log: Log = recovery.into_log(manifest, Start::At(last + 1)).unwrap();
+    let seen: Vec<u32> = log.view().segments().collect();
+    assert_eq!(seen, [torn.segment, last + 1]);
+    let read = log.view().read_record(pointer, 1, |_, _, _| ());
+    assert!(matches!(read, Err(Error::UnknownSegment { .. })), "{read:?}");
+}
+
+#[test]
+fn the_seal_of_the_last_segment_is_compared_with_what_is_in_it() {
+    let (fs, manifest, positions) = unsynced();
+    let state = manifest.state();
+    let end = recovery(&fs, &state, &options()).unwrap().replay(ignore).unwrap();
+    let last = *end.sealed.last().unwrap();
+    assert_eq!(last.segment, positions.last().unwrap().segment);
+    let replay = |seal: SealedSegment| {
+        let mut state = state.clone();
+        // Nothing lies behind it, and those before are sealed as they are.
+        state.segments.retain(|s| s.meta.segment <= last.segment);
+        for (record, sealed) in state.segments.iter_mut().zip(&end.sealed) {
+            record.sealed = Some(*sealed);
+        }
+        state.segments.last_mut().unwrap().sealed = Some(seal);
+        recovery(&fs, &state, &options()).unwrap().replay(ignore)
+    };
+    let whole = replay(last).unwrap();
+    assert_eq!((whole.end, whole.frames, whole.clean), (end.end, 39, false));
+    assert!(whole.damage.is_none());
+    for wrong in [
+        SealedSegment { checksum: last.checksum ^ 1, ..last },
+        SealedSegment { frames: last.frames + 1, ..last },
+        SealedSegment { length: last.length + 8, ..last },
+        SealedSegment { length: positions.last().unwrap().offset, ..last },
+    ] {
+        let found = replay(wrong);
+        assert!(
+            matches!(&found, Err(ReplayError::Log(Error::Damaged { .. }))),
+            "{wrong:?}: {found:?}"
+        );
+    }
+}
+
+/// How much was left of the first segment when a commit made the second, and how much it takes.
+fn left_when_a_commit_makes_the_spare(options: &Options) -> (u32, u32) {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, options).unwrap();
+    let capacity = manifest.state().segments[0].meta.capacity;
+    let mut version = 0;
+    while manifest.state().segments.len() == 1 {
+        version += 1;
+        let entry = Entry { version, seed: 1, size: 1000 };
+        append(&log, entry, Durability::Buffered).unwrap();
+    }
+    assert_eq!(log.end().segment, manifest.state().segments[0].meta.segment, "ahead of time");
+    (capacity - log.end().offset, capacity)
+}
+
+#[test]
+fn a_commit_makes_the_spare_when_an_eighth_is_left_or_a_quarter_of_one_that_grows() {
+    let full = Options { segment_size: 1 << 20, initial_segment_size: 1 << 20, ..options() };
+    let growing = Options { initial_segment_size: 64 << 10, ..full.clone() };
+    for (options, part) in [(full, 8), (growing, 4)] {
+        let (left, capacity) = left_when_a_commit_makes_the_spare(&options);
+        // Less one or two frames, and what is set aside.
+        let least = capacity / part - 4000;
+        assert!((least..=capacity / part).contains(&left), "{left} of {capacity}, 1/{part}");
+    }
+}
+
+#[test]
+fn a_directory_takes_only_the_newest_file_for_unfinished_and_only_if_nothing_is_in_it() {
+    for (segment, keep, fine) in [
+        (2, 4096u64, true),
+        (2, 5000, false),
+        (1, 4096, false),
+        // Its header is not whole.
+        (2, 60, false),
+        (2, 0, true),
+    ] {
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        let dir = Directory::new(fs.clone(), DIR.as_ref(), 7).unwrap();
+        let (log, _) = dir.open(options(), ignore).unwrap();
+        while log.end().segment < 2 {
+            log.append(Entry { version: 0, seed: 3, size: 900 }.frame(), Durability::Buffered)
+                .unwrap();
+        }
+        log.append(Entry { version: 0, seed: 3, size: 3000 }.frame(), Durability::Buffered)
+            .unwrap();
+        assert_eq!(log.view().segments().last(), Some(2));
+        drop(log);
+        let path = segment_path(Path::new(DIR), segment);
+        fs.open(&path, OpenMode::ReadWrite).unwrap().set_len(keep).unwrap();
+        let opened = dir.open(options(), ignore);
+        assert_eq!(opened.is_ok(), fine, "segment {segment} of {keep} bytes: {opened:?}");
+        assert_eq!(fs.metadata(&path).is_ok(), !fine, "what is not understood stays");
+    }
+}
