@@ -84,12 +84,13 @@ impl Directory {
         options: Options,
         on_frame: impl FnMut(FrameView<'_>) -> Result<(), E>,
     ) -> Result<(Log, ReplayEnd), ReplayError<E>> {
-        let segments = self.segments()?;
+        let (segments, newest) = self.segments()?;
         let head = segments
             .first()
             .map_or(Position::ZERO, |s| Position::new(s.meta.segment, crate::FIRST_FRAME));
-        let next = segments.iter().map(|s| s.meta.file.max(s.meta.segment.into()) + 1).max();
-        let namer = Arc::new(Numbers { next: AtomicU64::new(next.unwrap_or(1)) });
+        let numbers = segments.iter().map(|s| s.meta.segment.into()).chain(newest);
+        let next = numbers.max().map_or(1, |last| last + 1);
+        let namer = Arc::new(Numbers { next: AtomicU64::new(next) });
         let mut recovery = Recovery::open(
             self.fs.clone(),
             &self.dir,
@@ -119,9 +120,9 @@ impl Directory {
         Ok((recovery.into_log(namer, crate::Start::At(meta.segment))?, end))
     }
 
-    /// The segments in the directory, ascending. A file that was never finished is removed: it
-    /// has no frame.
-    fn segments(&self) -> Result<Vec<SegmentRecord>> {
+    /// The segments in the directory, ascending, and the highest number that a file had. A file that
+    /// was never finished is removed: it has no frame.
+    fn segments(&self) -> Result<(Vec<SegmentRecord>, Option<u64>)> {
         let mut numbers: Vec<(u64, PathBuf)> = Vec::new();
         for entry in self.fs.list(&self.dir)? {
             if let Some(number) = parse_segment_path(&entry.name) {
@@ -159,7 +160,7 @@ impl Directory {
             found.push(SegmentRecord { meta, sealed: None, relocated: None });
         }
         found.sort_by_key(|s| s.meta.segment);
-        Ok(found)
+        Ok((found, newest))
     }
 
     fn remove_unfinished(&self, path: &Path) -> Result<()> {
