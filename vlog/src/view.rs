@@ -62,7 +62,18 @@ pub(crate) enum Place {
 /// adding up its bytes takes 2.5 dependent cache misses *D* (seventeen lines, and the translation of one
 /// page or two), each read depending on the last. Finding the record and taking it apart adds 0.4, its
 /// checksum 0.4: 3.3 in all (medians of 21 rounds of 60,000 reads, D 140–190 ns; the middle halves are
-/// 0.2–0.6 wide). Through a map that is new, the system's faults add 1.5 to 2. Tried and not kept: a
+/// 0.2–0.6 wide). Through a map that is new, the system's faults add 1.5 to 2.5, which no reader of a map
+/// can do without. In one run, medians of nine rounds of 60,000 records, each round through maps of its
+/// own:
+///
+/// | of each record of 1 KiB | new maps | pages mapped |
+/// |---|---:|---:|
+/// | one byte loaded | 2.4 *D* | 0.2 *D* |
+/// | every byte added up | 4.9 *D* | 2.1 *D* |
+/// | and a CRC-32 of them | 5.9 *D* | 3.1 *D* |
+/// | read by pointer, checksum verified, value added up | 5.3 *D* | 3.1 *D* |
+///
+/// So a first touch in less than 4 *D* is out of reach for whoever reads the bytes. Tried and not kept: a
 /// checksum by wider registers (`crc32fast` 1.5.5: 3.3); leaving the misses of a record to the
 /// processor instead of loading a byte of each line first (0.93 of the time, 0.70..1.18 in 14 rounds);
 /// loading the last line of a record first (3.5 against 3.4).

@@ -104,7 +104,6 @@ impl Directory {
         if end.clean && recovery.end_segment().is_some() {
             return Ok((recovery.into_log(namer, crate::Start::Clean)?, end));
         }
-        recovery.rewrite_tail()?;
         // Segments behind the end go for good when the directory is synced for the next one, before
         // that has a frame.
         for segment in &end.unreached {

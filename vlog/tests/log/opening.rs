@@ -169,3 +169,22 @@ fn a_directory_takes_only_the_newest_file_for_unfinished_and_only_if_nothing_is_
         assert_eq!(fs.metadata(&path).is_ok(), !fine, "what is not understood stays");
     }
 }
+
+#[test]
+fn a_directory_looks_through_all_of_a_short_file_before_it_takes_it_for_unfinished() {
+    for content in [false, true] {
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        let dir = Directory::new(fs.clone(), DIR.as_ref(), 7).unwrap();
+        let sizes = Options { segment_size: 1 << 20, initial_segment_size: 1 << 20, ..options() };
+        let (log, _) = dir.open(sizes.clone(), ignore).unwrap();
+        assert!(log.prepare().unwrap());
+        drop(log);
+        let spare = fs.open(&segment_path(Path::new(DIR), 2), OpenMode::ReadWrite).unwrap();
+        spare.set_len(200_000).unwrap();
+        if content {
+            spare.write_all_at(&[1], 199_999).unwrap();
+        }
+        let opened = dir.open(sizes, ignore);
+        assert_eq!(opened.is_err(), content, "{opened:?}");
+    }
+}
