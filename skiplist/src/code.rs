@@ -72,6 +72,14 @@ pub(crate) fn compare(a: &[u8], b: &[u8], from: usize) -> (Ordering, usize) {
         }
         at += 8;
     }
+    // What is left as one word, with some bytes before it that are known to be equal.
+    let last = least.saturating_sub(8);
+    if let (true, Some(x), Some(y)) = (at < least, word(a, last), word(b, last)) {
+        if x != y {
+            return (x.cmp(&y), last + (x ^ y).leading_zeros() as usize / 8);
+        }
+        at = least;
+    }
     while at < least {
         if a[at] != b[at] {
             return (a[at].cmp(&b[at]), at);

@@ -35,6 +35,16 @@ pub(crate) struct Base {
 
 pub(crate) type Above = [RecordId; TOP];
 
+/// What a record's slots hold around a limit.
+struct Around {
+    /// The link that leads farthest of those below the limit; if none is, one that is not below it.
+    before: u64,
+    /// The link that leads least far of the others.
+    after: u64,
+    /// A slot that was seen empty, or [`SLOTS`].
+    empty: usize,
+}
+
 impl SkipList {
     /// Finds the last base before the pair, and from there a node before the pair that is close
     /// to it; the probe, which stood on the head, stands on that node afterwards.
@@ -60,23 +70,39 @@ impl SkipList {
     fn descend(&self, probe: &mut Probe<'_>, record: RecordId) -> RecordId {
         let arena = self.arena();
         let limit = u64::from(probe.code()) << 32;
-        // Counted from the limit, what is before it comes after all else.
-        let mut farthest = 0;
-        for slot in arena.slots(record) {
-            // Acquire: makes the record behind the slot readable (A3).
-            let link = slot.load(Ordering::Acquire);
-            farthest = farthest.max(link.wrapping_sub(limit));
-        }
-        let link = farthest.wrapping_add(limit);
-        let below = match RecordId::of_link(link) {
-            Some(below) if link < limit => {
-                probe.follow((link >> 32) as u32);
+        let before = self.around(record, limit).before;
+        let below = match RecordId::of_link(before) {
+            Some(below) if before < limit => {
+                probe.follow((before >> 32) as u32);
                 below
             }
             _ => arena.record_down(record),
         };
         arena.prefetch_record(below);
         below
+    }
+
+    /// The slots of a record on both sides of a limit.
+    ///
+    /// Several chains of maxima and minima rather than one: of one, the compiler makes branches that the
+    /// processor cannot foresee.
+    #[inline(always)]
+    fn around(&self, record: RecordId, limit: u64) -> Around {
+        const CHAINS: usize = 4;
+        // Counted from the limit, what is before it comes after all else.
+        let (mut chains, mut empty) = ([(0, u64::MAX); CHAINS], SLOTS);
+        for (i, slots) in self.arena().slots(record).chunks(CHAINS).enumerate() {
+            for (j, ((farthest, nearest), slot)) in chains.iter_mut().zip(slots).enumerate() {
+                // Acquire: makes what the slot leads to readable (A3).
+                let link = slot.load(Ordering::Acquire);
+                empty = if link == END { i * CHAINS + j } else { empty };
+                *farthest = (*farthest).max(link.wrapping_sub(limit));
+                *nearest = (*nearest).min(link.wrapping_sub(limit));
+            }
+        }
+        let (farthest, nearest) =
+            chains.into_iter().fold((0, u64::MAX), |(f, n), (g, m)| (f.max(g), n.min(m)));
+        Around { before: farthest.wrapping_add(limit), after: nearest.wrapping_add(limit), empty }
     }
 
     /// As [`approach`](SkipList::approach), the base being known, and the probe standing on it.
@@ -90,16 +116,7 @@ impl SkipList {
         let arena = self.arena();
         let code = probe.code();
         let limit = u64::from(code) << 32;
-        // Counted from the limit, what is before it comes after all else.
-        let (mut farthest, mut nearest, mut empty) = (0, u64::MAX, SLOTS);
-        for (i, slot) in arena.slots(record).iter().enumerate() {
-            // Acquire: makes the node behind the slot readable (A3).
-            let link = slot.load(Ordering::Acquire);
-            empty = if link == END { i } else { empty };
-            farthest = farthest.max(link.wrapping_sub(limit));
-            nearest = nearest.min(link.wrapping_sub(limit));
-        }
-        let (before, after) = (farthest.wrapping_add(limit), nearest.wrapping_add(limit));
+        let Around { before, after, empty } = self.around(record, limit);
         let base = Base { record, code, empty, above };
         let node = match NodeId::of_link(before) {
             Some(node) if before < limit => node,

@@ -116,10 +116,8 @@ impl<'k> Probe<'k> {
     /// Goes over to a node before the pair whose code, relative to the node stood on, is `code`.
     #[inline]
     pub(crate) fn follow(&mut self, code: u32) {
-        let more = shared(code, self.code);
-        if more != 0 {
-            self.share(self.common + more);
-        }
+        // Also where nothing more is shared, which happens too irregularly for a branch.
+        self.share(self.common + shared(code, self.code));
     }
 
     /// Walks along the nodes from `node`, on which the search stands, to the last one before the
