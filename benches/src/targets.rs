@@ -110,6 +110,7 @@ pub const TARGETS: &[Target] = &[
     skiplist("insert vs crossbeam", "crossbeam-skiplist", Goal::AtLeast(3.0)),
     skiplist("get vs crossbeam", "crossbeam-skiplist", Goal::AtLeast(3.0)),
     skiplist("iteration vs crossbeam", "crossbeam-skiplist", Goal::AtLeast(2.0)),
+    skiplist("get of the same thousand", "D", Goal::Shown),
     skiplist("get of a missing key", "D", Goal::Shown),
     skiplist("insert, 16-digit decimal keys", "D", Goal::Shown),
     skiplist("get, 16-digit decimal keys", "D", Goal::Shown),

@@ -14,6 +14,8 @@ use crate::targets::{CHASE_BYTES, SKIPLIST};
 
 const ROUNDS: u64 = 5;
 
+const FEW: usize = 1000;
+
 /// What a memtable on top of crossbeam's list would hold: keys and values of any length.
 type Crossbeam = SkipMap<(Vec<u8>, Reverse<u64>), Vec<u8>>;
 
@@ -50,6 +52,8 @@ struct Inputs {
     value: Vec<u8>,
     keys: Flat,
     queries: Flat,
+    /// So few of them that the caches hold all they lead through.
+    few: Flat,
     missing: Flat,
     sorted: Flat,
     decimal: Flat,
@@ -62,9 +66,12 @@ pub(super) fn run(recorder: &mut Recorder) {
     let mut decimal: Vec<_> = (0..n).map(|i| format!("{i:016}").into_bytes()).collect();
     fastrand::Rng::with_seed(3).shuffle(&mut decimal);
     let decimal = Flat::new(&decimal);
+    let queries = keys.shuffled(2);
+    let few: Vec<_> = queries.iter().take(FEW).map(<[u8]>::to_vec).collect();
     let inputs = Inputs {
         value: vec![7; value_len],
-        queries: keys.shuffled(2),
+        queries,
+        few: Flat::new(&few),
         missing: Flat::new(&random_keys(n, key_len, 4)),
         sorted: keys.sorted(),
         decimal_queries: decimal.shuffled(5),
@@ -124,6 +131,12 @@ fn ours(
     let get = nanos(n, || assert!(black_box(get_all(list, queries)) > 0));
     d = chase.nanos(300_000);
     recorder.record("get", get, d);
+    let few = nanos(n, || {
+        for _ in 0..n / FEW {
+            assert!(black_box(get_all(list, &inputs.few)) > 0);
+        }
+    });
+    recorder.record("get of the same thousand", few, d);
     let missing = nanos(n, || assert_eq!(get_all(list, &inputs.missing), 0));
     recorder.record("get of a missing key", missing, d);
 
