@@ -9,8 +9,10 @@
 //!
 //! Any node or record that a slot or a link leads to is there for good, so a slot can be stale,
 //! missing, or misplaced without making anything wrong: it costs the search steps along the lists.
-//! That is why writers here never wait for one another. Whoever finds a slot taken or a record
-//! being split leaves the hint out.
+//! That is why writers here never have to wait for one another. They do for a moment where one splits a
+//! record that is full, since that is sooner done than twice, and then go ahead by themselves: without
+//! hints, as many of which would be missing as others insert while one sleeps, searches would become walks
+//! for good.
 
 use crate::arena::{Arena, END, LAYERS, NodeId, RecordId, SLOTS};
 use crate::code::{code, compare};
@@ -20,6 +22,10 @@ use crate::search::Probe;
 use crate::sync::Ordering;
 
 const TOP: usize = LAYERS - 1;
+
+/// Looks at a record's lock, some 40 to 140 cycles apart, in which whoever holds it should be done: a split
+/// takes about a microsecond. Under the model checker nobody has patience, so that all come to wait for each other.
+const PATIENCE: u32 = if cfg!(loom) { 0 } else { 100 };
 
 /// The record whose base is the last one before a pair.
 #[derive(Clone, Copy)]
@@ -172,54 +178,86 @@ impl SkipList {
     pub(crate) fn enter(&self, base: &Base, node: NodeId) {
         let link = u64::from(base.code) << 32 | u64::from(node.word());
         if base.empty < SLOTS {
-            // Release: whoever reads the slot may read the node. If another was faster, that one
-            // is in the index instead.
+            // Release: whoever reads the slot may read the node.
             let slot = self.arena().slot(base.record, base.empty);
-            let _ = slot.compare_exchange(END, link, Ordering::Release, Ordering::Relaxed);
-            return;
-        }
-        self.crowd(0, base.record, link, &base.above);
-    }
-
-    /// Puts a link into a record that is full.
-    #[cold]
-    fn crowd(&self, layer: usize, record: RecordId, link: u64, above: &Above) {
-        let arena = self.arena();
-        let lock = arena.record_lock(record);
-        let locked = lock.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        let new = if locked { self.split(layer, record, link) } else { None };
-        if locked {
-            lock.store(0, Ordering::Release);
-        }
-        match new {
-            Some(new) if layer < TOP => self.enter_record(layer + 1, new, above),
-            Some(_) => {}
-            None => {
-                // No room, or somebody is about to make some. A fresh hint is as good as an old.
-                let slot = (link as usize / 8) % SLOTS;
-                arena.slot(record, slot).store(link, Ordering::Release);
+            if slot.compare_exchange(END, link, Ordering::Release, Ordering::Relaxed).is_ok() {
+                return;
             }
         }
+        self.enter_behind(0, base.record, node.word(), &base.above);
     }
 
-    /// Enters a record that was just linked in into the layer above it.
-    fn enter_record(&self, layer: usize, new: RecordId, above: &Above) {
+    /// Enters a node, or a record of the layer below, where it belongs in a layer: in `record`, whose base
+    /// is before it, or in one that follows. Makes room where there is none.
+    #[cold]
+    fn enter_behind(&self, layer: usize, mut record: RecordId, id: u32, above: &Above) {
         let arena = self.arena();
-        let base = arena.record_node(new);
-        let mut probe = Probe::new(arena.key(base), arena.version(base));
-        let mut record = above[layer - 1];
+        let Some(node) = self.node_behind(layer, u64::from(id)) else { return };
+        let mut probe = Probe::new(arena.key(node), arena.version(node));
         if !probe.stand_on(arena, arena.record_node(record)) {
             return;
         }
-        (record, _) = probe.walk_records(arena, record, 0);
-        let link = u64::from(probe.code()) << 32 | u64::from(new.word());
-        match self.empty_slot(record) {
-            SLOTS => self.crowd(layer, record, link, above),
-            slot => {
-                let slot = arena.slot(record, slot);
-                let _ = slot.compare_exchange(END, link, Ordering::Release, Ordering::Relaxed);
+        // Another turn is for those only whose slot or record somebody else was quicker to take or split.
+        loop {
+            (record, _) = probe.walk_records(arena, record, 0);
+            let link = u64::from(probe.code()) << 32 | u64::from(id);
+            let empty = self.empty_slot(record);
+            if empty < SLOTS {
+                let slot = arena.slot(record, empty);
+                if slot.compare_exchange(END, link, Ordering::Release, Ordering::Relaxed).is_ok() {
+                    return;
+                }
+                continue;
+            }
+            let Some(ticket) = self.lock(record) else { continue };
+            let full = self.empty_slot(record) == SLOTS;
+            let split = if full { self.split(layer, record, link, ticket) } else { None };
+            let full = full && self.empty_slot(record) == SLOTS;
+            let held = self.unlock(record, ticket);
+            match split {
+                Some((new, entered)) => {
+                    if layer < TOP {
+                        self.enter_behind(layer + 1, above[layer], new.word(), above);
+                    }
+                    if entered {
+                        return;
+                    }
+                }
+                None if full && held => {
+                    // The index has no room. A fresh hint is as good as an old.
+                    let slot = (link as usize / 8) % SLOTS;
+                    arena.slot(record, slot).store(link, Ordering::Release);
+                    return;
+                }
+                None => {}
             }
         }
+    }
+
+    /// Takes the lock of a record; `None` if somebody else was quicker. Whoever holds it has a moment for
+    /// the split: if the system puts them to sleep meanwhile, it is taken from them, so that the hints of
+    /// all others do not get lost. What they do when they wake up is superfluous, wastes a record at most, and
+    /// does no other harm.
+    fn lock(&self, record: RecordId) -> Option<u32> {
+        let lock = self.arena().record_lock(record);
+        let seen = lock.load(Ordering::Relaxed);
+        let held = seen % 2;
+        for _ in 0..held * PATIENCE {
+            std::hint::spin_loop();
+            if lock.load(Ordering::Relaxed) != seen {
+                return None;
+            }
+        }
+        let ticket = seen.wrapping_add(1 + held);
+        let taken = lock.compare_exchange(seen, ticket, Ordering::Acquire, Ordering::Relaxed);
+        taken.ok().map(|_| ticket)
+    }
+
+    /// Gives a lock back; tells whether it was still there to give.
+    fn unlock(&self, record: RecordId, ticket: u32) -> bool {
+        let lock = self.arena().record_lock(record);
+        let free = ticket.wrapping_add(1);
+        lock.compare_exchange(ticket, free, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     /// The node that a slot of a layer is about.
@@ -231,8 +269,14 @@ impl SkipList {
     }
 
     /// Splits a full record, which the caller has locked, to make room for `link`; returns the new
-    /// one.
-    fn split(&self, layer: usize, record: RecordId, link: u64) -> Option<RecordId> {
+    /// one, and whether `link` has its place there.
+    fn split(
+        &self,
+        layer: usize,
+        record: RecordId,
+        link: u64,
+        ticket: u32,
+    ) -> Option<(RecordId, bool)> {
         let arena = self.arena();
         let mut links = [END; SLOTS + 1];
         for (slot, link) in links[..SLOTS].iter_mut().enumerate() {
@@ -271,28 +315,23 @@ impl SkipList {
             // Relaxed: linking the record in publishes these.
             arena.slot(new, slot).store(moved, Ordering::Relaxed);
         }
-        self.link_record(layer, record, new, height);
+        if arena.record_lock(record).load(Ordering::Relaxed) != ticket {
+            return None;
+        }
+        let linked = self.link_record(layer, record, new, height);
         let moved = &links[middle..];
-        for slot in 0..SLOTS {
-            let slot = arena.slot(record, slot);
+        for slot in arena.slots(record) {
             let there = slot.load(Ordering::Relaxed);
             if moved.contains(&there) {
                 let _ = slot.compare_exchange(there, END, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
-        if !moved.contains(&link) {
-            let enter = |slot| {
-                let slot = arena.slot(record, slot);
-                slot.compare_exchange(END, link, Ordering::Release, Ordering::Relaxed).is_ok()
-            };
-            // If others were faster, theirs are in the index instead.
-            let _ = (0..SLOTS).any(enter);
-        }
-        Some(new)
+        linked.then(|| (new, moved.contains(&link)))
     }
 
-    /// Links a record in on the levels below `height`. Its base is behind that of `record`.
-    fn link_record(&self, layer: usize, record: RecordId, new: RecordId, height: usize) {
+    /// Links a record in on the levels below `height`. Its base is behind that of `record`. If there is
+    /// one with this base, as where a split was done twice, it leaves the new one out and returns `false`.
+    fn link_record(&self, layer: usize, record: RecordId, new: RecordId, height: usize) -> bool {
         let arena = self.arena();
         let base = arena.record_node(new);
         let mut probe = Probe::new(arena.key(base), arena.version(base));
@@ -307,6 +346,9 @@ impl SkipList {
             let (last, next) = probe.walk_records(arena, record, level);
             record = last;
             places[level] = (record, probe.code(), next);
+        }
+        if probe.found().is_some() {
+            return false;
         }
         for (level, place) in places.iter().enumerate().take(height) {
             let (mut record, mut code, mut next) = *place;
@@ -331,6 +373,9 @@ impl SkipList {
                 }
                 probe.return_to(arena, arena.record_node(record), code);
                 (record, next) = probe.walk_records(arena, record, level);
+                if level == 0 && probe.found().is_some() {
+                    return false;
+                }
                 code = probe.code();
             }
             if let (0, Some(after)) = (level, RecordId::of_link(next)) {
@@ -341,6 +386,7 @@ impl SkipList {
         if layer == TOP {
             self.grow_to(height);
         }
+        true
     }
 }
 
@@ -348,6 +394,7 @@ impl SkipList {
 mod tests {
     use super::*;
     use crate::Options;
+    use crate::sync::AtomicU64;
 
     fn list(seed: u64) -> SkipList {
         let options = Options { capacity: 16 << 20, seed, ..Options::default() };
@@ -463,6 +510,80 @@ mod tests {
             let entries = filled[0] + records(&list, 0, 0).len();
             assert!(entries as u64 > N * 9 / 10, "most hints are there: {entries}");
         }
+    }
+
+    /// Steps along the list from where the index leads to each entry: the most.
+    fn longest_walk(list: &SkipList) -> usize {
+        let arena = list.arena();
+        let entries = std::iter::successors(list.after(Arena::head()), |&node| list.after(node));
+        let walk = |node| {
+            let (start, _) = list.approach(&mut Probe::new(arena.key(node), arena.version(node)));
+            let way = std::iter::successors(Some(start), |&node| list.after(node));
+            way.take_while(|&at| at != node).count()
+        };
+        entries.map(walk).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn a_writer_put_to_sleep_in_a_split_costs_nobody_a_hint() {
+        for falling in [false, true] {
+            let list = list(1);
+            let key = |i: u64| if falling { u64::MAX - i } else { i };
+            let keys = |range: std::ops::Range<u64>| {
+                insert_all(&list, range.map(|i| (key(i).to_be_bytes().to_vec(), 1)))
+            };
+            keys(0..1000);
+            for layer in 0..LAYERS {
+                for record in records(&list, layer, 0) {
+                    list.arena().record_lock(record).fetch_or(1, Ordering::Relaxed);
+                }
+            }
+            keys(1000..N);
+            let filled = check(&list);
+            let bases = records(&list, 0, 0).len() - 1;
+            assert_eq!(filled[0] + bases, N as usize, "falling: {falling}");
+            let longest = longest_walk(&list);
+            assert!(longest <= 2 * SLOTS, "falling: {falling}: {longest} steps");
+        }
+    }
+
+    #[test]
+    fn keys_of_a_shared_counter_leave_no_long_walks() {
+        const WRITERS: u64 = 8;
+        for falling in [false, true] {
+            let list = list(1);
+            let counter = AtomicU64::new(0);
+            std::thread::scope(|scope| {
+                for _ in 0..WRITERS {
+                    scope.spawn(|| {
+                        let numbers =
+                            std::iter::repeat_with(|| counter.fetch_add(1, Ordering::Relaxed));
+                        let numbers = numbers.take_while(|&i| i < 5 * N);
+                        let key = |i: u64| if falling { u64::MAX - i } else { i };
+                        insert_all(&list, numbers.map(|i| (key(i).to_be_bytes().to_vec(), 1)));
+                    });
+                }
+            });
+            check(&list);
+            let longest = longest_walk(&list);
+            assert!(longest <= 4 * SLOTS, "falling: {falling}: {longest} steps");
+        }
+    }
+
+    #[test]
+    fn a_record_that_another_made_room_in_is_not_split_again() {
+        let list = list(1);
+        // Each insert makes another one while it writes its value, after it has seen how full its record is.
+        for i in (0..N).rev().step_by(2) {
+            let nested = |_: &mut [u8]| {
+                list.insert(&(i - 1).to_be_bytes(), 1, b"").expect("room");
+            };
+            list.insert_with(&i.to_be_bytes(), 1, 0, nested).expect("room");
+        }
+        let bases = records(&list, 0, 0).len() - 1;
+        assert_eq!(check(&list)[0] + bases, N as usize, "hints are missing");
+        // Half full ones, as of any falling keys.
+        assert!(bases <= N as usize / (SLOTS / 2), "{bases}");
     }
 
     #[test]

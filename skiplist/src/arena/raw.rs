@@ -219,7 +219,7 @@ impl Arena {
 
     #[inline]
     fn at_record(&self, record: RecordId) -> *mut u8 {
-        // SAFETY: ids are offsets within the index (A1).
+        // SAFETY: ids are eighths of offsets within the index (A1).
         unsafe { self.memory.start().as_ptr().add(self.index + record.0 as usize * 8) }
     }
 
@@ -252,7 +252,7 @@ impl Arena {
         unsafe { AtomicU32::from_ptr(self.at_record(record).add(RECORD_PREV).cast()) }
     }
 
-    /// The word that is 1 while somebody splits the record.
+    /// The word that is odd while somebody splits the record.
     #[inline]
     pub(crate) fn record_lock(&self, record: RecordId) -> &AtomicU32 {
         // SAFETY: within the record (A1), 4-aligned, and only ever accessed as an atomic.
@@ -361,8 +361,8 @@ impl Arena {
     #[inline]
     pub(crate) fn prefetch_room(&self) {
         let at = self.memory.start().as_ptr().wrapping_add(self.taken.bytes() + AHEAD);
-        prefetch_to_write(at);
-        prefetch_to_write(at.wrapping_add(LINE));
+        prefetch(at);
+        prefetch(at.wrapping_add(LINE));
     }
 
     /// Asks for the cache lines of a record.
@@ -372,18 +372,6 @@ impl Arena {
             prefetch(self.at_record(record).wrapping_add(line * LINE));
         }
     }
-}
-
-#[inline]
-fn prefetch_to_write(at: *mut u8) {
-    // SAFETY: a prefetch never faults, whatever the address.
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_ET0>(at.cast_const().cast());
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = at;
 }
 
 #[inline]
