@@ -3,7 +3,7 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 
-use kvdb_vfs::{Fs, MemFs, OpenMode};
+use kvdb_vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, OpenMode, SyncSite};
 use kvdb_vlog::*;
 
 use crate::common::*;
@@ -48,7 +48,21 @@ fn a_segment_to_go_on_in_has_a_number_above_all_others() {
         assert!(matches!(refused, Err(Error::Misuse(_))), "{number}: {refused:?}");
     }
     assert_eq!(fs.list(DIR.as_ref()).unwrap().len(), files, "a refusal makes no file");
-    assert_eq!(recovery.create_segment(name(last + 1)).unwrap().segment, last + 1);
+    let made = recovery.create_segment(name(last + 1)).unwrap();
+    // As large as the log has grown.
+    assert_eq!((made.segment, made.capacity), (last + 1, 16 << 10));
+    recovery.abandon_segment();
+    assert_eq!(fs.list(DIR.as_ref()).unwrap().len(), files, "nor does one that was given up");
+}
+
+#[test]
+fn a_segment_to_go_on_in_is_no_larger_than_segments_are_to_be_now() {
+    let (fs, manifest, _) = unsynced();
+    let smaller = Options { segment_size: 12 << 10, ..options() };
+    let mut recovery = recovery(&fs, &manifest.state(), &smaller).unwrap();
+    recovery.replay(ignore).unwrap();
+    let name = SegmentName { segment: 100, file: 900, nonce: 5 };
+    assert_eq!(recovery.create_segment(name).unwrap().capacity, 12 << 10);
 }
 
 #[test]
@@ -186,5 +200,65 @@ fn a_directory_looks_through_all_of_a_short_file_before_it_takes_it_for_unfinish
         }
         let opened = dir.open(sizes, ignore);
         assert_eq!(opened.is_err(), content, "{opened:?}");
+    }
+}
+
+#[test]
+fn a_directory_refuses_a_file_under_another_name() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let dir = Directory::new(fs.clone(), DIR.as_ref(), 7).unwrap();
+    drop(dir.open(options(), ignore).unwrap());
+    let path = |file| segment_path(Path::new(DIR), file);
+    fs.rename(&path(1), &path(9)).unwrap();
+    let opened = dir.open(options(), ignore);
+    let wrong = matches!(
+        &opened,
+        Err(ReplayError::Log(Error::WrongFile { what: "file id", expected: 9, found: 1, .. }))
+    );
+    assert!(wrong, "{opened:?}");
+}
+
+#[test]
+fn what_a_failed_sync_lost_is_written_again_when_a_directory_is_opened() {
+    let disk = MemFs::new();
+    disk.create_dir_all(DIR.as_ref()).unwrap();
+    disk.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
+    let faults = FaultFs::new(Arc::new(disk.clone()));
+    let dir = Directory::new(Arc::new(faults.clone()), DIR.as_ref(), 7).unwrap();
+    let (log, _) = dir.open(options(), ignore).unwrap();
+    for seed in 1..6 {
+        let frame = Entry { version: 0, seed, size: 100 }.frame();
+        let how = if seed == 1 { Durability::Sync } else { Durability::Buffered };
+        log.append(frame, how).unwrap();
+    }
+    faults.arm(FaultPlan::new(Fault::LoseUnsynced));
+    assert!(log.sync().is_err());
+    drop(log);
+    let frames = |dir: &Directory| dir.open(options(), ignore).unwrap().1.frames;
+    assert_eq!(frames(&dir), 5, "the cache still shows them");
+    let image = disk.crash_image(&mut Keep::None);
+    let after = Directory::new(Arc::new(image), DIR.as_ref(), 7).unwrap();
+    assert_eq!(frames(&after), 5);
+}
+
+#[test]
+fn what_a_manifest_says_of_segments_is_checked_when_they_are_opened() {
+    let (fs, manifest, _) = unsynced();
+    let mut twice = manifest.state();
+    twice.segments.push(twice.segments[0].clone());
+    let opened = recovery(&fs, &twice, &options());
+    assert!(matches!(opened, Err(Error::Misuse(_))), "{opened:?}");
+    for length in [16 << 10 | 8, 4088] {
+        let mut state = manifest.state();
+        let segment = state.segments[1].meta.segment;
+        state.segments[1].sealed = Some(SealedSegment { segment, length, frames: 1, checksum: 0 });
+        let opened = recovery(&fs, &state, &options());
+        assert!(matches!(opened, Err(Error::Truncated { .. })), "{length}: {opened:?}");
+    }
+    for head in [Position::new(1, 4100), Position::new(1, 1 << 20), Position::new(77, 4096)] {
+        let opened = recovery(&fs, &State { head, ..manifest.state() }, &options());
+        let refused =
+            matches!(opened, Err(Error::BadPosition { .. } | Error::UnknownSegment { .. }));
+        assert!(refused, "{head}: {opened:?}");
     }
 }
