@@ -1,8 +1,9 @@
 //! [`Bounded`]: the part of a cursor's entries whose keys lie within bounds.
 
+use std::cmp::Ordering;
 use std::ops::Bound;
 
-use crate::cursor::State;
+use crate::cursor::{State, key_head};
 use crate::{Cursor, Error, Result};
 
 /// Shows of a cursor only the entries whose keys lie between two bounds, as if there were no others.
@@ -34,13 +35,22 @@ pub struct Bounded<C> {
     inner: C,
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
+    /// The heads of the bounds: a key of a lesser head is below, of a greater one above. Where there is
+    /// no bound, no head is.
+    lower_head: u64,
+    upper_head: u64,
     state: State,
 }
 
 impl<C: Cursor> Bounded<C> {
     /// Bounds `inner`, whatever its position. Not yet positioned.
     pub fn new(inner: C, lower: Bound<Vec<u8>>, upper: Bound<Vec<u8>>) -> Self {
-        Bounded { inner, lower, upper, state: State::Unpositioned }
+        let head = |bound: &Bound<Vec<u8>>, none| match bound {
+            Bound::Unbounded => none,
+            Bound::Included(key) | Bound::Excluded(key) => key_head(key),
+        };
+        let (lower_head, upper_head) = (head(&lower, 0), head(&upper, u64::MAX));
+        Bounded { inner, lower, upper, lower_head, upper_head, state: State::Unpositioned }
     }
 
     /// The inner cursor.
@@ -56,20 +66,32 @@ impl<C: Cursor> Bounded<C> {
     /// Whether `key` lies below the lower bound.
     #[inline]
     pub fn is_below(&self, key: &[u8]) -> bool {
-        match &self.lower {
-            Bound::Unbounded => false,
-            Bound::Included(bound) => key < bound.as_slice(),
-            Bound::Excluded(bound) => key <= bound.as_slice(),
-        }
+        self.has_below(key_head(key), key)
     }
 
     /// Whether `key` lies above the upper bound.
     #[inline]
     pub fn is_above(&self, key: &[u8]) -> bool {
-        match &self.upper {
-            Bound::Unbounded => false,
-            Bound::Included(bound) => key > bound.as_slice(),
-            Bound::Excluded(bound) => key >= bound.as_slice(),
+        self.has_above(key_head(key), key)
+    }
+
+    #[inline]
+    fn has_below(&self, head: u64, key: &[u8]) -> bool {
+        match (head.cmp(&self.lower_head), &self.lower) {
+            (Ordering::Less, _) => true,
+            (Ordering::Greater, _) | (_, Bound::Unbounded) => false,
+            (Ordering::Equal, Bound::Included(bound)) => key < bound.as_slice(),
+            (Ordering::Equal, Bound::Excluded(bound)) => key <= bound.as_slice(),
+        }
+    }
+
+    #[inline]
+    fn has_above(&self, head: u64, key: &[u8]) -> bool {
+        match (head.cmp(&self.upper_head), &self.upper) {
+            (Ordering::Greater, _) => true,
+            (Ordering::Less, _) | (_, Bound::Unbounded) => false,
+            (Ordering::Equal, Bound::Included(bound)) => key > bound.as_slice(),
+            (Ordering::Equal, Bound::Excluded(bound)) => key >= bound.as_slice(),
         }
     }
 
@@ -77,7 +99,7 @@ impl<C: Cursor> Bounded<C> {
     #[inline]
     fn onwards(&mut self, moved: Result<bool>) -> Result<bool> {
         self.state = State::Unpositioned;
-        let on = moved? && !self.is_above(self.inner.key());
+        let on = moved? && !self.has_above(self.inner.head(), self.inner.key());
         self.state = if on { State::At } else { State::Behind };
         Ok(on)
     }
@@ -86,7 +108,7 @@ impl<C: Cursor> Bounded<C> {
     #[inline]
     fn back(&mut self, moved: Result<bool>) -> Result<bool> {
         self.state = State::Unpositioned;
-        let on = moved? && !self.is_below(self.inner.key());
+        let on = moved? && !self.has_below(self.inner.head(), self.inner.key());
         self.state = if on { State::At } else { State::Before };
         Ok(on)
     }
