@@ -289,6 +289,7 @@ mod tests {
             assert_eq!(bytes, DATA - 2 * BLOCK, "all but what was read before it was a walk");
             assert!(told.iter().all(|t| t.end - t.start <= MOST_TOLD));
             assert!(told.len() > 1 && told[0].end - told[0].start == FIRST_TOLD);
+            assert!(told.len() as u64 <= 4 + DATA / (MOST_TOLD / 2), "in few pieces: {told:?}");
         }
     }
 

@@ -643,7 +643,9 @@ fn after_a_failure_a_cursor_stands_nowhere_until_it_is_positioned_anew() {
     let mut cursor = table.cursor();
     for forward in [true, false] {
         let mut moved = if forward { cursor.first() } else { cursor.last() };
+        let mut last = None;
         while let Ok(true) = moved {
+            last = Some((cursor.key().to_vec(), cursor.version(), cursor.value().to_vec()));
             moved = if forward { cursor.next() } else { cursor.prev() };
         }
         assert_eq!(moved.unwrap_err().kind(), ErrorKind::ChecksumMismatch(Part::Block));
@@ -651,6 +653,10 @@ fn after_a_failure_a_cursor_stands_nowhere_until_it_is_positioned_anew() {
         for moved in [cursor.next(), cursor.prev()] {
             assert_eq!(moved.unwrap_err().kind(), ErrorKind::Unpositioned);
         }
+        // Also in the block that it came from.
+        let (key, version, value) = last.unwrap();
+        assert!(cursor.seek(&key, version).unwrap());
+        assert_eq!((cursor.key(), cursor.value()), (&key[..], &value[..]));
     }
     assert!(cursor.first().unwrap());
     assert_eq!((cursor.key(), cursor.value()), (&entries[0].0[..], &entries[0].2[..]));
