@@ -112,8 +112,10 @@ fn misses_alone(table: &Table<Region>, keys: &Flat) -> f64 {
     })
 }
 
-fn scan(mut cursor: impl Cursor, entries: usize, passes: usize, forward: bool) -> f64 {
+/// The cursor is made where it walks: one that comes from elsewhere may be kept in memory.
+fn scan<C: Cursor>(open: impl Fn() -> C, entries: usize, passes: usize, forward: bool) -> f64 {
     nanos(entries * passes, || {
+        let mut cursor = open();
         let mut sum = 0u64;
         for _ in 0..passes {
             let mut on = if forward { cursor.first() } else { cursor.last() }.expect("intact");
@@ -130,7 +132,8 @@ fn scan(mut cursor: impl Cursor, entries: usize, passes: usize, forward: bool) -
 /// A scan of the first entries that looks at bounds, on both sides.
 fn scan_within(table: &Table<impl Source>, keys: &Flat, entries: usize, passes: usize) -> f64 {
     let at = |i| Bound::Included(keys.iter().nth(i).expect("so many keys").to_vec());
-    scan(Bounded::new(table.cursor(), at(0), at(entries - 1)), entries, passes, true)
+    let (from, to) = (at(0), at(entries - 1));
+    scan(|| Bounded::new(table.cursor(), from.clone(), to.clone()), entries, passes, true)
 }
 
 /// Filter probes of few keys that are there, hashes given.
@@ -304,18 +307,18 @@ pub(super) fn run(recorder: &mut Recorder) {
         }
         recorder.record("get, its two misses alone", misses_alone(&table, &part), d);
 
-        let forward = scan(table.cursor(), n, 1, true);
+        let forward = scan(|| table.cursor(), n, 1, true);
         recorder.record("scan", forward, 1.0);
         recorder.record("scan within bounds", scan_within(&table, &keys, n, 1), forward);
-        let backward = scan(table.cursor(), n, 1, false);
+        let backward = scan(|| table.cursor(), n, 1, false);
         recorder.record("scan backward", backward, forward);
         recorder.record("scan vs redb", forward, redb.scan(n, true).expect("redb"));
         recorder.record("scan backward vs redb", backward, redb.scan(n, false).expect("redb"));
-        let hot_scan = scan(table.cursor(), HOT_ENTRIES, 50, true);
+        let hot_scan = scan(|| table.cursor(), HOT_ENTRIES, 50, true);
         recorder.record("scan, hot", hot_scan, 1.0);
         let within = scan_within(&table, &keys, HOT_ENTRIES, 50);
         recorder.record("scan within bounds, hot", within, hot_scan);
-        let back = scan(table.cursor(), HOT_ENTRIES, 50, false);
+        let back = scan(|| table.cursor(), HOT_ENTRIES, 50, false);
         recorder.record("scan backward, hot", back, hot_scan);
 
         recorder.record("filter probe, hot", probe(&table, &hot), 1.0);
