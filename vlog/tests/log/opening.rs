@@ -262,3 +262,66 @@ fn what_a_manifest_says_of_segments_is_checked_when_they_are_opened() {
         assert!(refused, "{head}: {opened:?}");
     }
 }
+
+#[test]
+fn what_a_failed_sync_lost_of_a_later_segment_is_written_again_from_its_beginning() {
+    let disk = MemFs::new();
+    disk.create_dir_all(DIR.as_ref()).unwrap();
+    disk.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
+    let faults = FaultFs::new(Arc::new(disk.clone()));
+    let dir = Directory::new(Arc::new(faults.clone()), DIR.as_ref(), 7).unwrap();
+    let (log, _) = dir.open(options(), ignore).unwrap();
+    let add = |size, how| log.append(Entry { version: 0, seed: 1, size }.frame(), how).unwrap();
+    // The mark lies in the third page of the first segment; the second has lost its second one.
+    add(5000, Durability::Sync);
+    add(10, Durability::Sync);
+    let mut frames = 2;
+    while log.end().segment == 1 || log.end().offset < 9000 {
+        add(900, Durability::Buffered);
+        frames += 1;
+    }
+    faults.arm(FaultPlan::new(Fault::LoseUnsynced).path("000002.vlog"));
+    assert!(log.sync().is_err());
+    drop(log);
+    let found = |dir: &Directory| dir.open(options(), ignore).unwrap().1.frames;
+    assert_eq!(found(&dir), frames, "the cache still shows them");
+    let image = disk.crash_image(&mut Keep::None);
+    let after = Directory::new(Arc::new(image), DIR.as_ref(), 7).unwrap();
+    assert_eq!(found(&after), frames);
+}
+
+#[test]
+fn what_is_read_of_a_segment_ends_where_it_was_sealed_and_before_the_head_nowhere() {
+    let (fs, manifest, _) = unsynced();
+    let state = manifest.state();
+    let mut seen = Seen::default();
+    let mut first = recovery(&fs, &state, &options()).unwrap();
+    let replayed = first.replay(|frame| {
+        seen.add(frame);
+        Ok::<_, Infallible>(())
+    });
+    let end = replayed.unwrap();
+    assert!(first.end_segment().is_some());
+    drop(first);
+    let (pointer, record) = &seen.pointers[0];
+    let reads = |recovery: &Recovery, pointer: Pointer| {
+        recovery.view().read(pointer, &record.0, record.3).map(|value| value.to_vec())
+    };
+
+    let mut sealed = state.clone();
+    for (segment, seal) in sealed.segments.iter_mut().zip(&end.sealed) {
+        segment.sealed = Some(*seal);
+    }
+    let mut opened = recovery(&fs, &sealed, &options()).unwrap();
+    assert_eq!(reads(&opened, *pointer).unwrap(), record.2);
+    let behind = Pointer::new(end.sealed[0].segment, end.sealed[0].length, 12);
+    let read = reads(&opened, behind);
+    assert!(matches!(read, Err(Error::BadPointer { .. })), "{read:?}");
+    opened.replay(ignore).unwrap();
+    assert_eq!(opened.end_segment(), None, "what is sealed is not appended to");
+
+    let last = end.end.segment;
+    let later = State { head: Position::new(last, FIRST_FRAME), ..state };
+    let opened = recovery(&fs, &later, &options()).unwrap();
+    assert_eq!(reads(&opened, *pointer).unwrap(), record.2);
+}
