@@ -23,9 +23,10 @@ use crate::sync::Ordering;
 
 const TOP: usize = LAYERS - 1;
 
-/// Looks at a record's lock, some 40 to 140 cycles apart, in which whoever holds it should be done: a split
-/// takes about a microsecond. Under the model checker nobody has patience, so that all come to wait for each other.
-const PATIENCE: u32 = if cfg!(loom) { 0 } else { 100 };
+/// Looks at a record's lock, some 40 to 140 cycles apart, in which whoever holds it should be done: 20 µs
+/// or more. A split commonly takes 2 to 4 µs, with long common prefixes 20. Under the model checker nobody
+/// has patience, so that all come to take it from each other.
+const PATIENCE: u32 = if cfg!(loom) { 0 } else { 1000 };
 
 /// The record whose base is the last one before a pair.
 #[derive(Clone, Copy)]
@@ -49,6 +50,16 @@ struct Around {
     after: u64,
     /// A slot that was seen empty, or [`SLOTS`].
     empty: usize,
+}
+
+/// What came of a split.
+enum Split {
+    /// There is a new record; if `entered`, the link that room was made for has its place there.
+    Made { record: RecordId, entered: bool },
+    /// The index is full.
+    NoRoom,
+    /// Somebody else has done it, or is about to.
+    Void,
 }
 
 impl SkipList {
@@ -198,6 +209,7 @@ impl SkipList {
             return;
         }
         // Another turn is for those only whose slot or record somebody else was quicker to take or split.
+        let mut patience = PATIENCE;
         loop {
             (record, _) = probe.walk_records(arena, record, 0);
             let link = u64::from(probe.code()) << 32 | u64::from(id);
@@ -209,13 +221,15 @@ impl SkipList {
                 }
                 continue;
             }
-            let Some(ticket) = self.lock(record) else { continue };
+            let Some(ticket) = self.lock(record, patience) else { continue };
             let full = self.empty_slot(record) == SLOTS;
-            let split = if full { self.split(layer, record, link, ticket) } else { None };
-            let full = full && self.empty_slot(record) == SLOTS;
-            let held = self.unlock(record, ticket);
+            let split = if full { self.split(layer, record, link, ticket) } else { Split::Void };
+            if !self.unlock(record, ticket) {
+                // It takes longer than that here: two must not go on taking it from each other.
+                patience = patience.saturating_mul(2);
+            }
             match split {
-                Some((new, entered)) => {
+                Split::Made { record: new, entered } => {
                     if layer < TOP {
                         self.enter_behind(layer + 1, above[layer], new.word(), above);
                     }
@@ -223,26 +237,26 @@ impl SkipList {
                         return;
                     }
                 }
-                None if full && held => {
-                    // The index has no room. A fresh hint is as good as an old.
+                Split::NoRoom => {
+                    // A fresh hint is as good as an old.
                     let slot = (link as usize / 8) % SLOTS;
                     arena.slot(record, slot).store(link, Ordering::Release);
                     return;
                 }
-                None => {}
+                Split::Void => {}
             }
         }
     }
 
-    /// Takes the lock of a record; `None` if somebody else was quicker. Whoever holds it has a moment for
-    /// the split: if the system puts them to sleep meanwhile, it is taken from them, so that the hints of
-    /// all others do not get lost. What they do when they wake up is superfluous, wastes a record at most, and
-    /// does no other harm.
-    fn lock(&self, record: RecordId) -> Option<u32> {
+    /// Takes the lock of a record; `None` if somebody else was quicker. Whoever holds it has time for the
+    /// split: if the system puts them to sleep meanwhile, it is taken from them, so that the hints of all
+    /// others do not get lost. When they wake up they see it; if they were past the last look, they may
+    /// waste a record, or hide the hints of one.
+    fn lock(&self, record: RecordId, patience: u32) -> Option<u32> {
         let lock = self.arena().record_lock(record);
         let seen = lock.load(Ordering::Relaxed);
         let held = seen % 2;
-        for _ in 0..held * PATIENCE {
+        for _ in 0..held * patience {
             std::hint::spin_loop();
             if lock.load(Ordering::Relaxed) != seen {
                 return None;
@@ -268,15 +282,8 @@ impl SkipList {
         RecordId::of_link(link).map(|record| self.arena().record_node(record))
     }
 
-    /// Splits a full record, which the caller has locked, to make room for `link`; returns the new
-    /// one, and whether `link` has its place there.
-    fn split(
-        &self,
-        layer: usize,
-        record: RecordId,
-        link: u64,
-        ticket: u32,
-    ) -> Option<(RecordId, bool)> {
+    /// Splits a full record, which the caller has locked, to make room for `link`.
+    fn split(&self, layer: usize, record: RecordId, link: u64, ticket: u32) -> Split {
         let arena = self.arena();
         let mut links = [END; SLOTS + 1];
         for (slot, link) in links[..SLOTS].iter_mut().enumerate() {
@@ -301,22 +308,26 @@ impl SkipList {
                 .is_some_and(|record| arena.record_link(record, 0).load(Ordering::Relaxed) == END),
         };
         let middle = if last && links[SLOTS] == link { SLOTS } else { SLOTS / 2 };
-        let (base_key, base) = key(links[middle])?;
+        let Some((base_key, base)) = key(links[middle]) else { return Split::Void };
         let height = match layer {
             TOP => height(self.seed(), (arena.index_bytes() / 64) as u32),
             _ => 1,
         };
         let down = if layer == 0 { None } else { RecordId::of_link(links[middle]) };
-        let new = arena.allocate_record(base, down, height)?;
-        for (slot, &link) in links[middle + 1..].iter().enumerate() {
+        let mut slots = [END; SLOTS];
+        for (slot, &link) in slots.iter_mut().zip(&links[middle + 1..]) {
             let Some((after, _)) = key(link) else { continue };
             let (_, common) = compare(base_key, after, 0);
-            let moved = u64::from(code(after, common)) << 32 | link & 0xffff_ffff;
-            // Relaxed: linking the record in publishes these.
-            arena.slot(new, slot).store(moved, Ordering::Relaxed);
+            *slot = u64::from(code(after, common)) << 32 | link & 0xffff_ffff;
         }
+        // All this takes a while, and whoever took the lock meanwhile does the same.
         if arena.record_lock(record).load(Ordering::Relaxed) != ticket {
-            return None;
+            return Split::Void;
+        }
+        let Some(new) = arena.allocate_record(base, down, height) else { return Split::NoRoom };
+        for (slot, link) in arena.slots(new).iter().zip(slots) {
+            // Relaxed: linking the record in publishes these.
+            slot.store(link, Ordering::Relaxed);
         }
         let linked = self.link_record(layer, record, new, height);
         let moved = &links[middle..];
@@ -326,7 +337,10 @@ impl SkipList {
                 let _ = slot.compare_exchange(there, END, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
-        linked.then(|| (new, moved.contains(&link)))
+        match linked {
+            true => Split::Made { record: new, entered: moved.contains(&link) },
+            false => Split::Void,
+        }
     }
 
     /// Links a record in on the levels below `height`. Its base is behind that of `record`. If there is
@@ -544,6 +558,60 @@ mod tests {
             assert_eq!(filled[0] + bases, N as usize, "falling: {falling}");
             let longest = longest_walk(&list);
             assert!(longest <= 2 * SLOTS, "falling: {falling}: {longest} steps");
+        }
+    }
+
+    #[test]
+    fn a_split_that_was_taken_over_takes_no_memory() {
+        let list = list(1);
+        let key = |i: usize| ((i as u64).to_be_bytes().to_vec(), 1);
+        // The head's record is full, and the next entry is to be the base of another.
+        insert_all(&list, (0..SLOTS).map(key));
+        let record = Arena::first_record(0);
+        let (node, _) = list.last();
+        let link = list.arena().slot(record, 0).load(Ordering::Acquire);
+        assert!(list.empty_slot(record) == SLOTS && node != Arena::head());
+        let before = list.index_bytes();
+        let theirs = list.lock(record, PATIENCE).expect("free");
+        let ours = list.lock(record, PATIENCE).expect("taken over");
+        assert!(matches!(list.split(0, record, link, theirs), Split::Void));
+        assert_eq!(list.index_bytes(), before);
+        assert!(!list.unlock(record, theirs));
+        assert!(matches!(list.split(0, record, link, ours), Split::Made { .. }));
+        assert!(list.unlock(record, ours));
+        assert!(list.index_bytes() > before);
+    }
+
+    #[test]
+    fn many_writers_have_room_in_the_index_until_the_list_is_full() {
+        const CAPACITY: usize = if cfg!(miri) { 1 << 13 } else { 4 << 20 };
+        for versions in [false, true] {
+            let options = Options { capacity: CAPACITY, seed: 1, ..Options::default() };
+            let list = SkipList::new(options).expect("a list");
+            let counter = AtomicU64::new(0);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        loop {
+                            let i = counter.fetch_add(1, Ordering::Relaxed);
+                            let key = ((1 << 40) - i).to_be_bytes();
+                            let (key, version) =
+                                if versions { (&[][..], i) } else { (&key[1..], 1) };
+                            if list.insert(key, version, b"").is_err() {
+                                break;
+                            }
+                        }
+                    });
+                }
+            });
+            check(&list);
+            // Half full records take 17 bytes for a node of 32 here, and 20 are there.
+            let most = CAPACITY / 32 * 19;
+            assert!(
+                list.index_bytes() < most,
+                "versions: {versions}: {} bytes",
+                list.index_bytes()
+            );
         }
     }
 

@@ -31,8 +31,8 @@
 //! are. A full record is split at its median by whoever finds it full, and the new one is entered
 //! into the layer above. Since nodes and records are never removed, any slot leads to what is in
 //! the list, or in the layer, for good; a missing or stale hint costs steps and cannot cost
-//! correctness. So nobody has to wait for anybody. A writer that finds a record being split does wait, some
-//! microseconds at most, and takes the split over from whoever does not finish it.
+//! correctness. So nobody has to wait for anybody. A writer that finds a record being split does wait,
+//! commonly some microseconds, and takes the split over from whoever does not finish it.
 //!
 //! **A walk looks ahead.** The slots of the next record name all entries that come after those of
 //! the present one. A cursor that steps along asks for a few of them with every step, so that cache

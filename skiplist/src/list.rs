@@ -211,7 +211,7 @@ impl SkipList {
     }
 
     /// Bytes taken by the index, which is kept beside the [`capacity`](SkipList::capacity): 10 to 14
-    /// for an entry, 19 at most, as where keys fall; and two kilobytes.
+    /// for an entry, up to 19 where keys fall; and two kilobytes.
     #[must_use]
     pub fn index_bytes(&self) -> usize {
         self.arena.index_bytes()

@@ -33,7 +33,7 @@ pub(crate) const SLOTS: usize = 29;
 
 const LINE: usize = 64;
 
-/// How far ahead an inserter asks for memory to write to, in bytes.
+/// How far ahead an inserter asks for memory, in bytes.
 const AHEAD: usize = 4 * LINE;
 
 const RECORD_NODE: usize = 8;
@@ -70,8 +70,9 @@ pub(crate) const fn value_len(len: usize) -> usize {
 
 /// Bytes for the index beside nodes of `capacity` bytes: enough for any entries in any order. A node has
 /// 32 bytes or more, and each record of the lowest layer takes half its slots or more of links to nodes
-/// of its own: that is 18 bytes of index for a node, and less than 20 with the layers above. What is not
-/// needed is never touched.
+/// of its own: that is 18 bytes of index for a node, and less than 20 with the layers above. The rest is
+/// for records that writers waste who are put to sleep at the end of a split. What is not needed is
+/// never touched.
 const fn index_len(capacity: usize) -> usize {
     (LATER_RECORDS + capacity / 8 * 5).next_multiple_of(LINE)
 }
