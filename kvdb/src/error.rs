@@ -343,7 +343,10 @@ fn of_table(error: &kvdb_sstable::Error) -> ErrorKind {
     match error.kind() {
         K::Io => file_system_cause(error).map_or(ErrorKind::Io, of_io),
         K::Other => file_system_cause(error).map_or(ErrorKind::Corruption, of_io),
-        K::UnsupportedVersion { .. } | K::UnknownCodec(_) => ErrorKind::Usage,
+        K::UnsupportedVersion { .. }
+        | K::UnsupportedFeature(_)
+        | K::UnknownCodec(_)
+        | K::UnknownFilter(_) => ErrorKind::Usage,
         _ => ErrorKind::Corruption,
     }
 }

@@ -57,6 +57,8 @@ impl Default for BuilderOptions {
 const GROWN: usize = 64 * 1024;
 /// Padding of up to this part of a block is accepted.
 const ACCEPTED_PADDING: usize = 16;
+/// Hashes of keys in a piece.
+const HASHES: usize = 8192;
 /// Output is handed on in pieces of about this size.
 const OUTPUT: usize = 256 * 1024;
 
@@ -77,7 +79,8 @@ pub struct Builder<W: Write> {
     limit: usize,
     block: BlockBuilder,
     index: IndexBuilder,
-    hashes: Vec<u64>,
+    /// Of all keys, for the filter. In pieces: one vector would double its room as it grows.
+    hashes: Vec<Vec<u64>>,
     out: Vec<u8>,
     /// Bytes handed to the writer.
     written: u64,
@@ -154,7 +157,11 @@ impl<W: Write> Builder<W> {
         if first || self.last_key != key {
             self.properties.distinct_keys += 1;
             if self.options.bits_per_key > 0.0 {
-                self.hashes.push(key_hash(key));
+                let hash = key_hash(key);
+                match self.hashes.last_mut() {
+                    Some(piece) if piece.len() < HASHES => piece.push(hash),
+                    _ => self.hashes.push(vec![hash]),
+                }
             }
             self.last_key.clear();
             self.last_key.extend_from_slice(key);
@@ -201,7 +208,7 @@ impl<W: Write> Builder<W> {
     /// How large the file would be if it were finished now: exact but for the current block's
     /// compression, the index and the filter, which are estimated.
     pub fn estimated_size(&self) -> u64 {
-        let filter = self.hashes.len() as f64 * self.options.bits_per_key / 8.0;
+        let filter = self.properties.distinct_keys as f64 * self.options.bits_per_key / 8.0;
         let index = self.index.estimated_len();
         self.offset() + (self.block.len() + index + FOOTER_LEN) as u64 + filter as u64
     }
@@ -220,8 +227,9 @@ impl<W: Write> Builder<W> {
         let mut section = Vec::new();
         let mut filter = Handle::NONE;
         if !self.hashes.is_empty() {
-            filter::build(&self.hashes, self.options.bits_per_key, &mut section);
-            self.hashes = Vec::new();
+            let keys = self.properties.distinct_keys as usize;
+            let hashes = std::mem::take(&mut self.hashes).into_iter().flatten();
+            filter::build(keys, hashes, self.options.bits_per_key, &mut section);
             filter = self.write_section(&mut section)?;
         }
         self.index.finish(data_len, &mut section)?;

@@ -192,22 +192,24 @@ impl Error {
     /// Adds the file and the offset, where they are not known yet.
     #[cold]
     pub(crate) fn or_at(mut self, path: Option<&Path>, offset: u64) -> Self {
-        if self.0.path.is_none() && !matches!(self.0.kind, ErrorKind::Io) {
-            self.0.path = path.map(Path::to_owned);
-        }
-        if self.0.offset.is_none() && !matches!(self.0.kind, ErrorKind::Io) {
+        if self.0.offset.is_none() && self.of_file().is_none() {
             self.0.offset = Some(offset);
         }
-        self
+        self.or_at_path(path)
     }
 
     /// Adds the file, where it is not known yet.
     #[cold]
     pub(crate) fn or_at_path(mut self, path: Option<&Path>) -> Self {
-        if self.0.path.is_none() && !matches!(self.0.kind, ErrorKind::Io) {
+        if self.0.path.is_none() && self.of_file().is_none() {
             self.0.path = path.map(Path::to_owned);
         }
         self
+    }
+
+    /// What a file said, if that is the source: it names its place itself.
+    fn of_file(&self) -> Option<&kvdb_vfs::Error> {
+        self.0.source.as_deref()?.downcast_ref()
     }
 
     /// What kind of failure.
@@ -217,12 +219,12 @@ impl Error {
 
     /// In which file, if it is known.
     pub fn path(&self) -> Option<&Path> {
-        self.0.path.as_deref()
+        self.0.path.as_deref().or_else(|| Some(self.of_file()?.path()))
     }
 
     /// At which offset of the file, in bytes, if there is one.
     pub fn offset(&self) -> Option<u64> {
-        self.0.offset
+        self.0.offset.or_else(|| self.of_file()?.offset())
     }
 
     /// Whether it is the data that is damaged (and not the device, the caller or the build).

@@ -24,21 +24,26 @@ pub fn key_hash(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
 
-/// Appends a filter section (header and words) over these hashes to `out`.
-pub(crate) fn build(hashes: &[u64], bits_per_key: f64, out: &mut Vec<u8>) {
-    let bits = (hashes.len() as f64 * bits_per_key).ceil().max(64.0) as usize;
+/// Appends a filter section (header and words) over the hashes of so many keys to `out`.
+pub(crate) fn build(
+    keys: usize,
+    hashes: impl Iterator<Item = u64>,
+    bits_per_key: f64,
+    out: &mut Vec<u8>,
+) {
+    let bits = (keys as f64 * bits_per_key).ceil().max(64.0) as usize;
     let words = bits.div_ceil(64);
     // The best number of hashes for n bits per key is n · ln 2.
     let count = (bits_per_key * std::f64::consts::LN_2).round().clamp(1.0, f64::from(MAX_HASHES));
     let mut bloom = BloomFilter::with_num_bits(words * 64).hashes(count as u32);
-    for &hash in hashes {
+    for hash in hashes {
         bloom.insert_hash(hash);
     }
     let header = FilterHeader {
         algorithm: U32::new(FASTBLOOM_17),
         hashes: U32::new(count as u32),
         words: U64::new(words as u64),
-        keys: U64::new(hashes.len() as u64),
+        keys: U64::new(keys as u64),
         prefix_kind: U32::ZERO,
         reserved: [0; 36],
     };
@@ -147,7 +152,7 @@ mod tests {
         for (n, bits_per_key) in [(1, 10.0), (7, 1.0), (1000, 10.0), (5000, 20.5), (5000, 4.0)] {
             let hashes: Vec<u64> = (0..n).map(|i: u64| key_hash(&i.to_be_bytes())).collect();
             let mut section = Vec::new();
-            build(&hashes, bits_per_key, &mut section);
+            build(hashes.len(), hashes.iter().copied(), bits_per_key, &mut section);
             let meta = FilterMeta::parse(&section).unwrap();
             let words: Vec<u64> = meta.words(&section).iter().map(|w| w.get()).collect();
             let theirs = BloomFilter::from_vec(words).hashes(meta.hashes);
@@ -170,7 +175,7 @@ mod tests {
     fn ten_bits_per_key_give_at_most_one_percent_false_positives() {
         let hashes: Vec<u64> = (0..100_000u64).map(|i| key_hash(&i.to_be_bytes())).collect();
         let mut section = Vec::new();
-        build(&hashes, 10.0, &mut section);
+        build(hashes.len(), hashes.iter().copied(), 10.0, &mut section);
         let meta = FilterMeta::parse(&section).unwrap();
         let wrong = (100_000..400_000u64)
             .filter(|i| meta.may_contain(&section, key_hash(&i.to_be_bytes())))
@@ -182,7 +187,7 @@ mod tests {
     fn a_header_that_contradicts_its_filter_is_refused() {
         let refused = |at: usize, byte: u8| {
             let mut section = Vec::new();
-            build(&[1, 2, 3], 10.0, &mut section);
+            build(3, 1..=3, 10.0, &mut section);
             assert!(FilterMeta::parse(&section).is_ok());
             section[at] = byte;
             FilterMeta::parse(&section).unwrap_err().kind()
@@ -203,7 +208,7 @@ mod tests {
     fn the_layout_of_algorithm_1_does_not_change() {
         let hashes: Vec<u64> = (0..20u64).map(|i| key_hash(&i.to_be_bytes())).collect();
         let mut section = Vec::new();
-        build(&hashes, 10.0, &mut section);
+        build(hashes.len(), hashes.iter().copied(), 10.0, &mut section);
         assert_eq!(crc32fast::hash(&section), 2_285_784_987, "golden vector");
     }
 }

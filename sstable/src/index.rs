@@ -129,7 +129,7 @@ impl IndexLayout {
             .map_err(|_| corrupt("shorter than its header"))?;
         let flags = header.flags.get();
         if flags & !INDEX_VERSIONS != 0 {
-            return Err(corrupt("unknown flags"));
+            return Err(Error::new(ErrorKind::UnsupportedFeature("a flag of the index")));
         }
         let blocks = u64::from(header.blocks.get());
         let n = blocks.saturating_sub(1);
@@ -339,8 +339,11 @@ mod tests {
             move |section: &mut Vec<u8>| section[at..at + 8].copy_from_slice(&value.to_le_bytes())
         };
         assert_eq!(refused(DATA, &|s| s.truncate(15)), "shorter than its header");
-        assert_eq!(refused(DATA, &|s| s[12] |= 2), "unknown flags");
         assert_eq!(refused(DATA, &|s| s[8] += 1), "columns leave the section");
+        let mut flagged = section();
+        flagged[12] |= 2;
+        let kind = IndexLayout::parse(&flagged, DATA).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::UnsupportedFeature("a flag of the index"));
         assert_eq!(refused(DATA, &|s| s[4] = 200), "columns leave the section");
         assert_eq!(refused(DATA, &|s| s[0] = 0), "blocks and their bytes do not agree");
         assert_eq!(refused(0, &|_| ()), "blocks and their bytes do not agree");

@@ -91,9 +91,13 @@
 //! # The format
 //!
 //! All numbers are little-endian, and nothing needs to be aligned in memory. *Checksum* means
-//! `crc ^ mask` where `crc` is the CRC-32 (IEEE) of the bytes named and `mask` is made of the table's
-//! salt and the place (file offset, version 0): see [`kvdb_vfs::Salt`]. A block that was written to
-//! the wrong place, or belongs to another file, does not verify, whole as it may be.
+//! `crc ^ mask` where `crc` is the CRC-32 (IEEE) of the bytes named and `mask` the upper 32 bits of
+//! `mix(salt ^ offset · 0x9e3779b97f4a7c15)`: `offset` is where in the file those parts begin that the
+//! table of each names, and `salt` is in the footer; for the footer itself it is 0. With all arithmetic modulo
+//! 2⁶⁴, `mix(x)` adds 0x9e3779b97f4a7c15 to `x`; then `x ^= x >> 30`, times 0xbf58476d1ce4e5b9;
+//! `x ^= x >> 27`, times 0x94d049bb133111eb; `x ^= x >> 31`. (SplitMix64's; in code, [`kvdb_vfs::Salt`] with
+//! version 0.) A block that was written to the wrong place, or belongs to another file, does not verify,
+//! whole as it may be.
 //!
 //! The file is a sequence without gaps; every byte of it is under some checksum:
 //!
@@ -184,7 +188,7 @@
 //! |---|---|
 //! | number of blocks *n* | 4 |
 //! | length of the prefix; length of the separators region; flags (bit 0: there are versions) | 4, 4, 4 |
-//! | heads of the *n* − 1 separators, behind the prefix | 8 each |
+//! | heads of the *n* − 1 separators (none if there is no block), behind the prefix | 8 each |
 //! | offsets of the *n* blocks, and `data_len` | 8 each |
 //! | if flagged: versions of the separators; else each is 2⁶⁴ − 1 | 8 each |
 //! | ends of the separators in their region | 4 each |
@@ -214,7 +218,8 @@
 //! each block at its first use by this [`Table`] (blocks that are not used in place, whenever they
 //! are read); every length and offset whenever it is used. So damage is an error at its place, and a
 //! forged table, with right checksums, can give wrong entries, but no panic, no endless walk and no
-//! allocation that its size does not justify. [`Table::verify`] checks everything, order included.
+//! allocation that its size does not justify. [`Table::verify`] checks all checksums and what
+//! parts say of each other, order included.
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]

@@ -9,6 +9,7 @@ use crate::block;
 use crate::hit::BlockRef;
 use crate::index::Index;
 use crate::prefetch::prefetch;
+use crate::table::zeroed;
 use crate::{Codec, Error, ErrorKind, Part, Result, Source, Table};
 
 /// Bytes at the front of a block that are asked for at once, as soon as it is known which block: in
@@ -237,11 +238,12 @@ impl<S: Source> Table<S> {
 
     /// A range of the file, which lies within the data.
     pub(crate) fn read(&self, range: Range<u64>) -> Result<Region> {
-        let len = usize::try_from(range.end - range.start)
-            .map_err(|_| Error::new(ErrorKind::TooLarge(range.end - range.start)))?;
-        let mut bytes = vec![0; len];
-        self.source.read_exact_at(&mut bytes, range.start)?;
-        Ok(Region::from_vec(bytes))
+        let read = || {
+            let mut bytes = zeroed(range.end - range.start)?;
+            self.source.read_exact_at(&mut bytes, range.start)?;
+            Ok(Region::from_vec(bytes))
+        };
+        read().map_err(|e| self.locate(e, range.start))
     }
 
     /// A stored block in memory of its own, verified, and decompressed if need be.

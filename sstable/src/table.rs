@@ -1,5 +1,6 @@
 //! [`Table`]: the reader.
 
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -352,7 +353,7 @@ impl<S: Source> Table<S> {
             let start = usize::try_from(offset).map_err(too_large)?;
             return Ok(Section::InPlace(start..start + usize::try_from(len).map_err(too_large)?));
         }
-        let mut bytes = vec![0; usize::try_from(len).map_err(too_large)?];
+        let mut bytes = zeroed(len)?;
         self.source.read_exact_at(&mut bytes, offset)?;
         Ok(Section::Loaded(Region::from_vec(bytes)))
     }
@@ -385,6 +386,16 @@ impl<S: Source> Table<S> {
     pub(crate) fn locate_in_index(&self, e: Error) -> Error {
         self.locate(e, self.sections.index.offset.get())
     }
+}
+
+/// Memory for bytes of the file. That the file has so many does not mean that the machine has: most of
+/// them may be a hole.
+pub(crate) fn zeroed(len: u64) -> Result<Vec<u8>> {
+    let len = usize::try_from(len).map_err(|_| Error::new(ErrorKind::TooLarge(len)))?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    bytes.resize(len, 0);
+    Ok(bytes)
 }
 
 impl Section {

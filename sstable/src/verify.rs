@@ -17,9 +17,10 @@ use crate::{Error, Part, Result, Source, Table, key_hash};
 impl<S: Source> Table<S> {
     /// Reads and checks every byte of the table: all checksums, whether entries ascend, whether the
     /// index leads to each block, whether the filter knows each key, whether what the properties say
-    /// is so, and that padding is zero.
+    /// is so, and that padding is zero. What is under a right checksum and leads no search of an entry
+    /// astray is not compared: the text of separators, the number of keys that the filter notes.
     ///
-    /// Time: about that of a scan. The cache is not touched.
+    /// Time: three to four times that of a scan; more where long keys share much. The cache is not touched.
     ///
     /// # Errors
     /// The first thing that is wrong, with its offset.
@@ -52,11 +53,17 @@ impl<S: Source> Table<S> {
                     if first || key != next {
                         seen.distinct_keys += 1;
                         if !self.may_contain(key_hash(&next))? {
-                            return Err(Error::corrupt(Part::Filter, "a key is missing"));
+                            let missing = Error::corrupt(Part::Filter, "a key is missing");
+                            let filter =
+                                self.sections.filter.as_ref().map_or(0, |f| f.offset.get());
+                            return Err(self.locate(missing, filter));
                         }
                     }
-                    if index.find(&next, slot.version)? != number {
-                        return Err(Error::corrupt(Part::Index, "an entry is not where it leads"));
+                    let leads = index.find(&next, slot.version);
+                    if leads.map_err(|e| self.locate_in_index(e))? != number {
+                        let elsewhere =
+                            Error::corrupt(Part::Index, "an entry is not where it leads");
+                        return Err(self.locate_in_index(elsewhere));
                     }
                     if first {
                         seen.smallest_key.clone_from(&next);

@@ -661,3 +661,102 @@ fn after_a_failure_a_cursor_stands_nowhere_until_it_is_positioned_anew() {
     assert!(cursor.first().unwrap());
     assert_eq!((cursor.key(), cursor.value()), (&entries[0].0[..], &entries[0].2[..]));
 }
+
+/// A file that is a hole of a pebibyte but for its last bytes.
+struct Hole {
+    tail: Vec<u8>,
+}
+
+const PEBIBYTE: u64 = 1 << 50;
+
+impl Source for Hole {
+    fn len(&self) -> kvdb_sstable::Result<u64> {
+        Ok(PEBIBYTE)
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> kvdb_sstable::Result<()> {
+        let start = PEBIBYTE - self.tail.len() as u64;
+        for (byte, at) in buf.iter_mut().zip(offset..) {
+            *byte = at.checked_sub(start).map_or(0, |at| self.tail[at as usize]);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_section_larger_than_memory_is_an_error() {
+    let bytes =
+        build(&random_entries(&mut fastrand::Rng::with_seed(1), 1, 1, 20), options(Codec::None, 1));
+    let at = PEBIBYTE - FOOTER as u64;
+    let mut footer = bytes[bytes.len() - FOOTER..].to_vec();
+    let properties = u64_at(&footer, HANDLES[2]) as usize..bytes.len() - FOOTER;
+    let len = properties.len() as u64;
+    let salt = Salt::from_raw(u64_at(&footer, 24));
+    let crc = crc32fast::hash(&bytes[properties.clone()]);
+    let mut put = |at: usize, bytes: &[u8]| footer[at..at + bytes.len()].copy_from_slice(bytes);
+    // One page of blocks, no filter, an index of what is left, the properties as they were.
+    put(32, &4096u64.to_le_bytes());
+    put(HANDLES[0], &[0; 24]);
+    put(HANDLES[1], &4096u64.to_le_bytes());
+    put(HANDLES[1] + 8, &(at - len - 4096).to_le_bytes());
+    put(HANDLES[2], &(at - len).to_le_bytes());
+    put(HANDLES[2] + 8, &len.to_le_bytes());
+    put(HANDLES[2] + 16, &salt.seal(crc, at - len, 0).to_le_bytes());
+    let crc = crc32fast::hash(&[&footer[..176], &footer[180..]].concat());
+    footer[176..180].copy_from_slice(&Salt::NONE.seal(crc, at, 0).to_le_bytes());
+    let tail = [&bytes[properties], &footer].concat();
+
+    let mut options = ReaderOptions::default();
+    options.path = Some("hole.sst".into());
+    let table = Table::open(Hole { tail }, options).unwrap();
+    let e = table.get_unfiltered(b"k", 1).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Io, "{e}");
+    assert_eq!((e.path().unwrap().to_str(), e.offset()), (Some("hole.sst"), Some(4096)));
+    assert!(e.to_string().contains("out of memory"), "{e}");
+}
+
+/// Bytes some of which cannot be read.
+struct BadSector(Vec<u8>, std::ops::Range<u64>);
+
+impl Source for BadSector {
+    fn len(&self) -> kvdb_sstable::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> kvdb_sstable::Result<()> {
+        if offset < self.1.end && self.1.start < offset + buf.len() as u64 {
+            return Err(std::io::Error::other("bad sector").into());
+        }
+        buf.copy_from_slice(&self.0[offset as usize..][..buf.len()]);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_source_fails_with_gets_the_file_and_the_offset() {
+    let entries = random_entries(&mut fastrand::Rng::with_seed(1), 100, 1, 20);
+    let bytes = build(&entries, options(Codec::None, 1));
+    let mut reader = ReaderOptions::default();
+    reader.path = Some("bad.sst".into());
+    let table = Table::open(BadSector(bytes.clone(), 0..1), reader).unwrap();
+    let e = table.cursor().first().unwrap_err();
+    assert_eq!((e.path().unwrap().to_str(), e.offset()), (Some("bad.sst"), Some(0)), "{e}");
+
+    // A file says it itself.
+    let fs = MemFs::new();
+    let file = fs.open("/1.sst".as_ref(), OpenMode::CreateNew).unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    let table = Table::open(file.clone(), ReaderOptions::default()).unwrap();
+    assert!(table.get_unfiltered(b"", 1).is_ok());
+    file.set_len(300).unwrap();
+    let e = table.cursor().last().unwrap_err();
+    assert_eq!((e.path().unwrap().to_str(), e.offset().is_some()), (Some("/1.sst"), true), "{e}");
+}

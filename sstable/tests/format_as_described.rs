@@ -11,7 +11,6 @@ use std::cmp::Reverse;
 use std::path::PathBuf;
 
 use cases::{Case, Entry};
-use kvdb_vfs::Salt;
 use xxhash_rust::xxh3::xxh3_64;
 
 fn u16_at(bytes: &[u8], at: usize) -> usize {
@@ -36,12 +35,21 @@ fn head(key: &[u8]) -> u64 {
     (0..8).fold(0, |head, i| head << 8 | u64::from(key.get(i).copied().unwrap_or(0)))
 }
 
+/// What a checksum at this place is masked with.
+fn mask(salt: u64, offset: usize) -> u32 {
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut x = (salt ^ (offset as u64).wrapping_mul(STEP)).wrapping_add(STEP);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((x ^ x >> 31) >> 32) as u32
+}
+
 type Pair = (Vec<u8>, Reverse<u64>);
 
 struct File {
     bytes: Vec<u8>,
     footer: usize,
-    salt: Salt,
+    salt: u64,
 }
 
 impl File {
@@ -52,9 +60,9 @@ impl File {
         assert_eq!(u32_at(at, 180), 1);
         let others = [&at[..176], &at[180..]].concat();
         let crc = crc32fast::hash(&others);
-        assert!(Salt::NONE.matches(u32_at(at, 176) as u32, crc, footer as u64, 0));
+        assert_eq!(u32_at(at, 176) as u32, crc ^ mask(0, footer));
         assert!(at[112..160].iter().chain(&at[161..176]).all(|&byte| byte == 0), "reserved");
-        let salt = Salt::from_raw(u64_at(at, 24));
+        let salt = u64_at(at, 24);
         File { bytes, footer, salt }
     }
 
@@ -68,7 +76,7 @@ impl File {
         assert_eq!((offset % 64, u32_at(handle, 20)), (0, 0));
         let section = &self.bytes[offset..offset + len];
         let crc = crc32fast::hash(section);
-        assert!(self.salt.matches(u32_at(handle, 16) as u32, crc, offset as u64, 0));
+        assert_eq!(u32_at(handle, 16) as u32, crc ^ mask(self.salt, offset));
         Some((offset, section))
     }
 
@@ -100,7 +108,7 @@ impl File {
     fn block(&self, start: usize, end: usize) -> (Vec<Entry>, usize) {
         let stored = &self.bytes[start..end];
         let crc = crc32fast::hash(&stored[4..]);
-        assert!(self.salt.matches(u32_at(stored, 0) as u32, crc, start as u64, 0));
+        assert_eq!(u32_at(stored, 0) as u32, crc ^ mask(self.salt, start));
         assert_eq!(stored[4], 0xB7);
         let (raw_len, payload_len) = (u32_at(stored, 8), u32_at(stored, 12));
         let payload = &stored[32..32 + payload_len];

@@ -132,3 +132,31 @@ fn verify_compares_the_checksums_of_sections_though_reads_do_not() {
         assert_eq!((e.kind(), e.offset()), (ErrorKind::ChecksumMismatch(part), Some(at as u64)));
     }
 }
+
+#[test]
+fn what_is_wrong_is_said_to_be_where_it_is() {
+    // The fifth block's separator ends beyond its region; a word of the filter has lost its bits.
+    let keys = (0..100u8).map(|i| [b'a', i]);
+    let mut options = BuilderOptions::default();
+    options.block_size = 256;
+    let mut builder = Builder::new(Vec::new(), options).unwrap();
+    for key in keys {
+        builder.add(&key, 5, &[7; 40]).unwrap();
+    }
+    let intact = builder.finish().unwrap().0;
+    let [filter, index] = [0, 1].map(|i| section(&intact, i));
+    let blocks = u32::from_le_bytes(intact[index..index + 4].try_into().unwrap()) as usize;
+    let end = index + 16 + (blocks - 1) * 8 + (blocks + 1) * 8 + 4 * 4;
+    for (part, place, from, byte) in [
+        (Part::Index, index, end..end + 1, 200),
+        (Part::Filter, filter, filter + 64..filter + 72, 0),
+    ] {
+        let mut bytes = intact.clone();
+        bytes[from].fill(byte);
+        sign(&mut bytes);
+        let table = Table::open(bytes, ReaderOptions::default()).unwrap();
+        let e = table.verify().unwrap_err();
+        assert!(matches!(e.kind(), ErrorKind::Corrupt { part: p, .. } if p == part), "{e}");
+        assert_eq!(e.offset(), Some(place as u64), "{e}");
+    }
+}
