@@ -114,3 +114,28 @@ impl Shared {
         cause.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kvdb_vfs::MemFs;
+
+    use crate::{Directory, Durability, FrameBuilder, Options, Position};
+
+    #[test]
+    fn what_is_durable_stays_durable_when_an_earlier_sync_ends_later() {
+        let dir = Directory::new(Arc::new(MemFs::new()), "/log".as_ref(), 1).unwrap();
+        let options = Options { prefill: false, ..Options::default() };
+        let (log, _) = dir.open(options, |_| Ok::<_, ()>(())).unwrap();
+        let earlier = log.end();
+        let mut frame = FrameBuilder::new();
+        frame.push(b"key", b"", b"value", None).unwrap();
+        log.append(frame.finish(), Durability::Sync).unwrap();
+        let end = log.end();
+        assert!(earlier < end && log.durable_to() == end);
+        log.shared.set_durable(&mut log.shared.tail.lock(), earlier);
+        assert_eq!((log.durable_to(), log.shared.known_durable()), (end, end));
+        assert_ne!(end, Position::ZERO);
+    }
+}

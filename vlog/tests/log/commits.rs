@@ -603,3 +603,95 @@ fn spares_are_given_up_only_if_they_are_freed() {
     let (_, seen, end) = open(&fs, &manifest, &options()).unwrap();
     assert!(end.clean && seen.frames.len() == 39);
 }
+
+#[test]
+fn a_sync_vouches_for_nothing_that_was_written_after_it_began() {
+    let disk = MemFs::new();
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    let (log, ..) = open(&fs, &Manifest::new(State::default()), &options()).unwrap();
+    let log = Arc::new(log);
+    let entry = |version| Entry { version, seed: version, size: 300 };
+    append(&log, entry(1), Durability::Buffered).unwrap();
+    let end = log.end();
+    let once = Mutex::new(Some(log.clone()));
+    disk.on_operation(move |_, op, _| {
+        if op == Op::SyncData
+            && let Some(log) = once.lock().unwrap().take()
+        {
+            append(&log, entry(2), Durability::Buffered).unwrap();
+        }
+    });
+    assert_eq!(log.sync().unwrap(), end);
+    assert!(log.end() > end, "one was written meanwhile");
+    assert_eq!(log.durable_to(), end);
+}
+
+#[test]
+fn a_commit_syncs_what_is_not_durable_at_twice_the_interval() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let interval = 4000;
+    let sizes = Options {
+        segment_size: 1 << 20,
+        initial_segment_size: 1 << 20,
+        sync_interval_bytes: interval,
+        ..options()
+    };
+    let (log, ..) = open(&fs, &Manifest::new(State::default()), &sizes).unwrap();
+    let (mut synced, mut syncs) = (0, 0);
+    for version in 1..60 {
+        append(&log, Entry { version, seed: version, size: 300 }, Durability::Buffered).unwrap();
+        if log.durable_to() == log.end() {
+            (synced, syncs) = (log.appended(), syncs + 1);
+        }
+        let unsynced = log.appended() - synced;
+        assert!(unsynced < 2 * interval, "{unsynced} bytes may be lost");
+    }
+    assert!(syncs > 1);
+}
+
+#[test]
+fn what_was_queued_before_a_failure_is_not_written_after_it() {
+    let disk = MemFs::new();
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    let (log, ..) = open(&fs, &Manifest::new(State::default()), &options()).unwrap();
+    let frame = Entry { version: 1, seed: 1, size: 300 }.frame();
+    let room = log.reserve(frame.len()).unwrap();
+    let ticket = log.enqueue(frame, 1, Durability::Buffered, room, ());
+    let (end, operations) = (log.end(), disk.operations());
+    log.poison(Error::Misuse("a failure elsewhere"));
+    let done = log.drive(ticket, &Discard);
+    assert!(matches!(done, Err(Error::Poisoned { .. })), "{done:?}");
+    assert_eq!((log.end(), disk.operations()), (end, operations));
+    assert_eq!(log.reserved(), 0, "its room is given back");
+}
+
+#[test]
+fn housekeeping_syncs_at_the_interval_and_a_log_at_rest_is_synced() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let sizes = Options { sync_interval_bytes: 4000, ..options() };
+    let (log, ..) = open(&fs, &Manifest::new(State::default()), &sizes).unwrap();
+    while log.prepare().unwrap() {}
+    let mut frame = FrameBuilder::new();
+    frame.push(b"key", b"", &[1; 5000], None).unwrap();
+    log.append(frame.finish(), Durability::Buffered).unwrap();
+    assert!(log.durable_to() < log.end(), "not yet at twice the interval");
+    assert!(log.prepare().unwrap());
+    assert_eq!(log.durable_to(), log.end());
+
+    append(&log, Entry { version: 2, seed: 1, size: 300 }, Durability::Buffered).unwrap();
+    let end = log.end();
+    assert!(log.durable_to() < end);
+    assert!(log.idle_sync().unwrap());
+    assert!(log.durable_to() >= end);
+}
+
+#[test]
+fn segments_are_limited_to_no_less_than_64_kib() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let sizes = Options { segment_size: 1 << 20, initial_segment_size: 1 << 20, ..options() };
+    let (log, ..) = open(&fs, &Manifest::new(State::default()), &sizes).unwrap();
+    log.limit_segments(1);
+    assert!(log.prepare().unwrap());
+    let spare = log.view().segments().last().unwrap();
+    assert_eq!(log.view().meta(spare).unwrap().capacity, 64 << 10);
+}

@@ -593,3 +593,62 @@ fn damage_to_what_a_sync_made_durable_is_noticed_behind_one_more_commit() {
         }
     }
 }
+
+#[test]
+fn a_log_that_is_salvaged_at_a_footer_does_not_go_on_behind_it() {
+    let options = options();
+    let sample = Sample::new(&options, 3, 0);
+    let fs = sample.copy();
+    let manifest = Manifest::new(sample.state.clone());
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    let behind_footer = log.end();
+    for version in 4..8 {
+        append(&log, Entry { version, seed: version, size: 100 }, Durability::Sync).unwrap();
+    }
+    drop(log);
+    change(&fs, &sample.file_of(behind_footer.segment), behind_footer.offset, |b| b.fill(9), 32);
+    let salvage = Options { salvage: true, ..options };
+    let (log, seen, end) = open(&fs, &manifest, &salvage).unwrap();
+    assert_eq!((seen.frames.len(), end.end), (3, behind_footer));
+    assert!(end.damage.is_some() && !end.clean);
+    assert_eq!(end.durable_to, end.end, "what was cut is not durable");
+    assert!(log.end().segment > behind_footer.segment, "in front of what was lost");
+}
+
+#[test]
+fn damage_is_noticed_by_the_mark_of_a_link_with_nothing_behind_it() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options()).unwrap();
+    let entry = Entry { version: 1, seed: 11, size: 300 };
+    let position = append(&log, entry, Durability::Sync).unwrap().position;
+    log.rotate(u64::MAX).unwrap().unwrap();
+    drop(log);
+    let state = manifest.state();
+    assert!(state.segments.iter().all(|s| s.sealed.is_none()));
+    let path = segment_path(DIR.as_ref(), state.segments[0].meta.file);
+    change(&fs, &path, position.offset + 40, |b| b[0] ^= 1, 1);
+    match open(&fs, &manifest, &options()) {
+        Err(Error::Damaged { path: p, offset, .. }) => {
+            assert_eq!((p, offset), (path, position.offset.into()));
+        }
+        other => panic!("{:?}", other.map(|(_, _, end)| end)),
+    }
+}
+
+#[test]
+fn damage_to_what_was_not_synced_before_a_close_is_noticed() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options()).unwrap();
+    let entry = Entry { version: 1, seed: 11, size: 300 };
+    let position = append(&log, entry, Durability::Buffered).unwrap().position;
+    log.close().unwrap();
+    drop(log);
+    let path = segment_path(DIR.as_ref(), manifest.state().segments[0].meta.file);
+    change(&fs, &path, position.offset + 40, |b| b[0] ^= 1, 1);
+    match open(&fs, &manifest, &options()) {
+        Err(Error::Damaged { offset, .. }) => assert_eq!(offset, position.offset.into()),
+        other => panic!("{:?}", other.map(|(_, _, end)| end)),
+    }
+}

@@ -244,3 +244,33 @@ fn a_file_is_not_used_again_while_a_view_of_an_earlier_opening_leads_to_it() {
         }
     });
 }
+
+#[test]
+fn a_file_is_not_used_again_while_a_view_of_an_opening_that_found_it_leads_to_it() {
+    everywhere(|fs, path| {
+        let options = Options { maps: false, ..direct(64 << 10) };
+        let dir = Directory::new(fs.clone(), path, 1).unwrap();
+        let open = || dir.open(options.clone(), |_| Ok::<_, ()>(())).unwrap().0;
+        let log = open();
+        let (entry, done) = fill(&log);
+        let first = done.position.segment;
+        log.close().unwrap();
+        drop(log);
+        // It was not made in this opening.
+        let log = open();
+        let view = log.view();
+        log.close().unwrap();
+        drop(log);
+
+        let log = open();
+        while log.prepare().unwrap() {}
+        let old = segment_path(path, log.view().meta(first).unwrap().file);
+        assert!(log.recycle(&[first]).unwrap().is_empty());
+        rotate(&log, entry);
+        assert!(fs.metadata(&old).is_ok(), "used again under a view");
+        drop(view);
+        rotate(&log, entry);
+        assert!(fs.metadata(&old).is_err(), "not used again");
+        log.close().unwrap();
+    });
+}

@@ -309,3 +309,82 @@ fn a_segment_that_could_not_be_made_leaves_nothing_behind() {
     assert!(log.prepare().unwrap());
     assert_eq!(disk.list(DIR.as_ref()).unwrap().len(), 2);
 }
+
+#[test]
+fn what_a_failed_sync_lost_is_written_again_if_it_is_more_than_one_write() {
+    let sizes = Options { segment_size: 4 << 20, initial_segment_size: 4 << 20, ..options() };
+    for options in [sizes.clone(), Options { sync_method: SyncMethod::Direct, ..sizes }] {
+        let disk = new_disk();
+        let fs = FaultFs::new(Arc::new(disk.clone()));
+        let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+        let manifest = Manifest::new(State::default());
+        let (log, ..) = open(&shared, &manifest, &options).unwrap();
+        for fill in 1..4 {
+            let mut frame = FrameBuilder::new();
+            frame.push(b"key", b"", &vec![fill; 500_000], None).unwrap();
+            log.append(frame.finish(), Durability::Buffered).unwrap();
+        }
+        fs.arm(FaultPlan::new(Fault::LoseUnsynced));
+        assert!(log.sync().is_err());
+        drop(log);
+        let (_, seen, _) = open(&shared, &manifest, &options).unwrap();
+        assert_eq!(seen.frames.len(), 3, "the cache still shows them");
+        let after: Arc<dyn Fs> = Arc::new(disk.crash_image(&mut Keep::None));
+        let (_, seen, _) = open(&after, &manifest, &options).unwrap();
+        assert_eq!(seen.frames.len(), 3);
+    }
+}
+
+#[test]
+fn a_disk_is_not_taken_for_full_once_a_segment_could_be_made() {
+    let fs = FaultFs::new(Arc::new(new_disk()));
+    let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+    let (log, ..) = open(&shared, &Manifest::new(State::default()), &options()).unwrap();
+    let full = || fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Open, Op::Allocate]).forever());
+    let armed = full();
+    log.prepare().unwrap_err();
+    armed.disarm();
+    assert!(log.prepare().unwrap());
+    let spare = log.view().segments().last().unwrap();
+    let mut version = 0;
+    let mut next = || {
+        version += 1;
+        append(&log, Entry { version, seed: 1, size: 900 }, Durability::Buffered)
+    };
+    while log.end().segment < spare {
+        next().unwrap();
+    }
+    // There is room enough, and nobody has asked for more.
+    let armed = full();
+    next().unwrap();
+    assert_eq!(armed.seen(), 0);
+}
+
+#[test]
+fn a_file_that_could_not_be_used_again_is_removed() {
+    for op in [Op::Rename, Op::Open, Op::Write, Op::SyncData, Op::SyncDir] {
+        let disk = new_disk();
+        let fs = FaultFs::new(Arc::new(disk.clone()));
+        let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+        let sizes = Options { initial_segment_size: 16 << 10, ..options() };
+        let (log, ..) = open(&shared, &Manifest::new(State::default()), &sizes).unwrap();
+        let fill = |segment| {
+            while log.end().segment == segment {
+                let frame = Entry { version: 0, seed: 1, size: 900 }.frame();
+                log.append(frame, Durability::Sync).unwrap();
+            }
+        };
+        fill(1);
+        // The first is reported, so that nothing but what is kept leads to it.
+        while log.prepare().unwrap() {}
+        fill(2);
+        assert!(log.recycle(&[1]).unwrap().is_empty(), "it is kept");
+        let files = || disk.list(DIR.as_ref()).unwrap().len();
+        assert_eq!(files(), 3);
+        let armed = fs.arm(FaultPlan::new(Fault::Io).on(&[op]));
+        log.prepare().unwrap_err();
+        assert_eq!((armed.fired(), files()), (1, 2), "{op}");
+        assert!(log.prepare().unwrap());
+        assert_eq!(files(), 3);
+    }
+}

@@ -15,4 +15,5 @@ mod golden_relocated;
 mod opening;
 mod read_order;
 mod relocated;
+mod spares;
 mod standalone;

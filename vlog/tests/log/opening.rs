@@ -325,3 +325,124 @@ fn what_is_read_of_a_segment_ends_where_it_was_sealed_and_before_the_head_nowher
     let opened = recovery(&fs, &later, &options()).unwrap();
     assert_eq!(reads(&opened, *pointer).unwrap(), record.2);
 }
+
+#[test]
+fn segments_left_before_a_clean_end_are_reported_as_sealed_after_it() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options()).unwrap();
+    for version in 1..40 {
+        append(&log, Entry { version, seed: version, size: 900 }, Durability::Buffered).unwrap();
+    }
+    log.close().unwrap();
+    drop(log);
+    let unsealed = |active| {
+        let segments = manifest.state().segments.into_iter();
+        segments.filter(|s| s.meta.segment < active && s.sealed.is_none()).count()
+    };
+    let (log, _, end) = open(&fs, &manifest, &options()).unwrap();
+    let active = log.end().segment;
+    assert!(end.clean && unsealed(active) >= 2);
+    while log.prepare().unwrap() {}
+    assert_eq!(unsealed(active), 0);
+}
+
+/// The manifest of [`unsynced`] with every segment sealed as it is.
+fn all_sealed(state: &State, end: &ReplayEnd) -> State {
+    let mut state = state.clone();
+    for (segment, seal) in state.segments.iter_mut().zip(&end.sealed) {
+        segment.sealed = Some(*seal);
+    }
+    state
+}
+
+fn replayed(fs: &Arc<dyn Fs>, state: &State) -> Result<ReplayEnd, ReplayError<Infallible>> {
+    recovery(fs, state, &options()).unwrap().replay(ignore)
+}
+
+#[test]
+fn durable_to_ends_at_the_last_mark_or_seal() {
+    let (fs, manifest, positions) = unsynced();
+    let mut state = manifest.state();
+    let end = replayed(&fs, &state).unwrap();
+    let first = positions[0].segment;
+    assert_eq!(end.durable_to, Position::new(first, FIRST_FRAME), "nothing was synced");
+    let seal = end.sealed[0];
+    state.segments[0].sealed = Some(seal);
+    let end = replayed(&fs, &state).unwrap();
+    assert_eq!(end.durable_to, Position::new(first, seal.length));
+}
+
+#[test]
+fn cut_bytes_reach_to_the_last_one_that_is_not_zero() {
+    let (fs, manifest, _) = unsynced();
+    let state = manifest.state();
+    let end = replayed(&fs, &state).unwrap();
+    assert_eq!(end.cut_bytes, 0);
+    let last = state.segments.iter().find(|s| s.meta.segment == end.end.segment).unwrap();
+    overwrite(&fs, last.meta.file, u64::from(end.end.offset) + 100, &[1]);
+    assert_eq!(replayed(&fs, &state).unwrap().cut_bytes, 101);
+}
+
+#[test]
+fn a_hole_in_a_sealed_segment_is_damage_wherever_the_replay_begins() {
+    let (fs, manifest, positions) = unsynced();
+    let state = manifest.state();
+    let sealed = all_sealed(&state, &replayed(&fs, &state).unwrap());
+    assert_eq!(positions[3].segment, positions[0].segment);
+    overwrite(&fs, state.segments[0].meta.file, u64::from(positions[3].offset) + 40, &[0xA5; 8]);
+    // What the frames before the head add up to is not known.
+    for head in [state.head, positions[1]] {
+        match replayed(&fs, &State { head, ..sealed.clone() }) {
+            Err(ReplayError::Log(Error::Damaged { offset, .. })) => {
+                assert_eq!(offset, u64::from(positions[3].offset));
+            }
+            other => panic!("{head}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_segment_is_not_sealed_with_frames_before_the_head_left_uncounted() {
+    let (fs, manifest, positions) = unsynced();
+    let mut state = manifest.state();
+    state.segments.truncate(1);
+    state.head = positions[3];
+    overwrite(&fs, state.segments[0].meta.file, positions[1].offset.into(), &[0; 32]);
+    match replayed(&fs, &state) {
+        Err(ReplayError::Log(Error::Damaged { offset, .. })) => {
+            assert_eq!(offset, u64::from(positions[1].offset));
+        }
+        other => panic!("{other:?}"),
+    }
+    let salvage = Options { salvage: true, ..options() };
+    recovery(&fs, &state, &salvage).unwrap().replay(ignore).unwrap();
+}
+
+#[test]
+fn a_link_speaks_only_of_the_segment_it_names() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let sizes =
+        Options { initial_segment_size: 16 << 10, sync_interval_bytes: 1 << 30, ..options() };
+    let (log, ..) = open(&fs, &manifest, &sizes).unwrap();
+    // Frames of one length in segments of one size: all are left at the same place.
+    let mut positions = Vec::new();
+    while log.end().segment < 3 {
+        let entry = Entry { version: positions.len() as u64 + 1, seed: 1, size: 900 };
+        positions.push(append(&log, entry, Durability::Buffered).unwrap().position);
+    }
+    drop(log);
+    let last_of =
+        |segment| positions.iter().filter(|p| p.segment == segment).map(|p| p.offset).max();
+    assert_eq!(last_of(1), last_of(2));
+    let mut state = manifest.state();
+    state.segments.retain(|s| s.meta.segment != 2);
+    // The third segment begins with a link to the second.
+    let before = State { head: Position::new(3, FIRST_FRAME), ..state.clone() };
+    let end = recovery(&fs, &before, &sizes).unwrap().replay(ignore).unwrap();
+    assert!(end.sealed.iter().all(|s| s.segment != 1), "{:?}", end.sealed);
+    let across = State { head: positions[1], ..state };
+    let end = recovery(&fs, &across, &sizes).unwrap().replay(ignore).unwrap();
+    assert_eq!((end.end.segment, end.unreached), (1, vec![3]));
+}

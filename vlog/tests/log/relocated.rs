@@ -207,3 +207,38 @@ fn every_old_offset_of_a_large_segment_leads_to_its_record() {
         }
     }
 }
+
+#[test]
+fn a_record_is_copied_only_if_it_verifies_and_a_failed_copy_changes_nothing() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    // Copying verifies what reading does not.
+    let options = Options { verify_reads: false, maps: false, ..options() };
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    let mut frame = FrameBuilder::new();
+    for key in [b"a", b"b", b"c"] {
+        frame.push(key, b"", &[7; 100], None).unwrap();
+    }
+    let done = log.append(frame.finish(), Durability::Sync).unwrap();
+    let live: Vec<_> = done
+        .pointers
+        .iter()
+        .zip([b"a", b"b", b"c"])
+        .map(|(pointer, key)| LiveRecord { pointer: *pointer, key, version: done.version })
+        .collect();
+    let dir = std::path::Path::new(DIR);
+    let mut writer = RecordWriter::create(&fs, dir, DATABASE, 900, 5).unwrap();
+    let mut offsets = Vec::new();
+    let stored = RecordWriter::stored_len(1, 0, 100);
+    let most = writer.len() + 2 * stored;
+    assert_eq!(writer.copy(&log.view(), &live, most, &mut offsets).unwrap(), 2, "no more fit");
+    assert_eq!((writer.len(), offsets.len()), (most, 2));
+
+    let path = segment_path(dir, manifest.state().segments[0].meta.file);
+    let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
+    let last_byte = live[1].pointer.offset() + live[1].pointer.len() - 1;
+    file.write_all_at(&[8], last_byte.into()).unwrap();
+    let copied = writer.copy(&log.view(), &live, u64::MAX, &mut offsets);
+    assert!(matches!(copied, Err((1, Error::Damaged { .. }))), "{copied:?}");
+    assert_eq!((writer.len(), offsets.len()), (most, 2));
+}
