@@ -116,4 +116,14 @@ mod tests {
         recent.push(100, b"far");
         assert_eq!((recent.read(0..6), recent.read(100..103).unwrap()), (None, b"far".to_vec()));
     }
+
+    #[test]
+    fn no_more_than_twice_what_is_to_be_kept_is_kept() {
+        let recent = Recent::default();
+        let piece = vec![1; KEEP / 4];
+        for i in 0..20 {
+            recent.push(i * piece.len() as u32, &piece);
+            assert!(recent.kept.read().bytes.len() < 2 * KEEP);
+        }
+    }
 }

@@ -191,3 +191,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pointer_of_another_length_than_an_intact_record_is_not_told_as_damage() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let (log, ..) = open(&fs, &Manifest::new(State::default()), &options()).unwrap();
+    let mut frame = FrameBuilder::new();
+    frame.push(b"a", b"", b"value", None).unwrap();
+    frame.push(b"b", b"", b"value", None).unwrap();
+    let done = log.append(frame.finish(), Durability::Sync).unwrap();
+    let right = done.pointers[0];
+    let long = Pointer::new(right.segment(), right.offset(), right.len() + 8);
+    assert_eq!(&*log.view().read(right, b"a", done.version).unwrap(), b"value");
+    let read = log.view().read(long, b"a", done.version);
+    assert!(matches!(read, Err(Error::BadPointer { .. })), "{read:?}");
+}

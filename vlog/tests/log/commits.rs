@@ -695,3 +695,79 @@ fn segments_are_limited_to_no_less_than_64_kib() {
     let spare = log.view().segments().last().unwrap();
     assert_eq!(log.view().meta(spare).unwrap().capacity, 64 << 10);
 }
+
+/// Counts the frames of each group.
+#[derive(Default)]
+struct Groups(Mutex<Vec<usize>>);
+
+impl Sink<()> for Groups {
+    fn route(&self, frames: &mut [Routed<()>]) {
+        self.0.lock().unwrap().push(frames.len());
+    }
+    fn apply(&self, _: FrameView<'_>, _: &mut ()) {}
+    fn publish(&self, _: u64) {}
+    fn fail(&self, _: u64, _: (), _: &Error) {}
+}
+
+#[test]
+fn a_group_is_bounded_by_its_bytes() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let sizes = Options { max_group_bytes: 1000, ..options() };
+    let (log, ..) = open(&fs, &Manifest::new(State::default()), &sizes).unwrap();
+    let mut tickets = Vec::new();
+    for version in 1..=5 {
+        let mut frame = FrameBuilder::new();
+        frame.push(b"key", b"", &[1; 400], None).unwrap();
+        let frame = frame.finish();
+        let room = log.reserve(frame.len()).unwrap();
+        tickets.push(log.enqueue(frame, version, Durability::Buffered, room, ()));
+    }
+    let groups = Groups::default();
+    log.drive(tickets.pop().unwrap(), &groups).unwrap();
+    assert_eq!(*groups.0.lock().unwrap(), [2, 2, 1]);
+}
+
+/// The first frame is being applied until the second is being written, and that ends in a panic.
+struct BreaksTheFirst {
+    applies: Barrier,
+    routes: Barrier,
+}
+
+impl Sink<()> for BreaksTheFirst {
+    fn route(&self, frames: &mut [Routed<()>]) {
+        if frames[0].version() == 2 {
+            self.routes.wait();
+        }
+    }
+    fn apply(&self, frame: FrameView<'_>, _: &mut ()) {
+        assert_eq!(frame.version(), 1, "applied behind one that failed");
+        self.applies.wait();
+        self.routes.wait();
+        panic!("asked to");
+    }
+    fn publish(&self, _: u64) {
+        panic!("nothing is to be published");
+    }
+    fn fail(&self, _: u64, _: (), _: &Error) {}
+}
+
+#[test]
+fn what_was_written_behind_a_group_that_failed_is_not_acknowledged() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let (log, ..) = open(&fs, &Manifest::new(State::default()), &options()).unwrap();
+    let sink = BreaksTheFirst { applies: Barrier::new(2), routes: Barrier::new(2) };
+    let commit = |version| {
+        let frame = Entry { version, seed: 1, size: 100 }.frame();
+        let room = log.reserve(frame.len()).unwrap();
+        let ticket = log.enqueue(frame, version, Durability::Buffered, room, ());
+        log.drive(ticket, &sink)
+    };
+    thread::scope(|s| {
+        let first = s.spawn(|| commit(1));
+        sink.applies.wait();
+        let second = commit(2);
+        assert!(matches!(second, Err(Error::OutcomeUnknown { .. })), "{second:?}");
+        let first = first.join().unwrap();
+        assert!(matches!(first, Err(Error::OutcomeUnknown { .. })), "{first:?}");
+    });
+}

@@ -242,3 +242,37 @@ fn a_record_is_copied_only_if_it_verifies_and_a_failed_copy_changes_nothing() {
     assert!(matches!(copied, Err((1, Error::Damaged { .. }))), "{copied:?}");
     assert_eq!((writer.len(), offsets.len()), (most, 2));
 }
+
+#[test]
+fn a_table_or_record_file_that_was_cut_short_is_an_error_when_it_is_opened() {
+    for maps in [true, false] {
+        let (fs, state, options, ..) = relocated(maps);
+        let raw: Vec<_> = state
+            .segments
+            .iter()
+            .filter(|s| s.relocated.is_none())
+            .map(|s| segment_path(DIR.as_ref(), s.meta.file))
+            .collect();
+        let mut cut = 0;
+        for entry in fs.list(DIR.as_ref()).unwrap() {
+            let path = std::path::Path::new(DIR).join(entry.name);
+            if raw.contains(&path) {
+                continue;
+            }
+            let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
+            let mut last = [0];
+            let len = file.len().unwrap() - 1;
+            file.read_exact_at(&mut last, len).unwrap();
+            file.set_len(len).unwrap();
+            let opened = recovery(&fs, &state, &options);
+            assert!(
+                matches!(&opened, Err(Error::Truncated { path: p, .. }) if *p == path),
+                "{path:?}: {opened:?}"
+            );
+            file.write_all_at(&last, len).unwrap();
+            recovery(&fs, &state, &options).unwrap();
+            cut += 1;
+        }
+        assert_eq!(cut, 4, "two of each");
+    }
+}
