@@ -12,6 +12,7 @@ use super::{Discard, Log, SegmentNamer};
 use crate::format::PAGE;
 use crate::frame::{Frame, FrameView};
 use crate::segment::{meta_of, read_header};
+use crate::sync::Mutex;
 use crate::{
     BoxError, Durability, Options, Pointer, Position, Recovery, ReplayEnd, ReplayError, Result,
     SealedSegment, SegmentMeta, SegmentName, SegmentRecord, parse_segment_path, segment_path,
@@ -60,6 +61,8 @@ pub struct Directory {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
     database: u128,
+    /// Held by who removes segments.
+    removing: Mutex<()>,
 }
 
 impl Directory {
@@ -70,7 +73,7 @@ impl Directory {
     /// If the directory cannot be created.
     pub fn new(fs: Arc<dyn Fs>, dir: &Path, database: u128) -> Result<Self> {
         fs.create_dir_all(dir)?;
-        Ok(Directory { fs, dir: dir.to_owned(), database })
+        Ok(Directory { fs, dir: dir.to_owned(), database, removing: Mutex::new(()) })
     }
 
     /// Replays the log from its first segment, and opens it for appending.
@@ -89,7 +92,7 @@ impl Directory {
             .first()
             .map_or(Position::ZERO, |s| Position::new(s.meta.segment, crate::FIRST_FRAME));
         let numbers = segments.iter().map(|s| s.meta.segment.into()).chain(newest);
-        let next = numbers.max().map_or(1, |last| last + 1);
+        let next = numbers.max().map_or(1, |last| last.saturating_add(1));
         let namer = Arc::new(Numbers { next: AtomicU64::new(next) });
         let mut recovery = Recovery::open(
             self.fs.clone(),
@@ -116,11 +119,14 @@ impl Directory {
         }
         let name = namer.allocate().map_err(crate::Error::Namer)?;
         let meta = recovery.create_segment(name)?;
-        Ok((recovery.into_log(namer, crate::Start::At(meta.segment))?, end))
+        let log: Log = recovery.into_log(namer, crate::Start::At(meta.segment))?;
+        // That a segment was begun is taken for durable by the first frames that follow.
+        log.writer.lock().begin(&log.shared)?;
+        Ok((log, end))
     }
 
     /// The segments in the directory, ascending, and the highest number that a file had. A file that
-    /// was never finished is removed: it has no frame.
+    /// was never finished is removed: neither it nor any that follows has a frame.
     fn segments(&self) -> Result<(Vec<SegmentRecord>, Option<u64>)> {
         let mut numbers: Vec<(u64, PathBuf)> = Vec::new();
         for entry in self.fs.list(&self.dir)? {
@@ -129,13 +135,15 @@ impl Directory {
             }
         }
         let newest = numbers.iter().map(|(number, _)| *number).max();
-        let mut found = Vec::new();
+        let mut found: Vec<SegmentRecord> = Vec::new();
+        let mut short = Vec::new();
+        let mut last_written = 0;
         for (number, path) in numbers {
             let file = self.fs.open(&path, OpenMode::Read)?;
             let header = match read_header(&*file, &path) {
                 Ok(header) => header,
                 Err(e) => {
-                    if !is_blank(&*file, 0, PAGE.into())? {
+                    if !is_blank(&*file, 0)? {
                         return Err(e);
                     }
                     self.remove_unfinished(&path)?;
@@ -147,16 +155,19 @@ impl Directory {
                 let (expected, found) = (number, meta.file);
                 return Err(crate::Error::WrongFile { path, what: "file id", expected, found });
             }
-            // Its length is durable before its first frame is written.
-            let len = file.len()?;
-            if newest == Some(number)
-                && len < meta.capacity.into()
-                && is_blank(&*file, PAGE.into(), len)?
-            {
-                self.remove_unfinished(&path)?;
-                continue;
+            if !is_blank(&*file, PAGE.into())? {
+                last_written = last_written.max(number);
+            } else if file.len()? < meta.capacity.into() {
+                short.push((number, path));
             }
             found.push(SegmentRecord { meta, sealed: None, relocated: None });
+        }
+        // Its length is durable before the first frame is written to it, or to one that follows.
+        for (number, path) in short {
+            if number > last_written {
+                self.remove_unfinished(&path)?;
+                found.retain(|s| s.meta.file != number);
+            }
         }
         found.sort_by_key(|s| s.meta.segment);
         Ok((found, newest))
@@ -168,41 +179,48 @@ impl Directory {
     }
 
     /// Removes segments that lie before `position` and are not needed any more, and takes them
-    /// out of the log's view. Their values stay readable through views taken before.
+    /// out of the log's view. Their values stay readable through views taken before. May be called again
+    /// after an error, and by several threads, which take turns.
     ///
     /// # Errors
     /// Of the file system; [`Error::Misuse`](crate::Error::Misuse) if `position` is beyond the
     /// end of `log`.
     pub fn remove_before<C>(&self, log: &Log<C>, position: Position) -> Result<()> {
         log.prepare()?;
+        if position.segment > log.end().segment {
+            return Err(crate::Error::Misuse("only segments before the active one can be removed"));
+        }
+        let _one_at_a_time = self.removing.lock();
         let view = log.view();
-        let old: Vec<u32> = view.segments().filter(|s| *s < position.segment).collect();
-        log.forget(&old)?;
+        let mut old: Vec<u32> = view.segments().filter(|s| *s < position.segment).collect();
+        old.sort_unstable();
+        // In order, and the next one only when the one before is gone for good: what is left is always
+        // the end of the log.
         for meta in old.iter().filter_map(|s| view.meta(*s)) {
-            self.fs.remove(&segment_path(&self.dir, meta.file))?;
-            // In order, so that what is left is always the end of the log.
-            self.fs.sync_dir(&self.dir, SyncSite::LogRemoveDir)?;
+            match self.fs.remove(&segment_path(&self.dir, meta.file)) {
+                Err(e) if e.kind() != kvdb_vfs::ErrorKind::NotFound => return Err(e.into()),
+                _ => self.fs.sync_dir(&self.dir, SyncSite::LogRemoveDir)?,
+            }
+            log.forget(&[meta.segment])?;
         }
         Ok(())
     }
 }
 
-/// Whether a range of a file is all zeros, as far as the file goes.
-fn is_blank(file: &dyn File, from: u64, to: u64) -> Result<bool> {
-    let mut chunk = vec![0; (64 << 10).min(to.saturating_sub(from)) as usize];
+/// Whether a file is all zeros from an offset on.
+fn is_blank(file: &dyn File, from: u64) -> Result<bool> {
+    let mut chunk = vec![0; 64 << 10];
     let mut at = from;
-    while at < to {
-        let most = chunk.len().min((to - at) as usize);
-        let n = file.read_at(&mut chunk[..most], at)?;
+    loop {
+        let n = file.read_at(&mut chunk, at)?;
+        if n == 0 {
+            return Ok(true);
+        }
         if chunk[..n].iter().any(|b| *b != 0) {
             return Ok(false);
         }
-        if n == 0 {
-            break;
-        }
         at += n as u64;
     }
-    Ok(true)
 }
 
 /// Numbers segments and files alike, above all that the directory holds.

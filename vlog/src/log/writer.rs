@@ -425,11 +425,18 @@ impl Writer {
         for next in entered {
             self.enter(shared, next, durable);
         }
+        self.begin(shared)?;
+        Ok(Some(self.end()))
+    }
+
+    /// Begins the active segment, which has no frame yet, durably.
+    pub(crate) fn begin(&mut self, shared: &Shared) -> Result<()> {
+        let durable = lock_busy(&shared.tail).durable;
         self.link(durable);
         let done = self.write_out(shared, &[], true, SyncSite::LogBackground);
         self.buffer.clear();
         self.chunks.clear();
-        done.map(|_| Some(self.end()))
+        done.map(|_| ())
     }
 
     /// Ends the log with a footer, unless it ends with one. Everything else is durable already.

@@ -9,6 +9,7 @@ mod commits;
 mod crash;
 mod damage;
 mod direct;
+mod directory;
 mod faults;
 mod golden;
 mod golden_relocated;

@@ -147,7 +147,8 @@ fn workload(
                         known.kept_from.max(known.frames.len() - (starts.len() - first));
                 }
                 dir.remove_before(&log, position).map_err(|e| e.to_string())?;
-                assert_eq!(log.view().segments().next(), Some(position.segment));
+                // It may lie before what an earlier removal left.
+                assert!(log.view().segments().next() >= Some(position.segment));
             }
             5 if step % 2 == 0 => {
                 log.rotate(u64::MAX).map_err(|e| e.to_string())?.expect("nobody commits");
