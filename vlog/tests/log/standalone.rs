@@ -248,7 +248,7 @@ fn variants() -> Vec<Options> {
 #[test]
 fn rules_44_45_a_directory_shows_the_end_of_the_log_after_a_crash_at_any_operation() {
     let mut images = 0;
-    for seed in 0..2 * scale() {
+    for seed in 0..6 * scale() {
         for options in variants() {
             match run(&options, seed, None) {
                 Ok(n) => images += n,
