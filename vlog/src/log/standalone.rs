@@ -1,5 +1,6 @@
 //! The log on its own: appending without a sink, and a directory that is its own manifest.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
@@ -136,8 +137,7 @@ impl Directory {
         }
         let newest = numbers.iter().map(|(number, _)| *number).max();
         let mut found: Vec<SegmentRecord> = Vec::new();
-        let mut short = Vec::new();
-        let mut last_written = 0;
+        let mut files = Vec::new();
         for (number, path) in numbers {
             let file = self.fs.open(&path, OpenMode::Read)?;
             let header = match read_header(&*file, &path) {
@@ -155,18 +155,20 @@ impl Directory {
                 let (expected, found) = (number, meta.file);
                 return Err(crate::Error::WrongFile { path, what: "file id", expected, found });
             }
-            if !is_blank(&*file, PAGE.into())? {
-                last_written = last_written.max(number);
-            } else if file.len()? < meta.capacity.into() {
-                short.push((number, path));
-            }
+            files.push((number, path, file.len()? < meta.capacity.into()));
             found.push(SegmentRecord { meta, sealed: None, relocated: None });
         }
         // Its length is durable before the first frame is written to it, or to one that follows.
-        for (number, path) in short {
-            if number > last_written {
-                self.remove_unfinished(&path)?;
-                found.retain(|s| s.meta.file != number);
+        if files.iter().any(|(.., short)| *short) {
+            files.sort_unstable_by_key(|(number, ..)| Reverse(*number));
+            for (number, path, short) in files {
+                if !is_blank(&*self.fs.open(&path, OpenMode::Read)?, PAGE.into())? {
+                    break;
+                }
+                if short {
+                    self.remove_unfinished(&path)?;
+                    found.retain(|s| s.meta.file != number);
+                }
             }
         }
         found.sort_by_key(|s| s.meta.segment);
