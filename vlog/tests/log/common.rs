@@ -3,11 +3,19 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use kvdb_vfs::Fs;
+use kvdb_vfs::{Fs, MemFs, SyncSite};
 use kvdb_vlog::*;
 
 pub const DATABASE: u128 = 0x6b76_6462;
 pub const DIR: &str = "/log";
+
+/// A disk with the directory of the log, which outlives a crash.
+pub fn new_disk() -> MemFs {
+    let disk = MemFs::new();
+    disk.create_dir_all(DIR.as_ref()).unwrap();
+    disk.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
+    disk
+}
 
 /// Multiplies counts of cases.
 pub fn scale() -> u64 {

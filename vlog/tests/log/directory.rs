@@ -11,13 +11,6 @@ use kvdb_vlog::*;
 
 use crate::common::*;
 
-fn disk() -> MemFs {
-    let disk = MemFs::new();
-    disk.create_dir_all(DIR.as_ref()).unwrap();
-    disk.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
-    disk
-}
-
 fn directory(fs: impl Fs + 'static) -> Directory {
     Directory::new(Arc::new(fs), DIR.as_ref(), 7).unwrap()
 }
@@ -76,7 +69,7 @@ impl ImagePolicy for Loses {
 
 #[test]
 fn rule_46_the_first_buffered_frames_of_a_new_segment_may_be_lost_in_part() {
-    let disk = disk();
+    let disk = new_disk();
     let (log, _) = open(&directory(disk.clone())).unwrap();
     add(&log, 3, Durability::Sync);
     drop(log);
@@ -94,7 +87,7 @@ fn rule_46_the_first_buffered_frames_of_a_new_segment_may_be_lost_in_part() {
 fn rules_47_49_a_file_whose_header_was_zeroed_is_damage_if_it_has_frames() {
     // The only one, the newest of several, one in the middle.
     for (frames, file) in [(5, 1), (40, 0), (40, 2)] {
-        let disk = disk();
+        let disk = new_disk();
         let directory = directory(disk.clone());
         let (log, _) = open(&directory).unwrap();
         add(&log, frames, Durability::Sync);
@@ -115,7 +108,7 @@ fn rules_47_49_a_file_whose_header_was_zeroed_is_damage_if_it_has_frames() {
 
 #[test]
 fn a_directory_opens_with_a_spare_that_failed_and_the_next_one() {
-    let disk = disk();
+    let disk = new_disk();
     let faults = FaultFs::new(Arc::new(disk.clone()));
     let (log, _) = open(&directory(faults.clone())).unwrap();
     add(&log, 3, Durability::Sync);
@@ -149,7 +142,7 @@ fn a_directory_opens_with_a_spare_that_failed_and_the_next_one() {
 #[test]
 fn rule_44_a_removal_that_failed_is_made_good_before_the_next_one() {
     for op in [Op::Remove, Op::SyncDir] {
-        let disk = disk();
+        let disk = new_disk();
         let faults = FaultFs::new(Arc::new(disk.clone()));
         let directory = directory(faults.clone());
         let (log, _) = open(&directory).unwrap();
@@ -174,7 +167,7 @@ fn rule_44_a_removal_that_failed_is_made_good_before_the_next_one() {
 #[test]
 fn several_threads_remove_and_leave_no_gap() {
     for _ in 0..20 {
-        let disk = disk();
+        let disk = new_disk();
         let directory = directory(disk.clone());
         let (log, _) = open(&directory).unwrap();
         fill(&log, 8, Durability::Sync);
@@ -194,7 +187,7 @@ fn several_threads_remove_and_leave_no_gap() {
 
 #[test]
 fn nothing_is_removed_before_a_position_beyond_the_end() {
-    let disk = disk();
+    let disk = new_disk();
     let directory = directory(disk.clone());
     let (log, _) = open(&directory).unwrap();
     fill(&log, 3, Durability::Sync);
@@ -206,7 +199,7 @@ fn nothing_is_removed_before_a_position_beyond_the_end() {
 
 #[test]
 fn a_file_of_the_largest_number_is_an_error() {
-    let disk = disk();
+    let disk = new_disk();
     disk.open(&segment_path(DIR.as_ref(), u64::MAX), OpenMode::CreateNew).unwrap();
     assert!(open(&directory(disk)).is_err());
 }

@@ -1,7 +1,7 @@
 //! Every operation of the file system fails once (rules 44, 48, 49b).
 use std::sync::Arc;
 
-use kvdb_vfs::{ErrorKind, Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, SyncSite};
+use kvdb_vfs::{ErrorKind, Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op};
 use kvdb_vlog::*;
 
 use crate::common::*;
@@ -160,13 +160,6 @@ fn check(disk: &MemFs, manifest: &Arc<Manifest>, story: &Story, options: &Option
         let next = Entry { version, seed: 9999, size: 200 };
         append(&log, next, Durability::Sync).unwrap();
     }
-}
-
-fn new_disk() -> MemFs {
-    let disk = MemFs::new();
-    disk.create_dir_all(DIR.as_ref()).unwrap();
-    disk.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
-    disk
 }
 
 fn every_operation(fault: Fault, forever: bool, options: &Options) {

@@ -3,7 +3,7 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 
-use kvdb_vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, OpenMode, SyncSite};
+use kvdb_vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, OpenMode};
 use kvdb_vlog::*;
 
 use crate::common::*;
@@ -220,9 +220,7 @@ fn a_directory_refuses_a_file_under_another_name() {
 
 #[test]
 fn what_a_failed_sync_lost_is_written_again_when_a_directory_is_opened() {
-    let disk = MemFs::new();
-    disk.create_dir_all(DIR.as_ref()).unwrap();
-    disk.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
+    let disk = new_disk();
     let faults = FaultFs::new(Arc::new(disk.clone()));
     let dir = Directory::new(Arc::new(faults.clone()), DIR.as_ref(), 7).unwrap();
     let (log, _) = dir.open(options(), ignore).unwrap();
@@ -265,9 +263,7 @@ fn what_a_manifest_says_of_segments_is_checked_when_they_are_opened() {
 
 #[test]
 fn what_a_failed_sync_lost_of_a_later_segment_is_written_again_from_its_beginning() {
-    let disk = MemFs::new();
-    disk.create_dir_all(DIR.as_ref()).unwrap();
-    disk.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
+    let disk = new_disk();
     let faults = FaultFs::new(Arc::new(disk.clone()));
     let dir = Directory::new(Arc::new(faults.clone()), DIR.as_ref(), 7).unwrap();
     let (log, _) = dir.open(options(), ignore).unwrap();

@@ -222,9 +222,7 @@ fn survive(
 }
 
 fn run(options: &Options, seed: u64, skip: Option<SyncSite>) -> Result<u64, String> {
-    let disk = MemFs::new();
-    disk.create_dir_all(DIR.as_ref()).unwrap();
-    disk.sync_dir("/".as_ref(), SyncSite::Other(0)).unwrap();
+    let disk = new_disk();
     let tracker = Tracker::new(Known::default(), seed);
     tracker.watch(&disk);
     workload(&with_faults(&disk, skip), &tracker, options, seed, 45)?;
