@@ -239,11 +239,17 @@ impl Cursor for OneTable {
     }
     #[inline]
     fn next(&mut self) -> Result<bool> {
-        self.open()?.next()
+        match &mut self.cursor {
+            Some(cursor) => cursor.next(),
+            None => self.open()?.next(),
+        }
     }
     #[inline]
     fn prev(&mut self) -> Result<bool> {
-        self.open()?.prev()
+        match &mut self.cursor {
+            Some(cursor) => cursor.prev(),
+            None => self.open()?.prev(),
+        }
     }
     #[inline]
     fn valid(&self) -> bool {

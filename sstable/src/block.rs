@@ -12,6 +12,7 @@ use crate::codec::Codec;
 use crate::cursor::{compare, key_head};
 use crate::format::{BLOCK_HEADER_LEN, BLOCK_MAGIC, BLOCK_SHIFT_BIT, BLOCK_WIDE, BlockHeader};
 use crate::heads::partition_point;
+use crate::key_buffer::KeyBuffer;
 use crate::{Error, ErrorKind, MAX_KEY_LEN, Part, Result};
 
 /// The parts of a decoded block, all of them checked to lie within it.
@@ -278,24 +279,17 @@ impl Layout {
         i: usize,
         slot: &Slot,
         known: Option<usize>,
-        key: &mut Vec<u8>,
+        key: &mut KeyBuffer,
     ) -> Result<usize> {
-        let (prefix_len, shared) = (self.keys - self.prefix, slot.shared);
-        match known {
-            Some(known) if shared <= known => key.truncate(prefix_len + shared),
-            known => {
-                if known.is_some() {
-                    key.truncate(prefix_len);
-                } else {
-                    key.clear();
-                    key.extend_from_slice(self.prefix(block));
-                }
-                if shared != 0 {
-                    append(key, block, self.shared_at(block, i, slot)?, shared);
-                }
+        if known.is_none_or(|known| slot.shared > known) {
+            if known.is_none() {
+                self.put_prefix(block, key);
+            }
+            if slot.shared != 0 {
+                self.put_shared(block, i, slot, key)?;
             }
         }
-        self.append_suffix(block, i, slot, key)
+        self.put_suffix(block, i, slot, key)
     }
 
     /// As [`Layout::read_key`] where `key` begins with the block's prefix, for a walk backward. There
@@ -308,17 +302,21 @@ impl Layout {
         block: &[u8],
         i: usize,
         slot: &Slot,
-        key: &mut Vec<u8>,
+        key: &mut KeyBuffer,
     ) -> Result<usize> {
-        let shared_at = self.shared_at(block, i, slot)?;
-        key.truncate(self.keys - self.prefix);
-        append(key, block, shared_at, slot.shared);
-        self.append_suffix(block, i, slot, key)
+        self.put_shared(block, i, slot, key)?;
+        self.put_suffix(block, i, slot, key)
     }
 
-    /// Where in the block the bytes are that entry `i` shares with its restart. In bounds.
+    /// Begins a key with what all keys of the block begin with.
+    #[inline]
+    pub(crate) fn put_prefix(&self, block: &[u8], key: &mut KeyBuffer) {
+        key.put(0, block, self.prefix, self.keys - self.prefix);
+    }
+
+    /// Puts what entry `i` shares with its restart behind the prefix.
     #[inline(always)]
-    fn shared_at(&self, block: &[u8], i: usize, slot: &Slot) -> Result<usize> {
+    fn put_shared(&self, block: &[u8], i: usize, slot: &Slot, key: &mut KeyBuffer) -> Result<()> {
         let of = self.restart_of(i);
         let at = self.slots + of * self.stride;
         let start = if of == 0 { Some((0, 0)) } else { self.ends(block, at - self.stride) };
@@ -332,23 +330,26 @@ impl Layout {
         if slot.shared > end - start {
             return Err(corrupt("a key shares more than there is"));
         }
-        Ok(start)
+        key.put(self.keys - self.prefix, block, start, slot.shared);
+        Ok(())
     }
 
-    /// Completes the key of entry `i`. Returns what [`Layout::read_key`] does.
+    /// Puts what is stored with entry `i` behind what it shares, which completes its key. Returns what
+    /// [`Layout::read_key`] does.
     #[inline(always)]
-    fn append_suffix(
+    fn put_suffix(
         &self,
         block: &[u8],
         i: usize,
         slot: &Slot,
-        key: &mut Vec<u8>,
+        key: &mut KeyBuffer,
     ) -> Result<usize> {
+        let shared = self.keys - self.prefix + slot.shared;
         let suffix_len = self.suffix(block, slot)?.len();
-        append(key, block, self.keys + slot.key_start, suffix_len);
-        if key.len() > MAX_KEY_LEN {
+        if shared + suffix_len > MAX_KEY_LEN {
             return Err(corrupt("a key is too long"));
         }
+        key.put(shared, block, self.keys + slot.key_start, suffix_len);
         // A restart shares nothing, unless it is forged.
         Ok(if slot.shared == 0 && self.restart_of(i) == i { suffix_len } else { slot.shared })
     }
@@ -429,22 +430,6 @@ impl Layout {
             }
         }
         Ok(None)
-    }
-}
-
-/// Appends `block[start..start + len]`, which is in bounds, to `key`. Short pieces, and most are, are
-/// copied at a fixed length and cut, which takes two moves instead of a call.
-#[inline(always)]
-fn append(key: &mut Vec<u8>, block: &[u8], start: usize, len: usize) {
-    const SHORT: usize = 32;
-    let piece = block.get(start..).unwrap_or_default();
-    match piece.first_chunk::<SHORT>() {
-        Some(chunk) if len <= SHORT => {
-            let end = key.len() + len;
-            key.extend_from_slice(chunk);
-            key.truncate(end);
-        }
-        _ => key.extend_from_slice(piece.get(..len).unwrap_or_default()),
     }
 }
 
@@ -529,9 +514,8 @@ mod tests {
             Ok(slot) => slot,
             e => return what(e),
         };
-        let mut key = layout.prefix(block).to_vec();
+        let mut key = KeyBuffer::default();
         let forward = layout.read_key(block, i, &slot, None, &mut key);
-        key.truncate(layout.prefix(block).len());
         let backward = layout.read_key_backward(block, i, &slot, &mut key);
         match (forward, backward) {
             (Ok(_), Ok(_)) => what(layout.value_range(&slot)),

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::block::{Layout, header};
 use crate::hit::BlockRef;
+use crate::key_buffer::KeyBuffer;
 use crate::{Codec, Result, Source, Table};
 
 /// What one block holds and takes.
@@ -42,14 +43,14 @@ impl<S: Source> Table<S> {
                 let decoded = self.decode(stored.bytes())?;
                 let layout = Layout::parse(&decoded)?;
                 let slot = layout.slot(&decoded, 0)?;
-                let mut first_key = Vec::new();
+                let mut first_key = KeyBuffer::default();
                 layout.read_key(&decoded, 0, &slot, None, &mut first_key)?;
                 Ok(BlockInfo {
                     range,
                     codec,
                     decoded_len: layout.raw_len() as u64,
                     entries: layout.count,
-                    first_key,
+                    first_key: first_key.to_vec(),
                     first_version: slot.version,
                 })
             };

@@ -13,6 +13,7 @@ use crate::filter::FilterMeta;
 use crate::footer::check_footer;
 use crate::format::{FOOTER_LEN, Footer};
 use crate::index::IndexLayout;
+use crate::key_buffer::KeyBuffer;
 use crate::{Cursor, Properties, ReaderOptions, Table, key_hash};
 
 #[path = "../tests/common/sign.rs"]
@@ -33,7 +34,7 @@ fn entries(data: &[u8]) {
     assert!(layout.heads(data).len() <= layout.count);
     // Keys may be as long as the block, each: bounded, so that inputs stay quick.
     let count = layout.count.min(64);
-    let (mut forward, mut alone, mut backward) = (Vec::new(), Vec::new(), Vec::new());
+    let [mut forward, mut alone, mut backward] = [(); 3].map(|()| KeyBuffer::default());
     let mut known = None;
     let mut keys = Vec::new();
     for i in 0..count {
@@ -49,13 +50,12 @@ fn entries(data: &[u8]) {
         assert_eq!(walked.is_ok(), read.is_ok());
         known = walked.ok();
         if read.is_ok() {
-            assert_eq!(forward, alone, "entry {i}");
-            backward.clear();
-            backward.extend_from_slice(layout.prefix(data));
+            assert_eq!(*forward, *alone, "entry {i}");
+            layout.put_prefix(data, &mut backward);
             if layout.read_key_backward(data, i, &slot, &mut backward).is_ok() {
-                assert_eq!(backward, alone, "entry {i}");
+                assert_eq!(*backward, *alone, "entry {i}");
             }
-            keys.push((alone.clone(), slot.version));
+            keys.push((alone.to_vec(), slot.version));
         }
     }
     for (key, version) in &keys {

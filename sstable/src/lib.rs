@@ -244,6 +244,7 @@ pub mod fuzz;
 mod heads;
 mod hit;
 mod index;
+mod key_buffer;
 mod load;
 mod merge;
 mod prefetch;

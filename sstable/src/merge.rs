@@ -1,6 +1,7 @@
 //! [`Merge`]: many overlapping cursors as one.
 
 use std::cmp::Ordering;
+use std::hint::select_unpredictable;
 
 use crate::cursor::compare;
 use crate::{Cursor, Error, Result};
@@ -159,25 +160,28 @@ impl<C: Cursor> Merge<C> {
     fn put_back<const FORWARD: bool>(&mut self, at: usize) {
         let rest = &mut self.order[at..];
         let place = rest[0];
+        let mut settled = 0;
         if rest.len() <= BISECT {
-            // Where runs interleave at random, no branch here could be predicted: so there is none.
-            let (mut before, mut equal) = (0, false);
-            for other in &rest[1..] {
-                before += usize::from(other.rank < place.rank);
-                equal |= other.rank == place.rank;
-            }
-            if !equal {
-                let mut next = rest[0];
-                for i in (0..rest.len()).rev() {
-                    let own = rest[i];
-                    let moved = if i == before { place } else { next };
-                    rest[i] = if i > before { own } else { moved };
-                    next = own;
+            // Where runs interleave at random, no branch on which rank is less could be predicted: so
+            // there is none. Of the one that is carried and the next, the lesser is put down.
+            let mut carried = place;
+            for i in 1..rest.len() {
+                let next = rest[i];
+                if next.rank == place.rank {
+                    break;
                 }
+                settled = i;
+                let stays = next.rank < place.rank;
+                rest[i - 1] = select_unpredictable(stays, next, carried);
+                carried = select_unpredictable(stays, carried, next);
+            }
+            rest[settled] = carried;
+            if settled + 1 == rest.len() {
                 return;
             }
         }
-        let cursors = &self.cursors;
+        // From the first of the same rank on (those behind are not less), keys have to be compared.
+        let (cursors, rest) = (&self.cursors, &mut rest[settled..]);
         let end = rest[1..].partition_point(|p| order::<C, FORWARD>(cursors, p, &place).is_lt());
         rest.copy_within(1..=end, 0);
         rest[end] = place;

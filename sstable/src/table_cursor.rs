@@ -9,6 +9,7 @@ use crate::block::{Layout, Slot};
 use crate::cursor::State;
 use crate::hit::BlockRef;
 use crate::index::Index;
+use crate::key_buffer::KeyBuffer;
 use crate::load::Ahead;
 use crate::prefetch::prefetch_next;
 use crate::{Cursor, Error, Result, Source, Table};
@@ -93,7 +94,7 @@ pub struct TableCursor<T> {
     ahead: Ahead,
     layout: Layout,
     entry: usize,
-    key: Vec<u8>,
+    key: KeyBuffer,
     /// What `key` has in common with the restart of `entry`, behind the prefix of the block. `None`:
     /// the key is not of this block.
     known: Option<usize>,
@@ -130,7 +131,7 @@ impl<T: TableRef> TableCursor<T> {
             ahead: Ahead::default(),
             layout: Layout::default(),
             entry: 0,
-            key: Vec::new(),
+            key: KeyBuffer::default(),
             known: None,
             version: 0,
             value: 0..0,
@@ -403,6 +404,14 @@ impl<T: TableRef> Cursor for TableCursor<T> {
 
     #[inline]
     fn value(&self) -> &[u8] {
-        self.bytes().get(self.value.clone()).unwrap_or_default()
+        let Range { start, end } = self.value;
+        let value = match &self.place {
+            Place::InPlace(block) => self
+                .table
+                .bytes()
+                .and_then(|bytes| bytes.get(block.start + start..block.start + end)),
+            Place::Pinned(region) => region.get(start..end),
+        };
+        value.unwrap_or_default()
     }
 }

@@ -11,6 +11,7 @@ use crate::filter::FilterMeta;
 use crate::footer::Sections;
 use crate::hit::BlockRef;
 use crate::index::IndexLayout;
+use crate::key_buffer::KeyBuffer;
 use crate::properties::Properties;
 use crate::{Error, Part, Result, Source, Table, key_hash};
 
@@ -28,8 +29,8 @@ impl<S: Source> Table<S> {
         self.verify_sections()?;
         let index = self.index()?;
         let mut seen = Properties::default();
-        let (mut key, mut version) = (Vec::new(), 0);
-        let mut next = Vec::new();
+        let (mut key, mut version) = (KeyBuffer::default(), 0);
+        let mut next = KeyBuffer::default();
         for number in 0..index.blocks() {
             let range = index.block_range(number).map_err(|e| self.locate_in_index(e))?;
             let offset = range.start;
@@ -46,11 +47,11 @@ impl<S: Source> Table<S> {
                     let slot = layout.slot(bytes, entry)?;
                     layout.read_key(bytes, entry, &slot, None, &mut next)?;
                     let first = seen.entries == 0;
-                    let pair = (next.as_slice(), slot.version);
+                    let pair = (&*next, slot.version);
                     if !first && compare((&key, version), pair) != Ordering::Less {
                         return Err(Error::corrupt(Part::Block, "entries do not ascend"));
                     }
-                    if first || key != next {
+                    if first || *key != *next {
                         seen.distinct_keys += 1;
                         if !self.may_contain(key_hash(&next))? {
                             let missing = Error::corrupt(Part::Filter, "a key is missing");
@@ -66,7 +67,7 @@ impl<S: Source> Table<S> {
                         return Err(self.locate_in_index(elsewhere));
                     }
                     if first {
-                        seen.smallest_key.clone_from(&next);
+                        seen.smallest_key = next.to_vec();
                         seen.smallest_version = slot.version;
                     }
                     seen.entries += 1;
@@ -81,7 +82,7 @@ impl<S: Source> Table<S> {
             };
             check().map_err(|e| self.locate(e, offset))?;
         }
-        seen.largest_key = key;
+        seen.largest_key = key.to_vec();
         seen.blocks = index.blocks() as u64;
         self.verify_properties(seen)
     }
