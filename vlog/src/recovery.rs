@@ -10,7 +10,7 @@ use kvdb_vfs::{Fs, SyncSite};
 use crate::format::{END_RESERVE, FIRST_FRAME, LinkBody, MARKER_LEN, Totals};
 use crate::frame::FrameView;
 use crate::log::admission::{Admission, usable};
-use crate::log::{self, Log, SegmentNamer, Shared, Tail, Usage, Writer};
+use crate::log::{self, Log, Pool, SegmentNamer, Shared, Tail, Usage, Writer};
 use crate::relocate::{RecordFiles, Relocation};
 use crate::replay::{Outcome, ReplayEnd};
 use crate::segment::{Reading, Segment};
@@ -338,7 +338,7 @@ impl Recovery {
             sync_gate: Mutex::new(()),
             sealing: Mutex::new(()),
             usage: CachePadded::new(Usage::new()),
-            dead: Mutex::new(Vec::new()),
+            pool: Mutex::new(Pool::default()),
             segment_limit: AtomicU32::new(u32::MAX),
             any_left: AtomicBool::new(!left.is_empty()),
             left: Mutex::new(left),

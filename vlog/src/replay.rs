@@ -31,7 +31,8 @@ pub struct ReplayEnd {
     /// The largest version of any frame or record; 0 if there was none.
     pub largest_version: u64,
     /// Bytes behind the end, up to the last one that is not zero in the same segment, that are
-    /// not part of the log: a torn tail.
+    /// not part of the log: a torn tail. In a file that was used again, what is left there of its
+    /// earlier life counts too.
     pub cut_bytes: u64,
     /// Everything before this was durable before this opening.
     pub durable_to: Position,

@@ -24,6 +24,7 @@ pub use admission::{Room, SegmentNamer};
 use commit::Turns;
 use queue::Queue;
 pub use queue::Ticket;
+pub(crate) use recycle::Pool;
 pub use sink::{Committed, Discard, Routed, Sink};
 pub use standalone::{Appended, Directory};
 pub(crate) use tail::Tail;
@@ -93,9 +94,8 @@ pub(crate) struct Shared {
     /// Whether there are any; changes under their lock.
     pub(crate) any_left: AtomicBool,
     pub(crate) usage: CachePadded<Usage>,
-    /// Segments that are not part of the log any more, whose files may be used again: the one that
-    /// died first is first.
-    pub(crate) dead: Mutex<Vec<Arc<Segment>>>,
+    /// Segments that are not part of the log any more, whose files may be used again.
+    pub(crate) pool: Mutex<Pool>,
     /// Segments are made no larger than this many bytes, but as large as a frame needs.
     pub(crate) segment_limit: AtomicU32,
 }

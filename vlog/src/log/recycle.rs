@@ -28,14 +28,30 @@ impl<C> Log<C> {
     /// nothing for a [`Directory`](crate::Directory), which would find them again. Returns
     /// those whose files the caller has to remove, earlier ones among them that give way. After a
     /// crash the kept ones are files that no manifest names, under the name of the old segment or
-    /// of a new one. [`Log::close`] removes those not used by then.
+    /// of a new one. [`Log::close`] removes those not used by then, and none is kept after it.
     ///
     /// # Errors
     /// [`Error::Misuse`](crate::Error::Misuse) as [`Log::forget`].
     pub fn recycle(&self, segments: &[u32]) -> Result<Vec<SegmentMeta>> {
-        let view = self.view();
+        // Not the view itself: who holds it reads what is kept.
+        let dead = self.view().raw(segments);
         self.forget(segments)?;
-        Ok(self.shared.keep(view.raw(segments)))
+        Ok(self.shared.keep(dead))
+    }
+}
+
+/// The files that are kept.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    /// How many may be: none once the log is closed.
+    most: usize,
+    /// From the one that died first on.
+    dead: Vec<Arc<Segment>>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool { most: MOST, dead: Vec::new() }
     }
 }
 
@@ -44,8 +60,13 @@ impl Shared {
     fn keep(&self, segments: Vec<Arc<Segment>>) -> Vec<SegmentMeta> {
         let largest = self.segment_limit.load(Ordering::Relaxed).min(self.options.segment_size);
         let mut rest = Vec::new();
-        let mut dead = self.dead.lock();
-        dead.extend(segments);
+        let mut pool = self.pool.lock();
+        let Pool { most, dead } = &mut *pool;
+        for segment in segments {
+            if !dead.iter().any(|kept| Arc::ptr_eq(kept, &segment)) {
+                dead.push(segment);
+            }
+        }
         // The limit may be lower than when the first of them died.
         dead.retain(|s| {
             let keep = is_like(s.capacity(), largest);
@@ -54,7 +75,7 @@ impl Shared {
             }
             keep
         });
-        while dead.len() > MOST {
+        while dead.len() > *most {
             // Who reads it may read for long.
             let first = dead.iter().position(|s| !s.is_unused()).unwrap_or(0);
             rest.push(dead.remove(first).meta);
@@ -65,16 +86,18 @@ impl Shared {
     /// A dead segment that nobody reads any more, about as large as a new one would be and no
     /// larger, that takes `least` bytes.
     pub(super) fn take_unused(&self, wanted: u32, least: u32) -> Option<Arc<Segment>> {
-        let mut dead = self.dead.lock();
+        let dead = &mut self.pool.lock().dead;
         let at = dead.iter().position(|s| {
             s.capacity() >= least && is_like(s.capacity(), wanted) && s.is_unused()
         })?;
         Some(dead.remove(at))
     }
 
-    /// Removes what is kept.
+    /// Removes what is kept, for good.
     pub(super) fn remove_dead(&self) {
-        for dead in self.dead.lock().drain(..) {
+        let mut pool = self.pool.lock();
+        pool.most = 0;
+        for dead in pool.dead.drain(..) {
             if let Err(error) = self.fs.remove(&dead.data.path) {
                 tracing::warn!(%error, "file of a dead segment not removed");
             }

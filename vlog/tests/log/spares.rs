@@ -163,9 +163,34 @@ fn numbers(metas: Vec<SegmentMeta>) -> Vec<u32> {
 
 #[test]
 fn of_dead_segments_two_are_kept_and_the_others_given_back() {
-    let log = left(4, &Options { initial_segment_size: 16 << 10, ..options() });
+    let log = left(5, &Options { initial_segment_size: 16 << 10, ..options() });
     assert_eq!(numbers(log.recycle(&[1, 2, 3]).unwrap()), [1]);
-    assert_eq!(log.recycle(&[4]).unwrap().len(), 1);
+    assert_eq!(numbers(log.recycle(&[4]).unwrap()), [2], "the one that died first");
+}
+
+#[test]
+fn a_dead_segment_that_somebody_reads_gives_way_to_one_that_can_be_used() {
+    let log = left(4, &Options { initial_segment_size: 16 << 10, ..options() });
+    assert!(log.recycle(&[1]).unwrap().is_empty());
+    let reader = log.view();
+    assert!(log.recycle(&[2]).unwrap().is_empty());
+    assert_eq!(numbers(log.recycle(&[3]).unwrap()), [2]);
+    drop(reader);
+}
+
+#[test]
+fn a_dead_segment_named_twice_is_kept_once() {
+    let log = left(4, &Options { initial_segment_size: 16 << 10, ..options() });
+    assert!(log.recycle(&[1, 1]).unwrap().is_empty());
+    assert!(log.recycle(&[2, 2]).unwrap().is_empty());
+    assert_eq!(numbers(log.recycle(&[3]).unwrap()), [1]);
+}
+
+#[test]
+fn a_closed_log_keeps_no_dead_segment() {
+    let log = left(2, &Options { initial_segment_size: 16 << 10, ..options() });
+    log.close().unwrap();
+    assert_eq!(log.recycle(&[1, 2]).unwrap().len(), 2);
 }
 
 #[test]
