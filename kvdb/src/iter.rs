@@ -8,6 +8,7 @@ use kvdb_vlog::ReadOrder;
 
 use crate::bounds::Bounds;
 use crate::cursor::{Cursor, Picture};
+use crate::ends::{End, Place, Walk};
 use crate::error::Result;
 use crate::item::Item;
 use crate::versions::Versions;
@@ -34,8 +35,8 @@ pub struct Iter<'t> {
     picture: Picture<'t>,
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
-    front: End<'t>,
-    back: End<'t>,
+    front: Side<'t>,
+    back: Side<'t>,
     /// How many entries ahead values of the log are fetched; 0: not at all.
     ahead: usize,
 }
@@ -46,11 +47,10 @@ const FIRST_AHEAD: usize = 32;
 const AHEAD: usize = 256;
 const AHEAD_BYTES: u64 = 2 << 20;
 
-/// One of the two ends.
+/// One of the two ends, and what looks ahead of it.
 #[derive(Debug, Default)]
-struct End<'t> {
-    cursor: Option<Cursor<'t>>,
-    place: Place,
+struct Side<'t> {
+    end: End<Cursor<'t>, Vec<u8>>,
     scout: Option<Scout<'t>>,
     /// Whether the values of the log that it walks over lie in order.
     order: ReadOrder,
@@ -97,44 +97,29 @@ impl<'t> Scout<'t> {
     }
 }
 
-/// Where an end is.
-#[derive(Debug, Default)]
-enum Place {
-    /// At its bound; nothing was given out yet.
-    #[default]
-    Start,
-    /// About to start from a key: where it was sent, or where it met the other end.
-    From(Vec<u8>),
-    /// On the entry it gave out last.
-    Given,
-    /// Past the last entry of its direction: nothing is left for the other end.
-    Past,
-    /// It or the other end failed.
-    Failed,
-}
-
-impl End<'_> {
-    /// Whether a key is still the other end's to give: on its `side` of where this one is, and not
-    /// given out.
-    fn leaves(&self, key: &[u8], side: Ordering) -> bool {
-        match (&self.place, &self.cursor) {
-            (Place::From(from), _) => key.cmp(from) != side.reverse(),
-            (Place::Given, Some(cursor)) => key.cmp(cursor.key()) == side,
-            (Place::Past, _) => false,
-            _ => true,
-        }
-    }
-
+impl Side<'_> {
     fn send(&mut self, key: &[u8]) {
-        self.place = Place::From(key.to_vec());
+        self.end.place = Place::From(key.to_vec());
         self.scout = None;
         self.order = ReadOrder::default();
     }
 }
 
+impl Walk<Vec<u8>> for Cursor<'_> {
+    fn at(&self) -> Vec<u8> {
+        self.key().to_vec()
+    }
+    fn cmp_at(&self, at: &Vec<u8>) -> Ordering {
+        self.key().cmp(at)
+    }
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(other.key())
+    }
+}
+
 impl<'t> Iter<'t> {
     pub(crate) fn new(picture: Picture<'t>, (lower, upper): Bounds) -> Self {
-        Iter { picture, lower, upper, front: End::default(), back: End::default(), ahead: AHEAD }
+        Iter { picture, lower, upper, front: Side::default(), back: Side::default(), ahead: AHEAD }
     }
 
     /// Moves the front: [`next`](Iterator::next) gives the first entry with a key of `key` or
@@ -235,35 +220,35 @@ impl<'t> Iter<'t> {
 
     /// Moves the front on; whether it stands on an entry that the back leaves to it.
     fn step(&mut self) -> Result<bool> {
-        let mut cursor = self.front.cursor.take().unwrap_or_else(|| self.cursor());
-        let moved = match &self.front.place {
+        let mut cursor = self.front.end.walk.take().unwrap_or_else(|| self.cursor());
+        let moved = match &self.front.end.place {
             Place::Start => cursor.first(),
             Place::From(key) => cursor.seek(key),
             Place::Given => cursor.next(),
             Place::Past | Place::Failed => Ok(false),
         };
-        settle(moved, (&mut self.front, &mut self.back), cursor, Ordering::Less)
+        self.front.end.settle(&mut self.back.end, cursor, moved, Ordering::Less)
     }
 
     /// Moves the back; the mirror of [`Iter::step`].
     fn step_back(&mut self) -> Result<bool> {
-        let mut cursor = self.back.cursor.take().unwrap_or_else(|| self.cursor());
-        let moved = match &self.back.place {
+        let mut cursor = self.back.end.walk.take().unwrap_or_else(|| self.cursor());
+        let moved = match &self.back.end.place {
             Place::Start => cursor.last(),
             Place::From(key) => cursor.seek_for_prev(key),
             Place::Given => cursor.prev(),
             Place::Past | Place::Failed => Ok(false),
         };
-        settle(moved, (&mut self.back, &mut self.front), cursor, Ordering::Greater)
+        self.back.end.settle(&mut self.front.end, cursor, moved, Ordering::Greater)
     }
 
     /// Sees to it that the values of the log that an end walks over are in memory when it comes to
     /// them: by a scout some way ahead of it, or, where they lie in order, by the system itself.
     /// Whether that is so.
-    fn look_ahead(&mut self, end: fn(&mut Self) -> &mut End<'t>, go: Go<'t>) -> bool {
+    fn look_ahead(&mut self, side: fn(&mut Self) -> &mut Side<'t>, go: Go<'t>) -> bool {
         let ahead = self.ahead;
-        let place = end(self);
-        let Some(cursor) = place.cursor.as_ref().filter(|c| ahead > 0 && c.valid()) else {
+        let place = side(self);
+        let Some(cursor) = place.end.walk.as_ref().filter(|c| ahead > 0 && c.valid()) else {
             return false;
         };
         if let Some(pointer) = cursor.pointer()
@@ -285,12 +270,12 @@ impl<'t> Iter<'t> {
             let picture = Picture { tracks: None, ..self.picture.clone() };
             let mut cursor = Cursor::new(&picture, (self.lower.clone(), self.upper.clone()));
             let done = !matches!(cursor.seek(key), Ok(true));
-            end(self).scout = Some(Scout { cursor, lead: 0, bytes: 0, reach: 0, done });
+            side(self).scout = Some(Scout { cursor, lead: 0, bytes: 0, reach: 0, done });
         } else if let Some(scout) = &mut place.scout {
             scout.bytes -= scout.bytes / scout.lead.max(1) as u64;
             scout.lead = scout.lead.saturating_sub(1);
         }
-        if let Some(scout) = &mut end(self).scout {
+        if let Some(scout) = &mut side(self).scout {
             scout.run(ahead, go);
         }
         false
@@ -299,47 +284,15 @@ impl<'t> Iter<'t> {
     fn give<R>(
         &mut self,
         step: fn(&mut Self) -> Result<bool>,
-        end: fn(&Self) -> &End<'t>,
+        side: fn(&Self) -> &Side<'t>,
         take: impl FnOnce(&Cursor<'t>) -> Result<R>,
     ) -> Option<Result<R>> {
         match step(self) {
-            Ok(true) => end(self).cursor.as_ref().map(take),
+            Ok(true) => side(self).end.walk.as_ref().map(take),
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         }
     }
-}
-
-/// Notes where an end came to stand, and says whether that is an entry for it to give out: one on
-/// its `side` of the other end.
-fn settle<'t>(
-    moved: Result<bool>,
-    (this, other): (&mut End<'t>, &mut End<'t>),
-    cursor: Cursor<'t>,
-    side: Ordering,
-) -> Result<bool> {
-    let on = match moved {
-        Ok(true) if other.leaves(cursor.key(), side) => {
-            this.place = Place::Given;
-            Ok(true)
-        }
-        Ok(true) => {
-            this.place = Place::From(cursor.key().to_vec());
-            Ok(false)
-        }
-        Ok(false) => {
-            if !matches!(this.place, Place::Failed) {
-                this.place = Place::Past;
-            }
-            Ok(false)
-        }
-        Err(error) => {
-            (this.place, other.place) = (Place::Failed, Place::Failed);
-            Err(error)
-        }
-    };
-    this.cursor = Some(cursor);
-    on
 }
 
 impl Iterator for Iter<'_> {

@@ -11,6 +11,7 @@ mod core;
 mod cursor;
 mod db;
 mod drop_range;
+mod ends;
 mod error;
 mod gate;
 mod gc;

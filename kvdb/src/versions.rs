@@ -10,6 +10,7 @@ use kvdb_sstable::{Bounded, Cursor as _};
 
 use crate::bounds::Bounds;
 use crate::cursor::{Folds, Picture, Stream};
+use crate::ends::{End, Place, Walk};
 use crate::error::Result;
 use crate::item::{Item, Payload};
 use crate::track::{SharedTrack, Track};
@@ -46,53 +47,34 @@ pub struct Versions<'t> {
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
     folds: Folds,
-    front: End,
-    back: End,
-}
-
-/// One of the two ends. Each has a cursor of its own, which only ever moves one way, or jumps.
-#[derive(Debug, Default)]
-struct End {
-    walk: Option<Walk>,
-    place: Place,
+    front: End<Stretch, At>,
+    back: End<Stretch, At>,
 }
 
 #[derive(Debug)]
-struct Walk {
+struct Stretch {
     stream: Bounded<Stream>,
     track: Option<SharedTrack>,
 }
 
-#[derive(Debug, Default)]
-enum Place {
-    #[default]
-    Start,
-    /// About to start from a version of a key: where it was sent, or where it met the other end.
-    From(Vec<u8>, u64),
-    Given,
-    /// Past the last version of its direction: nothing is left for the other end.
-    Past,
-    /// It or the other end failed.
-    Failed,
-}
+/// A version of a key.
+type At = (Vec<u8>, u64);
 
-impl End {
-    /// Whether what a walk stands on is still the other end's to give: on its `side` of where this
-    /// one is, and not given out.
-    fn leaves(&self, walk: &Walk, side: Ordering) -> bool {
-        let at = walk.at();
-        match (&self.place, &self.walk) {
-            (Place::From(key, version), _) => at.cmp(&(key, Reverse(*version))) != side.reverse(),
-            (Place::Given, Some(walk)) => at.cmp(&walk.at()) == side,
-            (Place::Past, _) => false,
-            _ => true,
-        }
+impl Walk<At> for Stretch {
+    fn at(&self) -> At {
+        (self.stream.key().to_vec(), self.stream.version())
+    }
+    fn cmp_at(&self, (key, version): &At) -> Ordering {
+        self.order().cmp(&(key, Reverse(*version)))
+    }
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
     }
 }
 
-impl Walk {
-    /// Where it stands, in the order of the walk.
-    fn at(&self) -> (&[u8], Reverse<u64>) {
+impl Stretch {
+    /// Where it stands: the newest version of a key is its first.
+    fn order(&self) -> (&[u8], Reverse<u64>) {
         (self.stream.key(), Reverse(self.stream.version()))
     }
 }
@@ -127,20 +109,23 @@ impl<'t> Versions<'t> {
     /// Moves the front: [`next`](Iterator::next) gives the newest version of the first key that is
     /// `key` or greater, within the bounds. As [`Iter::seek`](crate::Iter::seek).
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
-        self.front.place = Place::From(key.as_ref().to_vec(), u64::MAX);
+        self.front.place = Place::From((key.as_ref().to_vec(), u64::MAX));
     }
 
     /// Moves the back: [`next_back`](DoubleEndedIterator::next_back) gives the oldest version of the
     /// last key that is `key` or less, within the bounds.
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
-        self.back.place = Place::From(key.as_ref().to_vec(), 0);
+        self.back.place = Place::From((key.as_ref().to_vec(), 0));
     }
 
-    fn walk(&self) -> Walk {
-        Walk { stream: self.picture.stream(&self.lower, &self.upper), track: self.picture.track() }
+    fn stretch(&self) -> Stretch {
+        Stretch {
+            stream: self.picture.stream(&self.lower, &self.upper),
+            track: self.picture.track(),
+        }
     }
 
-    fn shows(&self, walk: &Walk) -> bool {
+    fn shows(&self, walk: &Stretch) -> bool {
         let (key, version) = (walk.stream.key(), walk.stream.version());
         let at_most = self.picture.version;
         if version == PENDING {
@@ -153,21 +138,21 @@ impl<'t> Versions<'t> {
 
     /// Moves the front on; whether it stands on a version that the back leaves to it.
     fn step(&mut self) -> Result<bool> {
-        let mut walk = self.front.walk.take().unwrap_or_else(|| self.walk());
+        let mut walk = self.front.walk.take().unwrap_or_else(|| self.stretch());
         let moved = self.walk_forward(&mut walk, &self.front.place);
-        settle(moved, (&mut self.front, &mut self.back), walk, Ordering::Less)
+        self.front.settle(&mut self.back, walk, moved, Ordering::Less)
     }
 
-    fn walk_forward(&self, walk: &mut Walk, place: &Place) -> Result<bool> {
+    fn walk_forward(&self, walk: &mut Stretch, place: &Place<At>) -> Result<bool> {
         let stream = &mut walk.stream;
         let mut on = match place {
             Place::Past | Place::Failed => return Ok(false),
             Place::Given => stream.next()?,
-            Place::From(key, version) if !stream.is_below(key) => {
+            Place::From((key, version)) if !stream.is_below(key) => {
                 note(&walk.track, |track| track.jump_forward(Bound::Included(key.clone())));
                 stream.seek(key, *version)?
             }
-            Place::Start | Place::From(..) => {
+            Place::Start | Place::From(_) => {
                 note(&walk.track, |track| track.jump_forward(self.lower.clone()));
                 stream.first()?
             }
@@ -185,21 +170,21 @@ impl<'t> Versions<'t> {
 
     /// Moves the back; the mirror of [`Versions::step`].
     fn step_back(&mut self) -> Result<bool> {
-        let mut walk = self.back.walk.take().unwrap_or_else(|| self.walk());
+        let mut walk = self.back.walk.take().unwrap_or_else(|| self.stretch());
         let moved = self.walk_backward(&mut walk, &self.back.place);
-        settle(moved, (&mut self.back, &mut self.front), walk, Ordering::Greater)
+        self.back.settle(&mut self.front, walk, moved, Ordering::Greater)
     }
 
-    fn walk_backward(&self, walk: &mut Walk, place: &Place) -> Result<bool> {
+    fn walk_backward(&self, walk: &mut Stretch, place: &Place<At>) -> Result<bool> {
         let stream = &mut walk.stream;
         let mut on = match place {
             Place::Past | Place::Failed => return Ok(false),
             Place::Given => stream.prev()?,
-            Place::From(key, version) if !stream.is_above(key) => {
+            Place::From((key, version)) if !stream.is_above(key) => {
                 note(&walk.track, |track| track.jump_backward(Bound::Included(key.clone())));
                 stream.seek_for_prev(key, *version)?
             }
-            Place::Start | Place::From(..) => {
+            Place::Start | Place::From(_) => {
                 note(&walk.track, |track| track.jump_backward(self.upper.clone()));
                 stream.last()?
             }
@@ -215,7 +200,7 @@ impl<'t> Versions<'t> {
         Ok(false)
     }
 
-    fn item(&self, end: &End) -> Option<Result<Item>> {
+    fn item(&self, end: &End<Stretch, At>) -> Option<Result<Item>> {
         let stream = &end.walk.as_ref()?.stream;
         Some(self.item_at(stream.key(), stream.version(), stream.value()))
     }
@@ -229,38 +214,6 @@ impl<'t> Versions<'t> {
         let payload = Payload::of(key, &entry, self.folds.view())?;
         Ok(Item::new(key, version, &entry, payload).with_expired(expired))
     }
-}
-
-/// Notes where an end came to stand, and says whether that is a version for it to give out: one on
-/// its `side` of the other end.
-fn settle(
-    moved: Result<bool>,
-    (this, other): (&mut End, &mut End),
-    walk: Walk,
-    side: Ordering,
-) -> Result<bool> {
-    let on = match moved {
-        Ok(true) if other.leaves(&walk, side) => {
-            this.place = Place::Given;
-            Ok(true)
-        }
-        Ok(true) => {
-            this.place = Place::From(walk.stream.key().to_vec(), walk.stream.version());
-            Ok(false)
-        }
-        Ok(false) => {
-            if !matches!(this.place, Place::Failed) {
-                this.place = Place::Past;
-            }
-            Ok(false)
-        }
-        Err(error) => {
-            (this.place, other.place) = (Place::Failed, Place::Failed);
-            Err(error)
-        }
-    };
-    this.walk = Some(walk);
-    on
 }
 
 impl Iterator for Versions<'_> {

@@ -158,50 +158,75 @@ fn rule_28_all_versions_seek_from_any_position_also_past_the_ends() {
     }
 }
 
+/// Steps and seeks of both ends at random, and what is left in between.
+fn seek_and_step(mut versions: Versions<'_>, history: &[Written], seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (mut front, mut back) = (0, history.len());
+    for _ in 0..rng.usize(..40) {
+        let key = vec![b'a' - 1 + rng.u8(..11)];
+        match rng.u8(..8) {
+            0 => {
+                versions.seek(&key);
+                front = history.partition_point(|w| w.key < key);
+            }
+            1 => {
+                versions.seek_back(&key);
+                back = history.partition_point(|w| w.key <= key);
+            }
+            side => {
+                let item = if side < 5 { versions.next() } else { versions.next_back() };
+                let got = item.map(|item| seen(item.unwrap()));
+                let expected = (front < back).then(|| match side < 5 {
+                    true => &history[front],
+                    false => &history[back - 1],
+                });
+                assert_eq!(got.as_ref(), expected, "seed {seed}");
+                match (expected.is_some(), side < 5) {
+                    (true, true) => front += 1,
+                    (true, false) => back -= 1,
+                    (false, _) => {}
+                }
+            }
+        }
+    }
+    let left = history.get(front..back).unwrap_or_default();
+    let got: Vec<_> = match rng.bool() {
+        true => all(versions),
+        false => {
+            let mut got: Vec<_> = versions.rev().map(|item| seen(item.unwrap())).collect();
+            got.reverse();
+            got
+        }
+    };
+    assert_eq!(got, left, "seed {seed}");
+}
+
 #[test]
 fn rules_28_and_30_all_versions_any_seeks_and_steps_of_both_ends_agree_with_a_model() {
     let (db, history) = history(5);
     for seed in 0..400 {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let mut versions = db.snapshot().unwrap().versions();
-        let (mut front, mut back) = (0, history.len());
-        for _ in 0..rng.usize(..40) {
-            let key = vec![b'a' - 1 + rng.u8(..11)];
-            match rng.u8(..8) {
-                0 => {
-                    versions.seek(&key);
-                    front = history.partition_point(|w| w.key < key);
-                }
-                1 => {
-                    versions.seek_back(&key);
-                    back = history.partition_point(|w| w.key <= key);
-                }
-                side => {
-                    let item = if side < 5 { versions.next() } else { versions.next_back() };
-                    let got = item.map(|item| seen(item.unwrap()));
-                    let expected = (front < back).then(|| match side < 5 {
-                        true => &history[front],
-                        false => &history[back - 1],
-                    });
-                    assert_eq!(got.as_ref(), expected, "seed {seed}");
-                    match (expected.is_some(), side < 5) {
-                        (true, true) => front += 1,
-                        (true, false) => back -= 1,
-                        (false, _) => {}
-                    }
-                }
-            }
+        seek_and_step(db.snapshot().unwrap().versions(), &history, seed);
+    }
+}
+
+#[test]
+fn rules_28_29_and_30_all_versions_with_own_writes_agree_with_a_model_from_both_ends() {
+    let (db, mut history) = history(6);
+    let mut t = db.begin().unwrap();
+    let mut own = Vec::new();
+    // One ahead of all keys, one behind them, some among them.
+    for key in [&b"`"[..], b"b", b"c", b"cc", b"f", b"z"] {
+        let value = (key != b"c").then(|| b"own".to_vec());
+        match &value {
+            Some(value) => t.put(key, value).unwrap(),
+            None => t.delete(key).unwrap(),
         }
-        let left = history.get(front..back).unwrap_or_default();
-        let got: Vec<_> = match rng.bool() {
-            true => versions.map(|item| seen(item.unwrap())).collect(),
-            false => {
-                let mut got: Vec<_> = versions.rev().map(|item| seen(item.unwrap())).collect();
-                got.reverse();
-                got
-            }
-        };
-        assert_eq!(got, left, "seed {seed}");
+        own.push(Written { key: key.to_vec(), version: u64::MAX, value, expired: false, meta: 0 });
+    }
+    history.extend(own);
+    history.sort_by(|a, b| a.key.cmp(&b.key).then(b.version.cmp(&a.version)));
+    for seed in 0..400 {
+        seek_and_step(t.iter().versions(), &history, seed);
     }
 }
 
