@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use kvdb_vfs::Clock;
 use parking_lot::Mutex;
 
-/// The larger of the wall clock and the largest clock that was ever used to drop an expired
-/// entry, so that a wall clock going backwards never revives anything.
+/// The larger of the wall clock and the latest expiry for which an entry was ever dropped, so that
+/// a wall clock going backwards never revives anything. No more than that: were it the largest clock
+/// that anything was dropped *by*, one flush under a clock that is wrong for a moment would end
+/// everything that expires, for as long as the clock was ahead.
 ///
-/// A transaction takes its clock at begin; compaction drops by the least clock of the open ones
-/// ([`EngineClock::drop_clock`]), so an entry that a transaction may still see stays.
+/// A transaction takes its clock at begin; a flush or compaction drops by the least clock of the open
+/// ones, so an entry that a transaction may still see stays, and holds that clock until it is known
+/// what was dropped ([`EngineClock::hold_drop_clock`]): no transaction begins below it meanwhile.
 ///
 /// The open ones are kept in shards, so that threads that begin do not meet: each takes the lock of
 /// one, a scan takes the locks of all at once. So to each other they are as if there were one lock.
@@ -18,6 +21,9 @@ use parking_lot::Mutex;
 pub(crate) struct EngineClock {
     wall: Arc<dyn Clock>,
     dropped: AtomicU64,
+    /// The clocks that jobs drop by at this moment, and the largest of them.
+    held: Mutex<Vec<u64>>,
+    largest_held: AtomicU64,
     shards: [Arc<Shard>; SHARDS],
 }
 
@@ -44,19 +50,35 @@ impl Shard {
 }
 
 impl EngineClock {
-    /// `dropped` is the largest clock ever used for a drop, from the manifest.
+    /// `dropped` is the latest expiry for which an entry was dropped, from the manifest.
     pub(crate) fn new(wall: Arc<dyn Clock>, dropped: u64) -> Self {
-        EngineClock { wall, dropped: AtomicU64::new(dropped), shards: Default::default() }
+        let now = wall.now();
+        if now < dropped {
+            tracing::warn!(now, dropped, "the clock is behind an expiry that has passed");
+        }
+        EngineClock {
+            wall,
+            dropped: AtomicU64::new(dropped),
+            held: Mutex::default(),
+            largest_held: AtomicU64::new(0),
+            shards: Default::default(),
+        }
     }
 
-    /// Seconds since 1970, never less than what a drop was decided by.
+    /// Seconds since 1970, never less than an expiry for which something was dropped.
     pub(crate) fn now(&self) -> u64 {
+        // In this order: what is held is let go of after it was noted.
+        let held = self.largest_held.load(Ordering::SeqCst);
+        held.max(self.least())
+    }
+
+    fn least(&self) -> u64 {
         self.wall.now().max(self.dropped.load(Ordering::SeqCst))
     }
 
-    /// The largest clock a drop was decided by.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::SeqCst)
+    /// Something was dropped for this expiry.
+    pub(crate) fn note_dropped(&self, expiry: u64) {
+        self.dropped.fetch_max(expiry, Ordering::SeqCst);
     }
 
     /// The clock of a transaction that begins now, held until dropped.
@@ -72,15 +94,37 @@ impl EngineClock {
         ClockMark { now, shard: shard.clone() }
     }
 
-    /// The clock to drop expired entries by: no open transaction has an earlier one, and none that
-    /// begins later gets an earlier one.
+    /// The clock that expired entries could be dropped by now: no open transaction has an earlier one.
     pub(crate) fn drop_clock(&self) -> u64 {
+        self.with_drop_clock(|clock| clock)
+    }
+
+    /// The clock to drop expired entries by: no open transaction has an earlier one, and none that
+    /// begins gets an earlier one until it is released.
+    pub(crate) fn hold_drop_clock(&self) -> u64 {
+        let mut held = self.held.lock();
+        self.with_drop_clock(|clock| {
+            held.push(clock);
+            self.largest_held.fetch_max(clock, Ordering::SeqCst);
+            clock
+        })
+    }
+
+    /// Whoever held this clock has [noted](EngineClock::note_dropped) what was dropped.
+    pub(crate) fn release_drop_clock(&self, clock: u64) {
+        let mut held = self.held.lock();
+        if let Some(at) = held.iter().position(|c| *c == clock) {
+            held.swap_remove(at);
+        }
+        self.largest_held.store(held.iter().copied().max().unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// Nobody begins while `f` runs.
+    fn with_drop_clock(&self, f: impl FnOnce(u64) -> u64) -> u64 {
         // All at once, and always in this order.
         let shards: [_; SHARDS] = std::array::from_fn(|i| self.shards[i].open.lock());
         let open = shards.iter().flat_map(|shard| shard.iter().map(|(second, _)| *second));
-        let clock = open.fold(self.now(), u64::min);
-        self.dropped.fetch_max(clock, Ordering::SeqCst);
-        clock
+        f(open.fold(self.least(), u64::min))
     }
 }
 
@@ -154,17 +198,18 @@ mod tests {
                 let clock = clock.clone();
                 std::thread::spawn(move || {
                     for _ in 0..20_000 {
-                        let before = clock.dropped();
+                        let held = || clock.largest_held.load(Ordering::SeqCst);
+                        let before = held();
                         let mark = clock.begin();
                         assert!(mark.now() >= before);
-                        assert!(clock.dropped() <= mark.now(), "dropped under an open mark");
+                        assert!(held() <= mark.now(), "dropped under an open mark");
                     }
                 })
             })
             .collect();
         for second in 2..3000 {
             wall.set(second);
-            clock.drop_clock();
+            clock.hold_drop_clock();
         }
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
@@ -173,9 +218,15 @@ mod tests {
     fn a_wall_clock_going_backwards_does_not_take_the_engine_clock_along() {
         let wall = Arc::new(ManualClock::new(100));
         let clock = EngineClock::new(wall.clone(), 0);
-        assert_eq!(clock.drop_clock(), 100);
+        let held = [clock.hold_drop_clock(), clock.hold_drop_clock()];
+        assert_eq!(held, [100, 100]);
         wall.set(50);
+        assert_eq!((clock.now(), clock.begin().now()), (100, 100), "while somebody drops by it");
+        clock.release_drop_clock(100);
         assert_eq!(clock.now(), 100);
-        assert_eq!(clock.begin().now(), 100);
+        clock.note_dropped(70);
+        clock.release_drop_clock(100);
+        assert_eq!((clock.now(), clock.begin().now()), (70, 70), "no less than what is gone");
+        assert_eq!(EngineClock::new(wall, 70).now(), 70);
     }
 }

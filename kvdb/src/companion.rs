@@ -96,7 +96,7 @@ impl Companion for ValueLog {
         Some((pointer.segment(), pointer.len()))
     }
 
-    fn before_install(&self, change: &mut StoreChange, log_end: u64) -> Result<(), BoxError> {
+    fn before_install(&self, _: &mut StoreChange, log_end: u64) -> Result<(), BoxError> {
         // Until there is a log, recovery has written and synced all that is replayed.
         if let Some((log, _)) = self.running.get() {
             // A memtable is quiet also when its last frames have failed. They are counted in
@@ -107,11 +107,11 @@ impl Companion for ValueLog {
             }
             log.sync_through(Position::unpacked(log_end))?;
         }
-        change.clock = Some(change.clock.unwrap_or(0).max(self.clock.dropped()));
         Ok(())
     }
 
     fn installed(&self, change: &StoreChange) {
+        self.clock.note_dropped(change.clock.unwrap_or(0));
         let Some((log, _)) = self.running.get() else { return };
         if !change.segments_relocated.is_empty() {
             log.relocate(std::mem::take(&mut *self.staged.lock()));
@@ -158,6 +158,14 @@ impl Companion for ValueLog {
             _ => self.recovered_floor,
         };
         Floor { discard, clock: self.clock.drop_clock() }
+    }
+
+    fn hold_floor(&self) -> Floor {
+        Floor { clock: self.clock.hold_drop_clock(), ..self.floor() }
+    }
+
+    fn release_floor(&self, floor: Floor) {
+        self.clock.release_drop_clock(floor.clock);
     }
 }
 

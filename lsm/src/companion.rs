@@ -53,10 +53,22 @@ pub trait Companion: Send + Sync + 'static {
     /// The view that belongs to the current state of the manifest. Called under the install lock.
     fn view(&self) -> Arc<Self::View>;
 
-    /// Publishes a new discard floor, then scans the read marks, and says what compaction may use.
-    /// Neither of its numbers ever shrinks. May be called under the tree's scheduling lock: must
-    /// not wait for the tree.
+    /// Publishes a new discard floor, then scans the read marks, and says what compaction could use
+    /// now. The version never shrinks. May be called under the tree's scheduling lock: must not wait
+    /// for the tree.
     fn floor(&self) -> Floor;
+
+    /// As [`floor`](Self::floor), for a job that drops by it: until it is
+    /// [released](Self::release_floor), no reader gets a clock below this one. From then on none may
+    /// get one below the latest expiry that was dropped by, which the job's change set says.
+    fn hold_floor(&self) -> Floor {
+        self.floor()
+    }
+
+    /// The job that holds this floor has installed what it did, or has failed.
+    fn release_floor(&self, floor: Floor) {
+        let _ = floor;
+    }
 }
 
 /// What no reader can see any more.
@@ -66,6 +78,24 @@ pub struct Floor {
     pub discard: u64,
     /// No reader's clock (seconds since 1970) is below this one, now or in future.
     pub clock: u64,
+}
+
+/// A floor that a job drops by.
+pub(crate) struct HeldFloor<'a, C: Companion> {
+    companion: &'a C,
+    pub(crate) floor: Floor,
+}
+
+impl<'a, C: Companion> HeldFloor<'a, C> {
+    pub(crate) fn new(companion: &'a C) -> Self {
+        HeldFloor { companion, floor: companion.hold_floor() }
+    }
+}
+
+impl<C: Companion> Drop for HeldFloor<'_, C> {
+    fn drop(&mut self) {
+        self.companion.release_floor(self.floor);
+    }
 }
 
 /// No log at all: for a tree that stands alone.

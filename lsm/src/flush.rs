@@ -10,7 +10,7 @@ use crate::compaction::dropping::Dropping;
 use crate::compaction::merge::{Cuts, merge_into_tables};
 use crate::compaction::run::panic_message;
 use crate::compaction::split::Part;
-use crate::companion::{Companion, Floor};
+use crate::companion::{Companion, Floor, HeldFloor};
 use crate::cursor::Input;
 use crate::error::{Error, Result};
 use crate::install::Installation;
@@ -50,14 +50,15 @@ impl<C: Companion> Shared<C> {
         memtables: &[Arc<Memtable>],
         mut change: StoreChange,
     ) -> Result<bool> {
-        let floor = self.companion.floor();
+        let held = HeldFloor::new(&*self.companion);
+        let floor = held.floor;
         let mut used_floor = false;
-        let mut used_clock = false;
+        let mut used_expiry = 0;
         let mut finished: Vec<Finished> = Vec::new();
         for memtable in memtables {
             let (table, dropping) = self.write_memtable(memtable, floor)?;
             used_floor |= dropping.used_floor;
-            used_clock |= dropping.used_clock;
+            used_expiry = used_expiry.max(dropping.used_expiry);
             finished.extend(table);
         }
         let log_end = memtables.iter().map(|m| m.end()).max().unwrap_or(0);
@@ -77,8 +78,8 @@ impl<C: Companion> Shared<C> {
         if used_floor {
             change.watermark = change.watermark.max(Some(floor.discard));
         }
-        if used_clock {
-            change.clock = change.clock.max(Some(floor.clock));
+        if used_expiry > 0 {
+            change.clock = change.clock.max(Some(used_expiry));
         }
         change.tables_added.extend(finished.iter().map(|f| f.record.clone()));
         let written: u64 = finished.iter().map(|f| f.record.size).sum();

@@ -44,8 +44,8 @@ pub(crate) struct Dropping {
     /// Whether one of them was left out because of its age or for a range delete; if not, readers
     /// below the floor would still find everything.
     pub(crate) used_floor: bool,
-    /// Whether one of them was left out or buried for its expiry.
-    pub(crate) used_clock: bool,
+    /// The latest expiry for which one of them was left out or buried; 0: none was.
+    pub(crate) used_expiry: u64,
     /// Highest version of a tombstone (or expired entry) that was left out.
     pub(crate) dropped_tombstone: u64,
 }
@@ -76,7 +76,7 @@ impl Dropping {
             key: KeyState::default(),
             dropped: 0,
             used_floor: false,
-            used_clock: false,
+            used_expiry: 0,
             dropped_tombstone: 0,
         }
     }
@@ -126,7 +126,9 @@ impl Dropping {
         let expired = entry.is_expired(self.floor.clock);
         if entry.is_absent(self.floor.clock) {
             self.key.closed = true;
-            self.used_clock |= expired;
+            if expired {
+                self.used_expiry = self.used_expiry.max(entry.expires_at);
+            }
             if self.older.as_mut().is_some_and(|older| !older.may_hold(key)) {
                 self.used_floor = true;
                 self.dropped_tombstone = self.dropped_tombstone.max(version);

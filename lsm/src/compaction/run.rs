@@ -14,7 +14,7 @@ use super::job::{Job, Reason};
 use super::merge::{Cuts, merge_into_tables};
 use super::pick::GRANDPARENT_TABLES;
 use super::split::{Part, split};
-use crate::companion::{Companion, Floor};
+use crate::companion::{Companion, Floor, HeldFloor};
 use crate::cursor::Input;
 use crate::error::{Error, Result};
 use crate::install::Installation;
@@ -32,7 +32,7 @@ struct PartDone {
     finished: Vec<Finished>,
     dropped: u64,
     used_floor: bool,
-    used_clock: bool,
+    used_expiry: u64,
     dropped_tombstone: u64,
 }
 
@@ -74,7 +74,8 @@ impl<C: Companion> Shared<C> {
     }
 
     fn run_merge(&self, job: &Job) -> Result<bool> {
-        let floor = self.companion.floor();
+        let held = HeldFloor::new(&*self.companion);
+        let floor = held.floor;
         let range_deletes = self.current.pin().range_deletes().clone();
         let hidden = |t: &&Arc<TableFile>| is_hidden(t, &range_deletes, floor);
         let merged: Vec<_> = job.inputs().filter(|t| !hidden(t)).cloned().collect();
@@ -94,7 +95,7 @@ impl<C: Companion> Shared<C> {
         };
 
         let used_floor = whole_tables > 0 || done.iter().any(|d| d.used_floor);
-        let used_clock = done.iter().any(|d| d.used_clock);
+        let used_expiry = done.iter().map(|d| d.used_expiry).max().unwrap_or(0);
         let dropped: u64 = done.iter().map(|d| d.dropped).sum();
         let dropped_tombstone = done.iter().map(|d| d.dropped_tombstone).max().unwrap_or(0);
         let finished: Vec<Finished> = done.into_iter().flat_map(|d| d.finished).collect();
@@ -113,7 +114,7 @@ impl<C: Companion> Shared<C> {
             tables_removed: job.inputs().map(|t| t.id()).collect(),
             tables_added: finished.iter().map(|f| f.record.clone()).collect(),
             watermark: used_floor.then_some(floor.discard),
-            clock: used_clock.then_some(floor.clock),
+            clock: (used_expiry > 0).then_some(used_expiry),
             dropped_tombstone: (dropped_tombstone > 0).then_some(dropped_tombstone),
             ..StoreChange::default()
         };
@@ -191,7 +192,7 @@ impl<C: Companion> Shared<C> {
             finished,
             dropped: dropping.dropped,
             used_floor: dropping.used_floor,
-            used_clock: dropping.used_clock,
+            used_expiry: dropping.used_expiry,
             dropped_tombstone: dropping.dropped_tombstone,
         })
     }

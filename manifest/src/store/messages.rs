@@ -50,7 +50,7 @@ pub struct StoreChange {
     /// The largest discard watermark any table was built with. Reading below it is an error. Only grows.
     #[prost(uint64, optional, tag = "12")]
     pub watermark: Option<u64>,
-    /// The largest clock (seconds since 1970) ever used to drop an expired entry. Only grows.
+    /// The latest expiry (seconds since 1970) for which an entry was ever dropped. Only grows.
     #[prost(uint64, optional, tag = "13")]
     pub clock: Option<u64>,
     /// The largest version of a tombstone that was removed outright. Incremental backups from

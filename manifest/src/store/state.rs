@@ -93,7 +93,8 @@ impl StoreState {
         self.watermark
     }
 
-    /// The largest clock ever used to drop an expired entry, in seconds since 1970.
+    /// The latest expiry for which an entry was ever dropped, in seconds since 1970: no clock may be
+    /// below it.
     pub fn clock(&self) -> u64 {
         self.clock
     }
