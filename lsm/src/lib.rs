@@ -72,8 +72,8 @@
 //!
 //! # Memory
 //!
-//! [`Options::memory_budget`] is one bound on all of it: memtables and their filters, the block cache,
-//! indexes and filters of open tables, and what jobs build with. Options that may take more are
+//! [`Options::memory_budget`] is one bound on all of it: memtables with their indexes and filters, the
+//! block cache, indexes and filters of open tables, and what jobs build with. Options that may take more are
 //! refused, [`Options::within_memory`] finds some that do not. Files that are mapped cost no memory of
 //! the tree's. Where tables are read by position, those that were not read lately are closed when their
 //! indexes and filters exceed their share.
@@ -116,6 +116,8 @@ mod stats;
 mod superversion;
 mod table;
 mod table_writer;
+#[cfg(test)]
+mod testing;
 mod tree;
 mod version;
 mod visible;

@@ -117,20 +117,4 @@ impl Stalls {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn writers_are_slowed_from_one_trigger_and_stopped_at_the_other() {
-        let options = Options { l0_slowdown_trigger: 8, l0_stop_trigger: 16, ..Options::default() };
-        let at = |l0, debt| Pressure::new(&options, l0, debt);
-        assert!(at(7, 0).slows().is_none());
-        assert!(at(8, 0).slows().is_some() && !at(15, 0).stops());
-        assert!(at(8, 0).slows() < at(15, 0).slows());
-        assert!(at(16, 0).stops());
-        let debt = options.debt_slowdown_bytes;
-        assert!(at(0, debt).slows().is_none() && at(0, debt * 2).slows().is_some());
-        assert!(at(0, debt * 4).stops() && !at(0, debt * 4 - 1).stops());
-        assert_eq!(at(0, debt * 4).reason(), StallReason::Debt);
-    }
-}
+mod tests;

@@ -290,13 +290,10 @@ impl KeyOrder {
     /// # Errors
     /// [`Error::Inconsistent`], naming the key.
     pub(crate) fn next(&mut self, key: &[u8], version: u64, source: usize) -> Result<()> {
-        if let Some((last, above)) = self.last
+        if let Some(last) = self.last
             && self.key == key
-            && (version >= last || source < above)
         {
-            return Err(Error::Inconsistent(format!(
-                "version {version} lies below version {last} of its key, {key:02x?}"
-            )));
+            check_order(key, last, (version, source))?;
         }
         if self.last.is_none() || self.key != key {
             self.key.clear();
@@ -305,6 +302,22 @@ impl KeyOrder {
         self.last = Some((version, source));
         Ok(())
     }
+}
+
+/// Whether an entry may come behind another one of its key, each given by its version and the number of
+/// its source: it has to be older, and from the same source or one that holds older entries.
+///
+/// # Errors
+/// [`Error::Inconsistent`], naming the key.
+#[inline]
+pub(crate) fn check_order(key: &[u8], before: (u64, usize), next: (u64, usize)) -> Result<()> {
+    if next.0 < before.0 && next.1 >= before.1 {
+        return Ok(());
+    }
+    Err(Error::Inconsistent(format!(
+        "version {} lies below version {} of its key, {key:02x?}",
+        next.0, before.0
+    )))
 }
 
 struct Size(u64);
@@ -385,4 +398,24 @@ pub(crate) fn apply_range_deletes(old: &Arc<RangeDeletes>, c: &StoreChange) -> A
     Arc::new(RangeDeletes::new(
         kept.cloned().chain(c.range_deletes_added.iter().cloned()).collect(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_key_nothing_newer_comes_behind_something_older_nor_out_of_a_newer_source() {
+        let follows = |(key, version, source): (&[u8], u64, usize)| {
+            let mut order = KeyOrder::default();
+            order.next(b"k", 9, 0).unwrap();
+            order.next(b"k", 5, 2).unwrap();
+            order.next(key, version, source).is_ok()
+        };
+        assert!(follows((b"k", 4, 2)) && follows((b"k", 4, 3)));
+        assert!(!follows((b"k", 5, 2)) && !follows((b"k", 5, 3)), "the same version again");
+        assert!(!follows((b"k", 6, 2)) && !follows((b"k", 6, 3)), "a newer one");
+        assert!(!follows((b"k", 4, 1)), "from above");
+        assert!(follows((b"l", 9, 0)), "of another key");
+    }
 }

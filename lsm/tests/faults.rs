@@ -6,6 +6,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use common::*;
 use kvdb_lsm::*;
@@ -200,4 +201,46 @@ fn a_missing_or_truncated_table_is_named_at_open() {
     let error = store.try_open(small()).unwrap_err();
     assert!(matches!(&error, Error::MissingTable { path: p } if *p == path), "{error}");
     assert_eq!(store.table_files(), files[1..], "nothing was deleted");
+}
+
+#[test]
+fn a_writer_that_waits_for_level_0_is_told_that_the_compaction_fails_and_may_try_again() {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let store = Store::over(Arc::new(fs.clone()));
+    let options = Options { l0_slowdown_trigger: 3, l0_stop_trigger: 4, ..small() };
+    let tree = store.open(options.clone());
+    for version in 1..=4 {
+        fill(&tree, version);
+        tree.flush().unwrap();
+    }
+    drop(tree);
+    let full = fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".sst").forever());
+    let tree = store.open(Options { background: Background::Threads, ..options });
+    let until = Instant::now() + Duration::from_secs(20);
+    let write = || {
+        let writer = std::thread::spawn({
+            let tree = tree.clone();
+            move || tree.write(5, &[(b"k", Entry::value(b"v"))])
+        });
+        while !writer.is_finished() {
+            if Instant::now() > until {
+                tree.close(); // which ends the wait
+            }
+            std::thread::yield_now();
+        }
+        writer.join().unwrap()
+    };
+    let error = write().unwrap_err();
+    assert!(matches!(&error, Error::Background { job: "compaction", .. }), "{error}");
+    assert!(error.is_transient() && full.fired() > 0, "{error}");
+    full.disarm();
+    while let Err(error) = write() {
+        assert!(matches!(&error, Error::Background { job: "compaction", .. }), "{error}");
+    }
+    // Forgotten a moment after it has been installed, which is what writers wait for.
+    while tree.health().is_some() {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    assert_eq!(tree.get(b"k", 5, 0).unwrap().unwrap(), b"v");
 }

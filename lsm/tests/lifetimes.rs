@@ -328,3 +328,142 @@ fn a_table_that_reaches_beyond_a_range_delete_keeps_what_lies_outside() {
         assert_eq!(tree.get(&key(start), 2, 0).unwrap(), None);
     }
 }
+
+/// Whoever reads below what was left out has to be told, also after the tree was opened again, when
+/// there is no table to ask.
+#[test]
+fn a_flush_that_drops_all_it_has_leaves_a_watermark_to_the_next_opening() {
+    let store = Store::new();
+    let tree = store.open(small());
+    for k in 0..20u64 {
+        tree.write(1, &[(&k.to_be_bytes(), Entry::value(b"v"))]).unwrap();
+    }
+    tree.delete_range(RangeDelete { start: Vec::new(), end: None, version: 2 }).unwrap();
+    tree.companion().raise_floor(Floor { discard: 3, clock: 70 });
+    tree.flush().unwrap();
+    assert_eq!((tables(&tree), tree.stats().flushes), (0, 1));
+    assert_eq!(tree.superversion().watermark(), 3);
+    let state = store_state(&store, tree);
+    assert_eq!((state.watermark(), state.largest_version()), (3, 2));
+    let tree = store.open(small());
+    assert_eq!(tree.superversion().watermark(), 3);
+}
+
+#[test]
+fn what_a_flush_drops_for_its_age_or_buries_for_its_expiry_is_in_its_change_set() {
+    // Floor, clock, and what the manifest has to tell of them then.
+    for (floor, told) in [
+        (Floor { discard: 1, clock: 10 }, (0, 0)),
+        (Floor { discard: 3, clock: 10 }, (3, 0)),
+        (Floor { discard: 2, clock: 60 }, (0, 60)),
+        (Floor { discard: 4, clock: 60 }, (4, 60)),
+    ] {
+        let store = Store::new();
+        let tree = store.open(small());
+        for version in 2..=3 {
+            tree.write(version, &[(b"overwritten", Entry::value(b"v"))]).unwrap();
+        }
+        tree.write(2, &[(b"expiring", Entry::value(b"v").with_expiry(50))]).unwrap();
+        tree.companion().raise_floor(floor);
+        tree.flush().unwrap();
+        let state = store_state(&store, tree);
+        assert_eq!((state.watermark(), state.clock()), told, "{floor:?}");
+        assert_eq!(store.open(small()).superversion().watermark(), told.0);
+    }
+    // Of several memtables that are flushed at once, as after recovery, whichever it is.
+    let store = Store::new();
+    let tree = store.open(small());
+    for version in 2..=3 {
+        tree.write(version, &[(b"overwritten", Entry::value(b"v"))]).unwrap();
+    }
+    tree.write(3, &[(b"expiring", Entry::value(b"v").with_expiry(50))]).unwrap();
+    tree.rotate().unwrap();
+    tree.write(4, &[(b"k", Entry::value(b"v"))]).unwrap();
+    tree.companion().raise_floor(Floor { discard: 4, clock: 60 });
+    tree.flush_recovered(StoreChange::default()).unwrap();
+    assert_eq!(tables(&tree), 2);
+    let state = store_state(&store, tree);
+    assert_eq!((state.watermark(), state.clock()), (4, 60));
+}
+
+#[test]
+fn a_table_is_looked_at_when_the_first_of_its_entries_expires() {
+    let store = Store::new();
+    let mut tree = store.open(small());
+    // Neither the first nor the last of them expires first.
+    let expiries = [70, 50, 60, 40, 90, 80, 50];
+    for (k, &expires_at) in expiries.iter().enumerate() {
+        let entry = Entry::value(b"v").with_expiry(expires_at);
+        tree.write(1, &[(&[k as u8], entry)]).unwrap();
+    }
+    tree.write(1, &[(&[7], Entry::value(b"stays"))]).unwrap();
+    tree.flush().unwrap();
+    tree.companion().raise_floor(Floor { discard: 1, clock: 1 });
+    tree.major_compact().unwrap();
+    let mut left = 8;
+    for (clock, first, gone) in [(39, 40, 0), (40, 50, 1), (49, 50, 0), (50, 60, 2)] {
+        // The record tells it in every life of the tree.
+        drop(tree);
+        tree = store.open(small());
+        let before = tree.stats().compactions;
+        tree.companion().raise_floor(Floor { discard: 1, clock });
+        tree.wait_idle().unwrap();
+        left -= gone;
+        assert_eq!(count(&tree), left, "at {clock}");
+        assert_eq!(tree.stats().compactions, before + u64::from(gone > 0), "at {clock}");
+        let superversion = tree.superversion();
+        let record = superversion.table_records().next().unwrap();
+        assert_eq!((record.earliest_expiry, record.expiring as usize), (first, left - 1));
+    }
+}
+
+/// A range that the manifest did not take goes into it with the next change set, once.
+#[test]
+fn a_range_that_the_manifest_did_not_take_at_first_leaves_it_for_good_when_it_is_applied() {
+    use kvdb_vfs::{Fault, FaultFs, FaultPlan, MemFs, Op};
+
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    fill(&tree, 1);
+    let ranges = || {
+        let state = store.manifest().unwrap().read(Clone::clone);
+        let versions: Vec<u64> = state.range_deletes().map(|r| r.version).collect();
+        (versions, state.largest_version())
+    };
+    let full = fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path("MANIFEST").forever());
+    tree.delete_range(RangeDelete { start: Vec::new(), end: None, version: 2 }).unwrap();
+    full.disarm();
+    assert!(full.fired() > 0 && ranges() == (vec![], 1), "{:?}", ranges());
+    assert_eq!(tree.get(&7u64.to_be_bytes(), 2, 0).unwrap(), None, "readers know");
+    tree.install(StoreChange::default()).unwrap();
+    assert_eq!(ranges(), (vec![2], 2), "whatever change it is");
+    tree.install(StoreChange::default()).unwrap();
+    assert_eq!(ranges(), (vec![2], 2), "and once");
+    tree.companion().raise_floor(Floor { discard: 2, clock: 0 });
+    tree.wait_idle().unwrap();
+    assert!(tree.superversion().range_deletes().is_empty());
+    fill(&tree, 3);
+    assert_eq!(ranges(), (vec![], 3));
+    drop(tree);
+    let tree = store.open(small());
+    assert!(tree.superversion().range_deletes().is_empty());
+    assert_eq!(count(&tree), 200);
+}
+
+/// A range that is owed still is gone when everything is dropped.
+#[test]
+fn a_range_that_is_owed_does_not_outlive_a_reset() {
+    use kvdb_vfs::{Fault, FaultFs, FaultPlan, MemFs, Op};
+
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    let full = fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path("MANIFEST").forever());
+    tree.delete_range(RangeDelete { start: Vec::new(), end: None, version: 2 }).unwrap();
+    full.disarm();
+    tree.install(StoreChange { reset: true, ..StoreChange::default() }).unwrap();
+    fill(&tree, 3);
+    assert!(tree.superversion().range_deletes().is_empty());
+    assert_eq!(store_state(&store, tree).range_deletes().count(), 0);
+}

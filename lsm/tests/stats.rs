@@ -61,6 +61,45 @@ fn bytes_tables_and_jobs_add_up() {
     assert!(s.memtable_bytes > 0);
 }
 
+/// Read, written and moved bytes of each level, 0 first.
+fn bytes_per_level(s: &Stats) -> Vec<[u64; 3]> {
+    s.levels.iter().map(|l| [l.read_bytes, l.write_bytes, l.moved_bytes]).collect()
+}
+
+#[test]
+fn what_a_job_reads_writes_and_moves_counts_for_the_level_it_goes_to() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 0..400, 1);
+    fill(&tree, 1000..1400, 2);
+    let mut expected = vec![[0; 3]; 5];
+    let top = tree.stats().levels[0].bytes;
+    expected[0] = [0, top, 0];
+    assert_eq!(bytes_per_level(&tree.stats()), expected);
+    assert!(tree.step(Job::Compact).unwrap());
+    expected[4] = [0, 0, top];
+    assert_eq!(bytes_per_level(&tree.stats()), expected);
+    // The last level is large enough for one above it now: twice into that one, the second time over
+    // what lies there.
+    for round in 0..2u64 {
+        fill(&tree, 0..200, 3 + 2 * round);
+        fill(&tree, 0..200, 4 + 2 * round);
+        let s = tree.stats();
+        assert_eq!((s.base_level, s.levels[3].tables > 0), (3, round > 0), "{}", s.shape);
+        expected[0][1] += s.levels[0].bytes;
+        expected[3][0] += s.levels[0].bytes + s.levels[3].bytes;
+        tree.companion().raise_floor(Floor { discard: 4 + 2 * round, clock: 0 });
+        assert!(tree.step(Job::Compact).unwrap());
+        let s = tree.stats();
+        assert_eq!((s.levels[0].tables, s.compactions), (0, round + 1), "{}", s.shape);
+        expected[3][1] += s.levels[3].bytes;
+        assert_eq!(bytes_per_level(&s), expected, "{}", s.shape);
+        let sum = |i: usize| expected.iter().map(|l| l[i]).sum::<u64>();
+        assert_eq!((s.compacted_read_bytes, s.moves), (sum(0), 2));
+        assert_eq!(s.flushed_bytes + s.compacted_write_bytes, sum(1));
+    }
+}
+
 #[test]
 fn filters_and_lookups_are_counted() {
     let store = Store::new();
@@ -84,6 +123,13 @@ fn filters_and_lookups_are_counted() {
     tree.write(2, &[(&5u64.to_be_bytes(), Entry::value(b"new"))]).unwrap();
     assert!(get(5));
     assert_eq!(tree.stats().table_hits, 100);
+    // Whichever threads they come from.
+    std::thread::scope(|s| {
+        for _ in 0..3 {
+            s.spawn(|| assert!((10..20).all(get)));
+        }
+    });
+    assert_eq!(tree.stats().table_hits, 130);
 }
 
 #[test]

@@ -188,6 +188,52 @@ fn waiting_ends_when_room_comes_and_on_failure_and_on_close() {
     }
 }
 
+/// A job that failed for want of space, and will be tried again.
+fn without_space(job: &'static str) -> Error {
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let source = kvdb_vfs::Error::new(kvdb_vfs::Op::Write, "000001.sst".as_ref(), None, full);
+    Error::Background { job, source: Arc::new(source.into()) }
+}
+
+#[test]
+fn a_writer_is_told_of_the_failure_of_what_it_waits_for_and_of_no_other() {
+    let o = options(Background::Threads);
+    for (failed, for_memtables, told) in [
+        ("flush", true, true),
+        ("compaction", true, false),
+        ("compaction", false, true),
+        ("flush", false, false),
+    ] {
+        let admission = admission(Background::Threads);
+        for i in 0..3 {
+            let mut r = admission.admit(40_000, true).unwrap();
+            admission.route(&mut r, i, i + 1, |_| {});
+        }
+        if !for_memtables {
+            while flush(&admission).is_some() {}
+            let full = Pressure::new(&o, o.l0_stop_trigger, 0);
+            admission.set_pressure(&mut admission.lock(), full);
+        }
+        let outcome = std::thread::scope(|s| {
+            let waiter = s.spawn(|| admission.admit(40_000, true).map(drop));
+            while !admission.stalls.any_waiting() {
+                std::thread::yield_now();
+            }
+            admission.fail(without_space(failed));
+            // Who is not told waits on, however long that may be.
+            let time = Duration::from_millis(if told { 20_000 } else { 20 });
+            let until = Instant::now() + time;
+            while !waiter.is_finished() && Instant::now() < until {
+                std::thread::yield_now();
+            }
+            admission.set_pressure(&mut admission.lock(), Pressure::default());
+            drop(flush(&admission));
+            waiter.join().unwrap()
+        });
+        assert_eq!(outcome.is_err(), told, "{failed}, {outcome:?}");
+    }
+}
+
 #[test]
 fn level_0_stops_writers_until_it_has_shrunk() {
     let admission = admission(Background::Threads);

@@ -14,7 +14,7 @@ use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::range_delete::RangeDeletes;
 use crate::table_writer::{Finished, TableWriter, WriterContext};
-use crate::version::Level;
+use crate::version::{Level, check_order};
 
 /// Whether to go on is looked at every so many entries.
 const CANCEL_CHECK: u32 = 256;
@@ -102,7 +102,7 @@ pub(crate) fn merge_into_tables<C: Companion>(
     let mut out = Outputs { context, level, cuts, finished: Vec::new(), writer: None };
     let mut key: Vec<u8> = Vec::new();
     let mut started = false;
-    let (mut last_version, mut last_source) = (0, 0);
+    let mut last = (0, 0);
     let mut until_check = CANCEL_CHECK;
     let folds = context.companion.folds();
     let mut chain: Option<Chain> = None;
@@ -134,15 +134,10 @@ pub(crate) fn merge_into_tables<C: Companion>(
             key.extend_from_slice(cursor.key());
             started = true;
             dropping.next_key();
-        } else if context.options.paranoid
-            && (version >= last_version || cursor.source() < last_source)
-        {
-            // Nothing newer may lie below something older, and sources come newest first.
-            return Err(Error::Inconsistent(format!(
-                "version {version} lies above version {last_version} of its key, {key:02x?}"
-            )));
+        } else if context.options.paranoid {
+            check_order(&key, last, (version, cursor.source()))?;
         }
-        (last_version, last_source) = (version, cursor.source());
+        last = (version, cursor.source());
         let bytes = cursor.value();
         let entry = Entry::decode(bytes)?;
         let mut verdict = dropping.judge(&key, version, &entry);

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use kvdb_manifest::Manifest;
 use kvdb_manifest::store::{RangeDelete, StoreChange, TableRecord};
 use kvdb_sstable::{Cursor as _, key_hash};
-use kvdb_vfs::{Fs, MemFs, SyncSite};
+use kvdb_vfs::MemFs;
 
 use super::{MOST_PATIENCE, patience};
 use crate::compaction::job::{Job, Reason};
@@ -15,6 +14,7 @@ use crate::entry::{Entry, Kind};
 use crate::error::{BoxError, Error, Result};
 use crate::options::{Background, Options};
 use crate::table::{Built, TableContext, TableFile};
+use crate::testing::{flush, reopened, tree_with};
 use crate::tree::Tree;
 
 /// Nothing is compacted by itself, everything is split and cut as soon as it may be.
@@ -36,27 +36,8 @@ fn options() -> Options {
     }
 }
 
-/// A tree in memory, with its operands folded by appending.
-fn tree_with<C: Companion>(options: Options, companion: C) -> Arc<Tree<C>> {
-    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
-    let dir = Path::new("/db");
-    fs.create_dir_all(dir).unwrap();
-    fs.sync_dir(Path::new("/"), SyncSite::StoreDir).unwrap();
-    let manifest = Manifest::create(fs.clone(), dir, 7, Default::default()).unwrap();
-    let manifest = Arc::new(manifest);
-    Tree::open(fs, dir, manifest, options, Arc::new(companion), false).unwrap()
-}
-
 fn tree() -> Arc<Tree<NoCompanion>> {
     tree_with(options(), NoCompanion::default())
-}
-
-/// One table of level 0 with these entries.
-fn flush<C: Companion>(tree: &Tree<C>, entries: &[(&str, u64, Entry<'_>)]) {
-    for (key, version, entry) in entries {
-        tree.write(*version, &[(key.as_bytes(), *entry)]).unwrap();
-    }
-    tree.flush().unwrap();
 }
 
 /// A job over these tables of level 0, counted from the newest; the older ones stay.
@@ -139,6 +120,35 @@ fn a_merge_refuses_inputs_out_of_the_order_of_age() {
     assert!(matches!(error, Error::Inconsistent(_)), "{error}");
     assert_eq!(entries(&tree), before);
     assert!(run(&tree, job(&tree, 2, 0..2)).unwrap());
+}
+
+/// The output of a merge within level 0 has a greater number than tables that are newer.
+#[test]
+fn what_was_merged_on_level_0_stays_where_its_age_puts_it() {
+    let mut tree = tree();
+    for version in 1..=4 {
+        let value = version.to_string();
+        flush(&tree, &[("k", version, Entry::value(value.as_bytes()))]);
+    }
+    assert!(run(&tree, job(&tree, 0, 1..3)).unwrap());
+    for opened_again in [false, true] {
+        if opened_again {
+            tree = reopened(tree, options());
+        }
+        let version = tree.superversion().version().clone();
+        let top = version.level(0).tables().iter();
+        let versions: Vec<_> =
+            top.map(|t| (t.record.smallest_version, t.record.largest_version)).collect();
+        assert_eq!(versions, [(4, 4), (2, 3), (1, 1)]);
+        for at in 1..=4 {
+            let got = tree.get(b"k", at, 0).unwrap().unwrap();
+            assert_eq!(got, at.to_string().as_bytes());
+        }
+        tree.verify().unwrap();
+    }
+    // And all of it goes down in this order.
+    assert!(run(&tree, job(&tree, 2, 0..3)).unwrap());
+    assert_eq!(tree.get(b"k", 9, 0).unwrap().unwrap(), b"4");
 }
 
 #[test]
