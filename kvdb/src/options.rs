@@ -157,7 +157,7 @@ pub struct Options {
     /// at the same moment may exceed it by as many as they are. If the system has no descriptor left
     /// nevertheless, what wants one fails, and for a while fewer tables are kept open.
     pub max_open_tables: usize,
-    /// Bytes of memory that memtables, the block cache, indexes and filters of open tables, what flushes
+    /// Bytes of memory that memtables with their indexes, the block cache, indexes and filters of open tables, what flushes
     /// and compactions build, and the conflict detection may take together
     /// ([`Options::memory_bound`]): settings that may take more are refused. What commits under way,
     /// iterators, values and a garbage collection hold comes on top; the page cache behind maps is the
@@ -241,8 +241,8 @@ impl Options {
     /// [`memory_budget`](#structfield.memory_budget) of 32 MiB.
     pub fn small_memory() -> Self {
         Options {
-            memtable_size: 4 * MIB,
-            max_memtables: 2,
+            memtable_size: 2 * MIB,
+            max_memtables: 3,
             table_size: 4 * MIB,
             level_base_size: 16 * MIB as u64,
             compaction_threads: 1,

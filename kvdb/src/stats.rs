@@ -17,7 +17,7 @@ pub struct Stats {
     pub shape: String,
     /// The levels, 0 first.
     pub levels: Vec<LevelStats>,
-    /// Bytes in memtables, the active one included.
+    /// Bytes in memtables, the active one included, and in their indexes.
     pub memtable_bytes: u64,
     /// Memtables that wait to be flushed.
     pub sealed_memtables: u64,

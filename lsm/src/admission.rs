@@ -604,10 +604,10 @@ impl Memtables {
         self.closed
     }
 
-    /// Arena bytes of all memtables.
+    /// Bytes of all memtables, with their indexes.
     pub(crate) fn bytes(&self) -> usize {
         let all = self.sealed.iter().chain([&self.active]).chain(&self.spare);
-        all.map(|m| m.list().allocated()).sum()
+        all.map(|m| m.bytes()).sum()
     }
 }
 

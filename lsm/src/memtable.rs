@@ -60,6 +60,17 @@ impl Memtable {
         Ok(Memtable::over(Memtable::list_for(capacity, seed)?, admission))
     }
 
+    /// The most memory that one with an arena of `capacity` bytes takes: the arena, the list's index
+    /// beside it, and the filter.
+    pub(crate) const fn bytes_for(capacity: usize) -> usize {
+        capacity + SkipList::index_bound(capacity) + MemtableFilter::bytes_for(capacity)
+    }
+
+    /// Bytes of the arena and of the index that are taken.
+    pub(crate) fn bytes(&self) -> usize {
+        self.list.allocated() + self.list.index_bytes()
+    }
+
     /// An empty list for a memtable.
     pub(crate) fn list_for(capacity: usize, seed: u64) -> Result<SkipList> {
         let options = kvdb_skiplist::Options { capacity, seed, ..Default::default() };

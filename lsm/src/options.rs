@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::memtable_filter::MemtableFilter;
+use crate::memtable::Memtable;
 use crate::table::LEAST_OPEN;
 
 /// How a tree is to behave. Any of it may differ the next time the tree is opened: every table
@@ -253,15 +253,13 @@ impl Options {
         Ok(())
     }
 
-    /// The most memory the tree takes, in bytes: memtables with their filters (and one more for a flush
-    /// or a rotation on demand); block cache, and the indexes and filters of open tables, where tables
+    /// The most memory the tree takes, in bytes: memtables with their indexes and filters (and one more for
+    /// a flush or a rotation on demand); block cache, and the indexes and filters of open tables, where tables
     /// are read by position; and for each job that may run at once its output buffers, the filter's
     /// hashes and the index of the table it builds. Page cache behind maps is the system's to give and
     /// take. Frames larger than a memtable, and what cursors and values of the caller's keep alive, come
     /// on top.
     pub fn memory_bound(&self) -> u64 {
-        let memtable = self.memtable_size + MemtableFilter::bytes_for(self.memtable_size);
-        let memtables = (self.max_memtables as u64 + 1) * memtable as u64;
         let cache = match self.reads {
             Reads::Mapped => self.mapped_cache_bytes,
             Reads::Positioned { block_cache_bytes } => {
@@ -271,7 +269,14 @@ impl Options {
         // Eight bytes per key, of which the shortest entries take about 32 bytes each.
         let flush = BUILDER + self.memtable_size as u64 / 4;
         let parts = (self.compaction_threads * 2 + 1) as u64;
-        (memtables + flush + parts * (BUILDER + self.table_size / 4)).saturating_add(cache)
+        let jobs = flush + parts * (BUILDER + self.table_size / 4);
+        (self.memtables_bound() + jobs).saturating_add(cache)
+    }
+
+    /// What the memtables take of it. Of a memtable that is full of the shortest entries, in the order
+    /// that is worst for the index, more than a third is index.
+    fn memtables_bound(&self) -> u64 {
+        (self.max_memtables as u64 + 1) * Memtable::bytes_for(self.memtable_size) as u64
     }
 
     /// Bytes of the indexes and filters of open tables, where they are in memory and not mapped: half
@@ -315,7 +320,7 @@ impl Options {
             Reads::Mapped => self.mapped_cache_bytes = self.mapped_cache_bytes.min(budget / 4),
         }
         while self.memory_bound() > budget {
-            if self.memtable_size as u64 * 12 > budget {
+            if self.memtables_bound() > budget / 2 {
                 self.memtable_size /= 2;
             } else if self.table_size > SMALL_TABLE {
                 self.table_size /= 2;

@@ -18,7 +18,7 @@ pub struct Stats {
     pub base_level: usize,
     /// Memtables waiting for their flush.
     pub sealed_memtables: usize,
-    /// Arena bytes of all memtables in use.
+    /// Bytes of all memtables in use, with their indexes.
     pub memtable_bytes: u64,
     /// Log bytes that the pointers of all tables refer to.
     pub pointer_bytes: u64,

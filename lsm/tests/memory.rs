@@ -1,5 +1,5 @@
-//! The memory budget, held against an allocator that counts. A test of one process: what else runs in
-//! it would be counted.
+//! The memory budget, held against an allocator that counts. What else runs in the process would be
+//! counted: one test at a time.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +12,10 @@ use std::sync::Arc;
 use common::*;
 use counting::Watermark;
 use kvdb_lsm::*;
-use kvdb_vfs::OsFs;
+use kvdb_skiplist::SkipList;
+use parking_lot::Mutex;
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 const VALUE: usize = 100;
 /// Bytes of a level at the scale of 1; with `KVDB_TEST_SCALE=128` it has 4 GiB.
@@ -38,14 +41,14 @@ fn write(tree: &Tree<NoCompanion>, version: &mut u64, round: u8, numbers: &[u64]
 
 /// Loads a level, compacts it whole, reads it at random and from end to end.
 fn load_and_compact(reads: Reads) {
+    let _alone = ALONE.lock();
     let held = Watermark::start();
     let budget: u64 = 24 << 20;
     let mut options = Options::within_memory(budget, reads).unwrap();
     options.paranoid = false; // it would read everything again and again
-    let memtables = (options.max_memtables + 1) * options.memtable_size;
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store { fs: Arc::new(OsFs::new()), dir: dir.path().join("db") };
-    store.fs.create_dir_all(&store.dir).unwrap();
+    let list = options.memtable_size + SkipList::index_bound(options.memtable_size);
+    let memtables = (options.max_memtables + 1) * list;
+    let (_dir, store) = in_directory();
     let tree = store.open(options);
     let entries = LEVEL * scale() / VALUE as u64;
     let mut version = 0;
@@ -78,7 +81,7 @@ fn load_and_compact(reads: Reads) {
         assert_eq!(tree.get(&key(n), u64::MAX, 0).unwrap().unwrap(), expected);
     }
     assert_eq!(count(&tree) as u64, entries);
-    // The arenas of memtables are maps of their own, which the allocator does not see. The numbers of
+    // The lists of memtables are maps of their own, which the allocator does not see. The numbers of
     // the second round are the test's own.
     let most = held.most() + memtables - numbers;
     let (shape, open) = (stats.shape, tree.stats().open_tables);
@@ -90,4 +93,73 @@ fn load_and_compact(reads: Reads) {
 fn a_level_is_loaded_compacted_and_read_within_the_memory_budget() {
     load_and_compact(Reads::Mapped);
     load_and_compact(Reads::Positioned { block_cache_bytes: 0 });
+}
+
+/// Memory of the process that is not a file's, as the system counts it; `None` where it does not tell.
+fn resident() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? << 10)
+}
+
+/// Memtables full of small entries, each in front of the one before: what takes most index for its bytes.
+/// Versions of one key each, of the shortest, or keys that are all different.
+fn fill_memtables(key_len: usize) {
+    let _alone = ALONE.lock();
+    let options = Options {
+        memtable_size: 512 << 10,
+        max_memtables: 32,
+        table_size: 256 << 10,
+        compaction_threads: 1,
+        reads: Reads::Mapped,
+        mapped_cache_bytes: 0,
+        paranoid: false,
+        // Writers would wait for one memtable more, and nobody flushes before it is asked for.
+        background: Background::Threads,
+        ..Options::default()
+    };
+    let budget = options.memory_bound() as usize;
+    let options = Options { memory_budget: budget as u64, ..options };
+    let entry = Entry::value(b"");
+    let bound = Tree::<NoCompanion>::entry_bound(key_len, &entry);
+    let each = (options.memtable_size - SkipList::OVERHEAD) / bound;
+    let memtables = options.max_memtables;
+    let (_dir, store) = in_directory();
+    let before = resident();
+    let held = Watermark::start();
+    let manifest = store.manifest().unwrap();
+    let companion = Arc::new(NoCompanion::default());
+    let tree = Tree::open(store.fs.clone(), &store.dir, manifest, options, companion, false);
+    let tree = tree.unwrap();
+    let mut version = 0;
+    for memtable in 0..memtables {
+        let mut room = tree.admit(each * bound).unwrap();
+        tree.route(&mut room, 0, 0);
+        for _ in 0..each {
+            version += 1;
+            let key = match key_len {
+                1 => (u32::MAX - memtable as u32) << 24,
+                _ => u32::MAX - version as u32,
+            };
+            // The newest version of a key comes first.
+            tree.insert(&room, &key.to_be_bytes()[..key_len], version, entry).unwrap();
+        }
+    }
+    let stats = tree.stats();
+    assert_eq!(stats.sealed_memtables, memtables - 1, "all are full");
+    let lists = stats.memtable_bytes as usize;
+    assert!(lists > memtables * each * (bound + 16), "{lists} bytes, arenas and indexes");
+    if let (Some(before), Some(now)) = (before, resident()) {
+        assert!(now < before + budget, "{before} bytes, then {now}, of {budget}");
+    }
+    tree.flush().unwrap();
+    assert_eq!(tree.stats().flushes, memtables as u64);
+    let most = held.most() + lists;
+    assert!(most <= budget, "{most} of {budget} bytes");
+}
+
+#[test]
+fn memtables_full_of_small_entries_are_within_the_memory_budget_with_their_indexes() {
+    fill_memtables(1);
+    fill_memtables(4);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use kvdb_lsm::*;
-use kvdb_vfs::{Fault, FaultFs, FaultPlan, MemFs, Op, OsFs};
+use kvdb_vfs::{Fault, FaultFs, FaultPlan, MemFs, Op};
 
 fn threaded() -> Options {
     Options { background: Background::Threads, idle_after_ms: 50, ..small() }
@@ -98,9 +98,7 @@ fn readers_see_one_version_while_all_is_rewritten_under_them() {
 
 #[test]
 fn the_same_on_the_operating_systems_files() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store { fs: Arc::new(OsFs::new()), dir: dir.path().join("db") };
-    store.fs.create_dir_all(&store.dir).unwrap();
+    let (_dir, store) = in_directory();
     readers_and_a_writer(&store, 300);
     let tree = store.open(threaded());
     tree.companion().raise_floor(Floor { discard: 300, clock: 0 });

@@ -91,6 +91,14 @@ impl SkipList {
         arena::value_len(value_len)
     }
 
+    /// The most that the index of a list of this capacity takes, in bytes, whatever entries are inserted
+    /// in whatever order: five eighths of it, and two kilobytes. Commonly it takes less:
+    /// [`index_bytes`](SkipList::index_bytes).
+    #[must_use]
+    pub const fn index_bound(capacity: usize) -> usize {
+        arena::index_len(capacity / 8 * 8)
+    }
+
     /// Inserts an entry.
     ///
     /// Every lookup that happens after this has returned, in any thread, finds the entry. Takes logarithmic time, expected.

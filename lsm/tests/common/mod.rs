@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kvdb_lsm::{Background, Cursor, NoCompanion, Options, Tree};
 use kvdb_manifest::Manifest;
 use kvdb_manifest::store::StoreState;
-use kvdb_vfs::{Fs, MemFs};
+use kvdb_vfs::{Fs, MemFs, OsFs};
 
 pub const DATABASE: u128 = 0x6b76_6462;
 
@@ -51,6 +51,19 @@ impl Store {
         let names = self.fs.list(&self.dir).unwrap().into_iter().map(|e| e.name);
         names.filter_map(|n| kvdb_lsm::parse_table_file_name(&n)).collect()
     }
+}
+
+/// A store in a directory of the operating system's, which goes with the first of the two.
+pub fn in_directory() -> (tempfile::TempDir, Store) {
+    in_directory_of(Arc::new(OsFs::new()))
+}
+
+/// The same, by way of a file system that is over the operating system's.
+pub fn in_directory_of(fs: Arc<dyn Fs>) -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store { fs, dir: dir.path().join("db") };
+    store.fs.create_dir_all(&store.dir).unwrap();
+    (dir, store)
 }
 
 pub fn open_manifest(

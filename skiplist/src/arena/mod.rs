@@ -48,9 +48,13 @@ mod raw;
 mod taken;
 
 #[cfg(loom)]
-pub(crate) use self::model::{Arena, LAYERS, NODE_HEADER, OVERHEAD, SLOTS, node_len, value_len};
+pub(crate) use self::model::{
+    Arena, LAYERS, NODE_HEADER, OVERHEAD, SLOTS, index_len, node_len, value_len,
+};
 #[cfg(not(loom))]
-pub(crate) use self::raw::{Arena, LAYERS, NODE_HEADER, OVERHEAD, SLOTS, node_len, value_len};
+pub(crate) use self::raw::{
+    Arena, LAYERS, NODE_HEADER, OVERHEAD, SLOTS, index_len, node_len, value_len,
+};
 pub(crate) use self::taken::Full;
 
 /// The name of a node: its offset within the arena.

@@ -32,6 +32,10 @@ pub(crate) const fn node_len(_: usize, _: usize) -> usize {
     UNIT
 }
 
+pub(crate) const fn index_len(_: usize) -> usize {
+    RECORDS * UNIT
+}
+
 pub(crate) const fn value_len(_: usize) -> usize {
     UNIT
 }

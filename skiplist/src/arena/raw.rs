@@ -73,7 +73,7 @@ pub(crate) const fn value_len(len: usize) -> usize {
 /// of its own: that is 18 bytes of index for a node, and less than 20 with the layers above. The rest is
 /// for records that writers waste who are put to sleep at the end of a split. What is not needed is
 /// never touched.
-const fn index_len(capacity: usize) -> usize {
+pub(crate) const fn index_len(capacity: usize) -> usize {
     (LATER_RECORDS + capacity / 8 * 5).next_multiple_of(LINE)
 }
 
