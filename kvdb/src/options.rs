@@ -155,7 +155,8 @@ pub struct Options {
     /// where there are many, or raise the process's limit. Set below what is read all the time it makes
     /// most reads open a file. An iterator keeps open what was open when it began; threads that open tables
     /// at the same moment may exceed it by as many as they are. If the system has no descriptor left
-    /// nevertheless, what wants one fails, and for a while fewer tables are kept open.
+    /// nevertheless, fewer tables are kept open for a while: `get` has some closed and tries once more,
+    /// everything else that wants one fails.
     pub max_open_tables: usize,
     /// Bytes of memory that memtables with their indexes, the block cache, indexes and filters of open tables, what flushes
     /// and compactions build, and the conflict detection may take together

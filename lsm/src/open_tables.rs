@@ -15,20 +15,57 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::companion::Companion;
+use crate::error::Error;
+use crate::install::InstallState;
 use crate::shared::Shared;
-use crate::superversion::Superversion;
+use crate::superversion::{Superversion, drive_epoch};
+
+/// How often a read that found no descriptor looks whether what it had closed is free, and how many of
+/// these looks come one behind the other; the others are a millisecond apart. Other threads' pins, and
+/// whoever installs something, may hold it up.
+const FREE_ROUNDS: u32 = 60;
+const HASTY_ROUNDS: u32 = 10;
 
 impl<C: Companion> Shared<C> {
     /// Closes tables that were not read lately while as many are open, or take as much memory, as may.
     /// True if there were any.
     pub(crate) fn close_idle_tables(&self) -> bool {
-        let tables = &self.tables;
-        if !tables.has_excess() {
+        self.tables.has_excess() && self.close_unread(&mut self.install.lock())
+    }
+
+    /// For a read that failed with this error and holds nothing any more: if it was for want of a
+    /// descriptor, closes tables that were not read lately, and says that another try is worth it. (It is
+    /// also where nothing had to be closed any more: somebody else may have been quicker.)
+    pub(crate) fn free_descriptors(&self, error: &Error) -> bool {
+        if !error.is_out_of_descriptors() {
             return false;
         }
-        let mut install = self.install.lock();
+        let (tables, graveyard) = (&self.tables, &self.tables.graveyard);
+        for round in 0..FREE_ROUNDS {
+            // Whoever installs something holds the lock while the manifest is synced, and may call a
+            // companion that reads.
+            if tables.has_excess()
+                && let Some(mut install) = self.install.try_lock()
+            {
+                self.close_unread(&mut install);
+            }
+            drive_epoch();
+            graveyard.bury(&*self.fs);
+            if !tables.has_excess() && graveyard.is_empty() {
+                break;
+            }
+            if round >= HASTY_ROUNDS {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        true
+    }
+
+    fn close_unread(&self, install: &mut InstallState) -> bool {
+        let tables = &self.tables;
         let current = self.superversion();
         let version = current.version();
         let candidates: Vec<_> = version.tables().filter(|t| t.opened().is_some()).collect();

@@ -69,9 +69,10 @@ pub struct Options {
     /// tables at the same moment may exceed it by as many as they are. Beyond it each read of a table that
     /// is closed opens the file for itself, for as long as it takes.
     ///
-    /// If the system has no descriptor left nevertheless, the read, flush or compaction that wants one
-    /// fails (flushes and compactions are tried again), and fewer tables are kept open. While opening
-    /// them succeeds, that number grows again, by an eighth at a time, up to this one.
+    /// If the system has no descriptor left nevertheless, fewer tables are kept open. A point read
+    /// ([`Tree::get`](crate::Tree::get)) that wants one has some closed and tries once more; a cursor, a
+    /// flush or a compaction fails (flushes and compactions are tried again). While opening tables
+    /// succeeds, their number grows again, by an eighth at a time, up to this one.
     pub max_open_tables: usize,
     /// Bytes of the cache for decompressed blocks where tables are mapped. Default 8 MiB.
     pub mapped_cache_bytes: u64,

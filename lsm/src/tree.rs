@@ -304,6 +304,20 @@ impl<C: Companion> Tree<C> {
     /// # Errors
     /// As [`Superversion::get`].
     pub fn get(&self, key: &[u8], at_most: u64, clock: u64) -> Result<Option<Vec<u8>>> {
+        match self.try_get(key, at_most, clock) {
+            Err(error) if self.free_descriptors(&error) => self.try_get(key, at_most, clock),
+            outcome => outcome,
+        }
+    }
+
+    /// For a read that failed and has let go of its pin: if the system had no descriptor left, closes
+    /// tables that were not read lately; the read is to be tried once more then. `false` for any other
+    /// error. What a superversion has open that somebody holds stays open.
+    pub fn free_descriptors(&self, error: &Error) -> bool {
+        self.shared.free_descriptors(error)
+    }
+
+    fn try_get(&self, key: &[u8], at_most: u64, clock: u64) -> Result<Option<Vec<u8>>> {
         let pinned = self.pin();
         let found = pinned.get(key, at_most, key_hash(key))?;
         Ok(found.and_then(|f| {

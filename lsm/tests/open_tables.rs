@@ -34,13 +34,6 @@ fn filled(store: &Store, options: Options) -> Arc<Tree<NoCompanion>> {
     tree
 }
 
-fn in_directory() -> (tempfile::TempDir, Store) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store { fs: Arc::new(OsFs::new()), dir: dir.path().join("db") };
-    store.fs.create_dir_all(&store.dir).unwrap();
-    (dir, store)
-}
-
 fn get(tree: &Tree<NoCompanion>, k: u64) {
     assert_eq!(tree.get(&k.to_be_bytes(), u64::MAX, 0).unwrap().unwrap(), [k as u8; 100]);
 }
@@ -250,9 +243,12 @@ fn after_the_last_descriptor_fewer_tables_are_kept_open() {
     }
     let before = tree.stats().open_tables;
     assert!(before > 5 * LIMIT, "{before} open");
-    fs.arm(FaultPlan::new(Fault::TooManyFiles).on(&[Op::Open]).path(".sst"));
+    let refusing = FaultPlan::new(Fault::TooManyFiles).on(&[Op::Open]).path(".sst");
+    let refusing = fs.arm(refusing.forever());
     let failed = tree.get(&(KEYS - 1).to_be_bytes(), u64::MAX, 0).unwrap_err();
     assert!(failed.is_transient(), "{failed}");
+    assert_eq!(refusing.fired(), 2, "tried once more, when some were closed, and not again");
+    refusing.disarm();
     assert!(tree.health().is_none());
     tree.wait_idle().unwrap();
     let after = tree.stats().open_tables;
@@ -264,6 +260,25 @@ fn after_the_last_descriptor_fewer_tables_are_kept_open() {
 }
 
 #[test]
+fn a_read_that_finds_no_descriptor_closes_tables_itself_and_tries_once_more() {
+    let fs = FaultFs::new(Arc::new(OsFs::new()));
+    let (_dir, store) = in_directory_of(Arc::new(fs.clone()));
+    let wide = Options { max_open_tables: 1 << 10, paranoid: false, ..options(Reads::Mapped) };
+    let tree = filled(&store, wide);
+    for k in (0..KEYS * 3 / 4).step_by(10) {
+        get(&tree, k);
+    }
+    // No thread of the tree's closes any, and no step is asked for.
+    let before = tree.stats().open_tables;
+    let refused = fs.arm(FaultPlan::new(Fault::TooManyFiles).on(&[Op::Open]).path(".sst"));
+    get(&tree, KEYS - 1);
+    assert_eq!(refused.fired(), 1);
+    let after = tree.stats().open_tables;
+    assert!(before > 5 * LIMIT && after < before * 3 / 4, "{before} open, then {after}");
+    assert!(descriptors(&store).is_none_or(|n| n <= after), "{:?}", descriptors(&store));
+}
+
+#[test]
 fn after_a_refusal_more_tables_are_kept_open_step_by_step() {
     let fs = FaultFs::new(Arc::new(MemFs::new()));
     let store = Store::over(Arc::new(fs.clone()));
@@ -271,8 +286,9 @@ fn after_a_refusal_more_tables_are_kept_open_step_by_step() {
     drop(filled(&store, wide.clone()));
     // When hardly any table is open: somebody else has the descriptors for a moment.
     let tree = store.open(wide);
-    fs.arm(FaultPlan::new(Fault::TooManyFiles).on(&[Op::Open]).path(".sst"));
-    tree.get(&1u64.to_be_bytes(), u64::MAX, 0).unwrap_err();
+    let refused = fs.arm(FaultPlan::new(Fault::TooManyFiles).on(&[Op::Open]).path(".sst"));
+    get(&tree, 1);
+    assert_eq!(refused.fired(), 1);
     let (mut limits, mut most) = (Vec::new(), 0);
     let tables: usize = tree.superversion().table_counts().iter().sum();
     while most < tables {
