@@ -282,10 +282,11 @@ impl Totals {
 }
 
 /// Writes a control frame (marker, link, footer) for `offset` into `out`; returns the header's
-/// raw checksum.
+/// raw checksum. `version`: the largest so far in a link, else 0.
 pub(crate) fn control_frame(
     out: &mut Vec<u8>,
     kind: Kind,
+    version: u64,
     body: &[u8],
     salt: Salt,
     offset: u32,
@@ -293,7 +294,7 @@ pub(crate) fn control_frame(
 ) -> u32 {
     let len = (FRAME_HEADER + body.len()) as u32;
     debug_assert!(len.is_multiple_of(8), "control frames need no padding");
-    let mut header = FrameHeader::new(kind, len, crc32fast::hash(body), 0, 0);
+    let mut header = FrameHeader::new(kind, len, crc32fast::hash(body), 0, version);
     let raw = header.seal(salt, offset, durable);
     out.extend_from_slice(header.as_bytes());
     out.extend_from_slice(body);

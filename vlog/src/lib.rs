@@ -78,7 +78,7 @@
 //! | 4 | 4 | length of the frame, header and padding included; the low three bits are the kind |
 //! | 8 | 4 | CRC of the body: for a transaction, of its records' CRCs (four bytes each, unsealed); else of the bytes |
 //! | 12 | 4 | number of records |
-//! | 16 | 8 | version of the frame |
+//! | 16 | 8 | version of the frame; in a link the largest of all frames before it (0: not known) |
 //! | 24 | 4 | segment of the durable-to mark |
 //! | 28 | 4 | offset of the durable-to mark |
 //!

@@ -12,7 +12,7 @@ use crate::frame::FrameView;
 use crate::log::admission::{Admission, usable};
 use crate::log::{self, Log, Pool, SegmentNamer, Shared, Tail, Usage, Writer};
 use crate::relocate::{RecordFiles, Relocation};
-use crate::replay::{Outcome, ReplayEnd};
+use crate::replay::{Outcome, ReplayEnd, read_link};
 use crate::segment::{Reading, Segment};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, RwLock};
 use crate::view::{LogView, Place};
@@ -58,6 +58,13 @@ impl std::fmt::Debug for Recovery {
 }
 
 impl Recovery {
+    /// The segment that was left for the first one here, as its link says, if that held anything.
+    pub(crate) fn before_first(&self) -> Result<Option<u32>> {
+        let Some((_, first)) = self.segments.first() else { return Ok(None) };
+        let link = read_link(first)?.filter(|link| link.length.get() > FIRST_FRAME);
+        Ok(link.map(|link| link.segment.get()))
+    }
+
     /// Opens every segment that is named, and checks that each file is there, as long as it must
     /// be, and begins with the header of this database, file and segment. Changes and deletes
     /// nothing.
@@ -272,7 +279,7 @@ impl Recovery {
             Start::At(_) => self.segments.len(),
         };
         self.segments.iter().take(left).for_each(|(_, segment)| segment.data.settle());
-        let (writer, tail, admission, view) = match start {
+        let (mut writer, tail, admission, view) = match start {
             Start::Clean => {
                 let (Some(index), Some(footer), true) =
                     (outcome.index, outcome.footer, outcome.clean)
@@ -317,6 +324,7 @@ impl Recovery {
                 (writer, tail(fresh, first), admission, view)
             }
         };
+        writer.largest_version = outcome.largest_version;
         let left: Vec<_> = match start {
             // Passed by in the replay, sealed by nobody yet.
             Start::Clean => outcome.left.into_iter().collect(),

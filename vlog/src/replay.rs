@@ -367,7 +367,7 @@ fn left_before(recovery: &Recovery, head: usize) -> Result<Vec<(Arc<Segment>, Se
     Ok(left)
 }
 
-fn read_link(segment: &Segment) -> Result<Option<LinkBody>> {
+pub(crate) fn read_link(segment: &Segment) -> Result<Option<LinkBody>> {
     let mut reader = Reader::new(segment, segment.capacity());
     let Some((header, bytes, _)) = reader.frame(FIRST_FRAME)? else { return Ok(None) };
     if header.kind() != Some(Kind::Link) {

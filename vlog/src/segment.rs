@@ -56,16 +56,14 @@ impl Segment {
         let meta = meta_for(name, capacity, options);
         let sites = (SyncSite::LogSegmentCreate, SyncSite::LogSegmentDir);
         let making = Making { fs, dir, path: &path, file: &*file, database, sites };
-        let (meta, direct) = match making.allocate_and_fill(meta, options.prefill) {
-            Ok(made) => made,
-            Err(e) => {
-                if let Err(e) = fs.remove(&path) {
-                    tracing::warn!(path = %path.display(), error = %e, "half-made segment not removed");
-                }
-                return Err(e);
+        let made = making.allocate_and_fill(meta, options.prefill).and_then(|(meta, direct)| {
+            Segment::fresh(path.clone(), file.clone(), database, meta, direct, options, false)
+        });
+        made.inspect_err(|_| {
+            if let Err(e) = fs.remove(&path) {
+                tracing::warn!(path = %path.display(), error = %e, "half-made segment not removed");
             }
-        };
-        Segment::fresh(path, file, database, meta, direct, options, false)
+        })
     }
 
     /// A segment that was just made.
@@ -121,16 +119,15 @@ impl Segment {
             let sites = (SyncSite::LogRecycle, SyncSite::LogRecycleDir);
             let making = Making { fs, dir, path: &path, file: &*file, database, sites };
             let (meta, direct) = making.fill(meta, false)?;
-            Ok::<_, Error>((file, meta, direct))
+            Segment::fresh(path.clone(), file.clone(), database, meta, direct, options, true)
         };
-        let (file, meta, direct) = made().inspect_err(|error| {
+        made().inspect_err(|error| {
             tracing::warn!(%error, path = %old_path.display(), "segment not recycled");
             for path in [&old_path, &path] {
                 // One of the two is not there.
                 let _ = fs.remove(path);
             }
-        })?;
-        Segment::fresh(path, file, database, meta, direct, options, true)
+        })
     }
 
     /// Opens a segment that the manifest names, and checks that it is the one.

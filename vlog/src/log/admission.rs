@@ -38,6 +38,9 @@ pub trait SegmentNamer: Send + Sync {
 
     /// Makes a segment part of the log, durably. Called before its first frame; its file is
     /// complete and synced by then, and it is in [`Log::view`](super::Log::view).
+    ///
+    /// The log goes on in the order of the names. Who cannot tell whether an attempt has succeeded must
+    /// refuse every later one: a segment that is named and passed over is damage to the next opening.
     fn name(&self, meta: &SegmentMeta) -> Result<(), BoxError>;
 
     /// Whether an error of [`name`](SegmentNamer::name) says that the segment is certainly not part
@@ -275,8 +278,8 @@ impl Drop for Room<'_> {
 impl Shared {
     /// Reserves room for a frame. `kept`: also from what is kept for a full disk.
     pub(crate) fn reserve(self: &Arc<Self>, len: usize, kept: bool) -> Result<Room<'_>> {
-        let len = (len as u64).next_multiple_of(8);
         let limit = max_frame_len(self.options.segment_size) as u64;
+        let len = (len as u64).checked_next_multiple_of(8).unwrap_or(u64::MAX);
         if len > limit {
             return Err(Error::FrameTooLarge { size: len, limit });
         }
@@ -327,6 +330,16 @@ impl Shared {
     pub(crate) fn wake_waiting(&self, a: &Admission) {
         if a.waiting > 0 {
             self.room.notify_all();
+        }
+    }
+
+    /// Waits until nobody is making a spare, or giving one up.
+    pub(crate) fn wait_for_making(&self) {
+        let mut a = lock_busy(&self.admission);
+        while a.making {
+            a.waiting += 1;
+            self.room.wait(&mut a);
+            a.waiting -= 1;
         }
     }
 

@@ -89,7 +89,7 @@ impl<C> Log<C> {
     ///
     /// # Errors
     /// [`Error::Poisoned`] if nothing of the frame was written, [`Error::OutcomeUnknown`] if
-    /// some of it may have been.
+    /// some of it may have been; [`Error::Misuse`] if the ticket is another log's.
     pub fn drive(&self, ticket: Ticket<C>, sink: &dyn Sink<C>) -> Result<Committed> {
         let node = &ticket.node;
         loop {
@@ -97,6 +97,9 @@ impl<C> Log<C> {
                 return outcome;
             }
             let mut queue = lock_busy(&self.queue);
+            if queue.cannot_hold(node) {
+                return Err(Error::Misuse("the ticket is of another log"));
+            }
             match queue.try_lead(node) {
                 true => self.lead(queue, sink),
                 false => {
@@ -116,8 +119,11 @@ impl<C> Log<C> {
             let namer = &self.shared.namer;
             guarded("SegmentNamer::housekeeping_due", || namer.housekeeping_due()).ok();
         }
-        let early = match &written {
-            Ok(_) if sink.concurrent() => Some(self.apply(&mut group, sink)),
+        let concurrent = guarded("Sink::concurrent", || sink.concurrent())
+            .map_err(|error| (self.shared.set_poison(error), true));
+        let early = match (&written, concurrent) {
+            (Ok(_), Ok(true)) => Some(self.apply(&mut group, sink)),
+            (Ok(_), Err(failure)) => Some(Err(failure)),
             _ => None,
         };
         let broken = self.turns.wait_for(group.turn);
@@ -167,12 +173,13 @@ impl<C> Log<C> {
         group: &mut Group<C>,
         sink: &dyn Sink<C>,
     ) -> Result<Written, (Arc<Error>, bool)> {
-        if let Some(cause) = self.shared.poison.get() {
-            self.release_rooms(group);
-            return Err((cause.clone(), false));
-        }
         let written = guarded("Sink::route", || {
             let mut writer = self.writer.lock();
+            // Not before it is this thread's turn: a marker or a link, too, may have failed to be written.
+            if let Some(cause) = self.shared.poison.get() {
+                self.release_rooms(group);
+                return Err((cause.clone(), false));
+            }
             let written = writer.write_group(&self.shared, group, sink);
             // Under the writer's lock: whoever takes it next must not write behind what failed.
             written

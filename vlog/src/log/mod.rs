@@ -296,19 +296,28 @@ impl<C> Log<C> {
     /// commits; `true` if there was something to do.
     ///
     /// # Errors
-    /// Of the file system or of the [`SegmentNamer`]. A full disk while making a spare poisons
-    /// nothing: it is tried again by the next call, or by the commit that needs the room.
+    /// Of the file system or of the [`SegmentNamer`]. If the spare cannot be made (the disk is full),
+    /// nothing is poisoned and the rest is done all the same, since it may be what lets the caller free
+    /// space; the spare is tried again by the next call, or by the commit that needs the room.
     pub fn prepare(&self) -> Result<bool> {
         let shared = &self.shared;
-        let mut did = false;
-        {
-            let a = lock_busy(&shared.admission);
-            shared.check_usable(&a)?;
-            if a.wants_spare() {
-                drop(shared.make_spare(a, 0)?);
-                did = true;
+        let a = lock_busy(&shared.admission);
+        shared.check_usable(&a)?;
+        let spare = match a.wants_spare() {
+            true => shared.make_spare(a, 0).map(|_| true),
+            false => {
+                drop(a);
+                Ok(false)
             }
-        }
+        };
+        let kept = self.sync_and_seal();
+        Ok(spare? | kept?)
+    }
+
+    /// The part of [`prepare`](Log::prepare) that takes no space.
+    fn sync_and_seal(&self) -> Result<bool> {
+        let shared = &self.shared;
+        let mut did = false;
         let tail = lock_busy(&shared.tail);
         let (end, overdue) = (tail.end, tail.unsynced >= shared.options.sync_interval_bytes);
         drop(tail);
@@ -349,7 +358,7 @@ impl<C> Log<C> {
             did = true;
         }
         let Some(mut writer) = self.writer.try_lock() else { return Ok(did) };
-        self.shared.check_poison()?;
+        self.shared.check_usable(&lock_busy(&self.shared.admission))?;
         match writer.mark(&self.shared) {
             Ok(marked) => Ok(did || marked),
             Err(e) => Err(Error::Poisoned { cause: self.shared.set_poison(e) }),
@@ -375,8 +384,13 @@ impl<C> Log<C> {
             return Ok(());
         }
         self.wait_for_commits();
+        self.shared.wait_for_making();
         let mut writer = self.writer.lock();
-        self.shared.check_poison()?;
+        if let Err(e) = self.shared.check_poison() {
+            // They are no part of the log, whatever became of it.
+            self.shared.remove_dead();
+            return Err(e);
+        }
         let end = self.end();
         self.shared.sync_to(end, SyncSite::LogClose)?;
         if let Err(e) = writer.close(&self.shared) {

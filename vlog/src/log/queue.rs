@@ -182,6 +182,11 @@ impl<C> Queue<C> {
         may
     }
 
+    /// Whether a frame that says it waits is not of this queue.
+    pub(crate) fn cannot_hold(&self, node: &Node<C>) -> bool {
+        self.nodes.is_empty() && node.queued.load(Ordering::Relaxed)
+    }
+
     /// Whether waiting for more members is likely to find some, and worth it: what they would
     /// share is a sync.
     pub(crate) fn expects_more(&self) -> bool {

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use std::sync::Arc;
 
-use super::Log;
 use super::admission::Making;
+use super::{Log, Shared};
 use crate::format::PAGE;
 use crate::{Error, Position, Result, SegmentMeta};
 
@@ -13,6 +13,16 @@ use crate::{Error, Position, Result, SegmentMeta};
 fn segment_limit(bytes: u64) -> u32 {
     let limit = u32::try_from(bytes).unwrap_or(u32::MAX) / PAGE * PAGE;
     limit.max(64 << 10)
+}
+
+/// Dropped where a caller has unwound that was freeing spares: whether it did is not known, so the log
+/// may go on neither in them nor behind them.
+struct InDoubt<'a>(&'a Shared);
+
+impl Drop for InDoubt<'_> {
+    fn drop(&mut self) {
+        self.0.set_poison(Error::Misuse("freeing spare segments panicked"));
+    }
 }
 
 impl<C> Log<C> {
@@ -35,13 +45,16 @@ impl<C> Log<C> {
     /// certainly are not, they are kept: the log must go on in the next segment that is named.
     /// Meanwhile no other is made. Returns those that are gone; the caller removes their files, unless
     /// it is not known what became of its change. The next one is made when the active segment is
-    /// nearly full. Gives up none while a commit is under way.
+    /// nearly full. Gives up none while a commit is under way. If `free` panics the log is poisoned.
     pub fn give_up_spares(&self, free: impl FnOnce(&[SegmentMeta]) -> bool) -> Vec<SegmentMeta> {
         let shared = &self.shared;
         let Some(spares) = shared.admission.lock().take_spares() else { return Vec::new() };
         let _making = Making::new(shared);
         let metas: Vec<SegmentMeta> = spares.iter().map(|s: &Arc<_>| s.meta).collect();
-        if free(&metas) {
+        let in_doubt = InDoubt(shared);
+        let freed = free(&metas);
+        std::mem::forget(in_doubt);
+        if freed {
             return metas;
         }
         shared.admission.lock().put_back(spares);
@@ -69,7 +82,8 @@ impl<C> Log<C> {
             drop(shared.make_spare_within(a, 0, limit)?);
         }
         let Some(mut writer) = self.writer.try_lock() else { return Ok(None) };
-        shared.check_poison()?;
+        // Nothing follows the footer of a close that came first.
+        shared.check_usable(&shared.admission.lock())?;
         match writer.rotate(shared) {
             Ok(end) => Ok(end),
             Err(e) => Err(Error::Poisoned { cause: shared.set_poison(e) }),

@@ -42,6 +42,8 @@ pub(crate) struct Writer {
     pub(crate) carried: Position,
     /// Behind the last transaction.
     pub(crate) content: Position,
+    /// The largest version of any frame.
+    pub(crate) largest_version: u64,
     buffer: Vec<u8>,
     chunks: Vec<Chunk>,
     blocks: Blocks,
@@ -120,6 +122,7 @@ impl Writer {
             closed_here: false,
             carried: end,
             content: end,
+            largest_version: 0,
             buffer: Vec::new(),
             chunks: Vec::new(),
             blocks: Blocks::default(),
@@ -233,6 +236,7 @@ impl Writer {
             }
             self.carried = self.carried.max(durable);
             self.content = self.end();
+            self.largest_version = self.largest_version.max(routed.version);
         }
     }
 
@@ -258,7 +262,10 @@ impl Writer {
 
     fn control(&mut self, kind: Kind, body: &[u8], durable: Position) {
         let mut bytes = Vec::with_capacity(64);
-        let raw = control_frame(&mut bytes, kind, body, self.active.data.salt, self.at, durable);
+        // What a link says is still known when every segment before it was removed.
+        let version = if kind == Kind::Link { self.largest_version } else { 0 };
+        let salt = self.active.data.salt;
+        let raw = control_frame(&mut bytes, kind, version, body, salt, self.at, durable);
         self.totals.add(raw);
         self.append(&bytes);
         self.carried = self.carried.max(durable);

@@ -11,7 +11,7 @@ use kvdb_vlog::*;
 
 use crate::common::*;
 
-fn directory(fs: impl Fs + 'static) -> Directory {
+pub fn directory(fs: impl Fs + 'static) -> Directory {
     Directory::new(Arc::new(fs), DIR.as_ref(), 7).unwrap()
 }
 
@@ -35,7 +35,7 @@ fn fill(log: &Log, segment: u32, durability: Durability) {
     }
 }
 
-fn files(fs: &MemFs) -> Vec<u64> {
+pub fn files(fs: &MemFs) -> Vec<u64> {
     let names = fs.list(DIR.as_ref()).unwrap();
     let mut files: Vec<_> = names.iter().filter_map(|e| parse_segment_path(&e.name)).collect();
     files.sort_unstable();
