@@ -113,10 +113,17 @@ impl Recovery {
                     });
                 }
                 segment.data.set_written(sealed.length);
-            } else if id < head.segment {
-                segment.data.set_written(segment.capacity());
             }
             open.push((record, segment));
+        }
+        // Left before the head and not sealed yet: how far it was written, says the link of the next.
+        for (at, (record, segment)) in open.iter().enumerate() {
+            if record.sealed.is_none() && segment.id() < head.segment {
+                let next = open.get(at + 1).map(|(_, next)| read_link(next)).transpose()?.flatten();
+                let link = next.filter(|link| link.segment.get() == segment.id());
+                let length = link.map_or(segment.capacity(), |link| link.length.get());
+                segment.data.set_written(length.min(segment.capacity()));
+            }
         }
         let head = Position::new(head.segment, head.offset.max(FIRST_FRAME));
         match open.iter().find(|(r, _)| r.meta.segment == head.segment) {

@@ -266,3 +266,25 @@ fn nothing_is_written_behind_the_footer_of_a_close_that_returned() {
     let (_, _, end) = open(&fs, &namer.manifest, &options()).unwrap();
     assert!(end.clean, "{end:?}");
 }
+
+#[test]
+fn an_intact_segment_before_the_head_that_is_not_sealed_verifies() {
+    let disk = new_disk();
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options()).unwrap();
+    fill(&log, 2);
+    put(&log, 100, Durability::Sync);
+    // The head moves on before anybody reports what was left.
+    {
+        let mut state = manifest.0.lock().unwrap();
+        assert!(state.segments[0].sealed.is_none());
+        state.head = Position::new(2, FIRST_FRAME);
+    }
+    log.close().unwrap();
+    log.view().verify(1, None).unwrap();
+    drop(log);
+    let (log, ..) = open(&fs, &manifest, &options()).unwrap();
+    let verified = log.view().verify(1, None);
+    assert!(verified.is_ok(), "{verified:?}");
+}
