@@ -548,7 +548,9 @@ impl Db {
 
     /// Ends it, for all clones: waits for commits in flight, makes the log durable, stops the
     /// threads, unlocks the directory. Afterwards every call fails with [`Error::Closed`]; values and
-    /// iterators there are stay usable.
+    /// iterators there are stay usable. An iterator opens tables as it comes to them: if whoever opens
+    /// the directory next has removed one by then, that is an error of the kind
+    /// [`Closed`](crate::ErrorKind::Closed), never a wrong entry.
     ///
     /// It is done once. Another call meanwhile waits for the first one and returns when the directory
     /// is free; it, and every later call, succeeds if the first one did, and repeats its failure if

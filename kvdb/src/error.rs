@@ -342,7 +342,10 @@ fn of_table(error: &kvdb_sstable::Error) -> ErrorKind {
     use kvdb_sstable::ErrorKind as K;
     match error.kind() {
         K::Io => file_system_cause(error).map_or(ErrorKind::Io, of_io),
-        K::Other => file_system_cause(error).map_or(ErrorKind::Corruption, of_io),
+        K::Other => match cause(error) {
+            Some(kvdb_lsm::Error::Closed) => ErrorKind::Closed,
+            _ => file_system_cause(error).map_or(ErrorKind::Corruption, of_io),
+        },
         K::UnsupportedVersion { .. }
         | K::UnsupportedFeature(_)
         | K::UnknownCodec(_)
@@ -355,12 +358,19 @@ fn of_table(error: &kvdb_sstable::Error) -> ErrorKind {
 fn file_system_cause<'e>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> Option<&'e kvdb_vfs::Error> {
+    cause(error)
+}
+
+/// The error of this kind that an error comes from.
+fn cause<'e, T: std::error::Error + 'static>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e T> {
     if let Some(found) = error.downcast_ref() {
         return Some(found);
     }
     match error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()) {
-        Some(inner) => file_system_cause(inner),
-        None => file_system_cause(error.source()?),
+        Some(inner) => cause(inner),
+        None => cause(error.source()?),
     }
 }
 

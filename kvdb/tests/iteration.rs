@@ -526,6 +526,40 @@ fn rule_33_iterators_and_values_stay_valid_after_the_handle_is_dropped() {
     assert_eq!(seen, model.len());
 }
 
+/// What an iterator has not come to yet may be gone when the store has another owner: it says so.
+#[test]
+fn rule_33_an_iterator_outlives_its_store_also_when_the_next_opener_compacts() {
+    let dir = tempfile::tempdir().unwrap();
+    // Tables are opened when an iterator comes to them, and not all of them may be.
+    let options = tiny().max_open_tables(16).durability(kvdb::Durability::Buffered);
+    let fill = |db: &Db, byte: u8| {
+        for i in 0..6000u32 {
+            db.put(i.to_be_bytes(), [byte; 200]).unwrap();
+        }
+        db.compact().unwrap();
+    };
+    let db = options.open(dir.path()).unwrap();
+    fill(&db, 1);
+    let mut iter = db.iter().unwrap();
+    let first = iter.next().unwrap().unwrap();
+    drop(db);
+    let next = options.open(dir.path()).unwrap();
+    fill(&next, 2);
+    next.close().unwrap();
+    assert_eq!(first.value().unwrap()[0], 1);
+    let mut failed = false;
+    for item in iter {
+        match item {
+            Ok(item) => assert_eq!(item.value().unwrap()[0], 1),
+            Err(error) => {
+                assert_eq!(error.kind(), kvdb::ErrorKind::Closed, "{error}");
+                failed = true;
+            }
+        }
+    }
+    assert!(failed, "everything was open already");
+}
+
 #[test]
 fn rule_35_an_expired_entry_is_absent_hides_older_versions_and_never_exposes_them() {
     let fs = Arc::new(MemFs::new());

@@ -61,7 +61,8 @@ pub enum Error {
     /// The companion refused.
     #[error(transparent)]
     Companion(Arc<dyn std::error::Error + Send + Sync>),
-    /// The tree has been closed.
+    /// The tree has been closed. A cursor that outlives it meets this where a table that it had not come
+    /// to yet was removed by whoever opened the directory next.
     #[error("the tree is closed")]
     Closed,
     /// The tree was opened for reading only.
@@ -98,6 +99,10 @@ impl Error {
     /// Whether the process or the system has no descriptor left.
     pub(crate) fn is_out_of_descriptors(&self) -> bool {
         self.file_error() == Some(kvdb_vfs::ErrorKind::TooManyFiles)
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.file_error() == Some(kvdb_vfs::ErrorKind::NotFound)
     }
 
     /// The failure of the file system that it comes from, if there is one.

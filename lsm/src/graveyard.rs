@@ -68,6 +68,11 @@ impl Graveyard {
         self.queue.lock().closed = true;
     }
 
+    /// Whether the tree was closed: whoever opens the directory next may remove its files.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.queue.lock().closed
+    }
+
     /// Something will be pushed by [`push_deferred`](Self::push_deferred) once the epoch has moved on.
     ///
     /// Called under the lock that every write takes, so it must not wait for the queue's, which a

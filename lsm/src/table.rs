@@ -427,8 +427,13 @@ impl TableFile {
     }
 
     fn open_reader(&self) -> Result<Reader> {
-        let reader = self.try_open_reader();
-        reader.inspect_err(|error| self.context.note_refusal(error))
+        self.try_open_reader().map_err(|error| {
+            if error.is_not_found() && self.context.graveyard.is_closed() {
+                return Error::Closed;
+            }
+            self.context.note_refusal(&error);
+            error
+        })
     }
 
     fn try_open_reader(&self) -> Result<Reader> {
