@@ -133,3 +133,72 @@ fn rule_42_verify_finds_pointer_sums_that_are_not_those_of_a_recount() {
         assert!(is_inconsistent(tree.verify()));
     }
 }
+
+#[test]
+fn rule_51_tables_of_a_level_have_not_even_one_key_in_common() {
+    let two = |paranoid| {
+        let store = Store::new();
+        let tree = store.open(Options { paranoid, ..small() });
+        for (keys, version) in [(0..20u64, 1), (19..40, 2)] {
+            for k in keys {
+                tree.write(version, &[(&k.to_be_bytes(), Entry::value(b"v"))]).unwrap();
+            }
+            tree.flush().unwrap();
+        }
+        (store, tree)
+    };
+    let down = |tree: &Tree<NoCompanion>| {
+        let mut tables = records(tree);
+        tables.iter_mut().for_each(|t| t.level = 1);
+        tree.install(changed(tables))
+    };
+    let (_, tree) = two(true);
+    assert!(is_inconsistent(down(&tree)), "the last key of one is the first of the other");
+    let (store, tree) = two(false);
+    down(&tree).unwrap();
+    drop(tree);
+    assert!(is_inconsistent(store.try_open(small()).map(drop)));
+}
+
+#[test]
+fn rule_42_verify_finds_records_that_do_not_say_what_the_tables_hold() {
+    type Wrong = fn(&mut TableRecord);
+    let wrongs: [Wrong; 5] = [
+        |t| t.entries += 1,
+        |t| t.smallest_key.truncate(1),
+        |t| t.largest_key.push(0),
+        |t| t.smallest_version -= 1,
+        |t| t.largest_version += 1,
+    ];
+    for (i, wrong) in wrongs.into_iter().enumerate() {
+        let store = Store::new();
+        let tree = store.open(small());
+        fill(&tree, 5, Entry::value(b"v"));
+        tree.verify().unwrap();
+        let mut tables = records(&tree);
+        wrong(&mut tables[0]);
+        tree.install(changed(tables)).unwrap();
+        drop(tree);
+        assert!(is_inconsistent(store.open(small()).verify()), "number {i}");
+    }
+}
+
+#[test]
+fn rule_42_verify_finds_a_wrong_byte_wherever_it_is_in_a_table() {
+    let store = Store::new();
+    let options = Options { block_size: 256, ..small() };
+    let tree = store.open(options.clone());
+    fill(&tree, 1, Entry::value(b"v"));
+    drop(tree);
+    let path = store.dir.join(table_file_name(store.table_files()[0]));
+    let file = store.fs.open(&path, kvdb_vfs::OpenMode::ReadWrite).unwrap();
+    for at in 0..file.len().unwrap() {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+        let verified = store.open(options.clone()).verify();
+        assert!(verified.is_err(), "byte {at}");
+        file.write_all_at(&byte, at).unwrap();
+    }
+    store.open(options).verify().unwrap();
+}

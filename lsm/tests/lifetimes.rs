@@ -108,6 +108,49 @@ fn deleted_and_expired_keys_leave_without_further_writes() {
     assert_eq!((state.dropped_tombstone(), state.clock(), state.watermark()), (2, 50, 2));
 }
 
+#[test]
+fn deleted_keys_leave_without_further_writes_if_nothing_else_could() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 1);
+    tree.major_compact().unwrap();
+    for k in 0..200u64 {
+        tree.write(2, &[(&k.to_be_bytes(), Entry::tombstone())]).unwrap();
+    }
+    tree.flush().unwrap();
+    tree.companion().raise_floor(Floor { discard: 2, clock: 0 });
+    tree.wait_idle().unwrap();
+    assert_eq!((count(&tree), store.table_files().len()), (0, 0));
+    let state = store_state(&store, tree);
+    assert_eq!((state.dropped_tombstone(), state.watermark()), (2, 2), "no table tells of them");
+}
+
+#[test]
+fn a_table_whose_entries_expire_one_by_one_is_rewritten_ever_more_seldom() {
+    let store = Store::new();
+    let tree = store.open(small());
+    for k in 0..500u64 {
+        let entry = Entry::value(b"v").with_expiry(1000 + k);
+        tree.write(1, &[(&k.to_be_bytes(), entry)]).unwrap();
+    }
+    tree.flush().unwrap();
+    tree.companion().raise_floor(Floor { discard: 1, clock: 1 });
+    tree.major_compact().unwrap();
+    let before = tree.stats();
+    assert_eq!(tables(&tree), 1);
+    let mut rewritten = Vec::new();
+    for clock in 1000..1040 {
+        let compactions = tree.stats().compactions;
+        tree.companion().raise_floor(Floor { discard: 1, clock });
+        tree.wait_idle().unwrap();
+        if tree.stats().compactions > compactions {
+            rewritten.push(clock);
+        }
+    }
+    assert_eq!(rewritten, [1000, 1001, 1003, 1007, 1015, 1031]);
+    assert_eq!(tree.stats().dropped_entries, before.dropped_entries + 32);
+}
+
 fn store_state(store: &Store, tree: Arc<Tree<NoCompanion>>) -> StoreState {
     drop(tree);
     store.manifest().unwrap().read(Clone::clone)

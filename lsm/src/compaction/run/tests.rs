@@ -228,6 +228,12 @@ fn operands_are_folded_where_nobody_reads_them_apart_and_into_a_value_only_at_th
         [entry("a", 4, merge, "d"), entry("a", 3, merge, "c"), entry("a", 2, merge, "b")],
         "whoever keeps versions wants them as they are"
     );
+    // The last key of all ends no other way than those before it.
+    let tree = tree_with(options(), Appending::default());
+    flush(&tree, &[("k", 2, Entry::merge(b"b")), ("k", 3, Entry::merge(b"c"))]);
+    tree.companion().0.raise_floor(Floor { discard: 3, clock: 0 });
+    assert!(run(&tree, job(&tree, 2, 0..1)).unwrap());
+    assert_eq!(entries(&tree), [entry("k", 3, value, "bc")]);
 }
 
 #[test]
