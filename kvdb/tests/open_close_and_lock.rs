@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{PATH, manual, memory, open, tiny};
-use kvdb::vfs::{FaultFs, FaultPlan, Fs, MemFs, Op, OpenMode};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, MemFs, Op, OpenMode};
 use kvdb::{Codec, Db, Durability, Error, ErrorKind, Options};
 
 #[test]
@@ -85,11 +85,15 @@ fn rule_2_read_only_openers_share_with_each_other_but_not_with_a_writer() {
     open(&tiny(), &fs).unwrap();
 }
 
-#[test]
-fn a_database_opened_for_reading_only_closes_tables_too() {
+/// Key number `i` of those that `with_tables` writes.
+fn key(i: u64) -> String {
+    format!("{i:08}")
+}
+
+/// A closed database of 8000 keys in more than 20 tables, on a file system that fails when it is told to.
+fn with_tables() -> FaultFs {
     let fs = Arc::new(MemFs::new());
     let db = tiny().durability(Durability::Buffered).open_in(fs.clone(), PATH).unwrap();
-    let key = |i: u64| format!("{i:08}");
     for i in 0..8000u64 {
         db.put(key(i * 7919 % 8000), common::value(i, 100)).unwrap();
     }
@@ -97,7 +101,32 @@ fn a_database_opened_for_reading_only_closes_tables_too() {
     let tables: u64 = db.stats().levels.iter().map(|l| l.tables).sum();
     assert!(tables > 20, "{tables} tables");
     db.close().unwrap();
-    let faults = FaultFs::new(fs);
+    FaultFs::new(fs)
+}
+
+/// Also where nobody but readers could close any.
+#[test]
+fn a_get_that_finds_no_descriptor_is_tried_once_more() {
+    let faults = with_tables();
+    let db = tiny().read_only(true).open_in(Arc::new(faults.clone()), PATH).unwrap();
+    let snapshot = db.snapshot().unwrap();
+    let refusing = FaultPlan::new(Fault::TooManyFiles).on(&[Op::Open]).path(".sst");
+    let refused = faults.arm(refusing.clone());
+    assert!(db.get(key(7)).unwrap().is_some());
+    assert_eq!(refused.fired(), 1);
+    let refused = faults.arm(refusing.clone());
+    assert!(snapshot.get(key(3000)).unwrap().is_some());
+    assert_eq!(refused.fired(), 1);
+    let refused = faults.arm(refusing.forever());
+    assert!(db.get(key(7990)).is_err());
+    assert_eq!(refused.fired(), 2, "and not again");
+    refused.disarm();
+    assert!(db.get(key(7990)).unwrap().is_some());
+}
+
+#[test]
+fn a_database_opened_for_reading_only_closes_tables_too() {
+    let faults = with_tables();
     let options = tiny().max_open_tables(16).read_only(true);
     let db = options.open_in(Arc::new(faults.clone()), PATH).unwrap();
     let opened = faults.arm(FaultPlan::count().on(&[Op::Open]).path(".sst"));
