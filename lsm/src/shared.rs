@@ -191,6 +191,11 @@ impl<C: Companion> Shared<C> {
         let _ticket = Ticket(&self.scheduler, schedule.running.add(&job));
         drop(schedule);
         let result = self.run_job(&job);
+        if let Err(error @ Error::Panic(_)) = &result {
+            // Before the ranges are free: the manifest may have the change already, and whoever ran the
+            // job once more would be told that its inputs are not there.
+            self.note_failure("compaction", error);
+        }
         // Before the ticket: whoever waits for the tree to settle waits for the files too.
         drop(job);
         result
