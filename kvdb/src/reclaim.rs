@@ -111,3 +111,59 @@ fn dead_segments(state: &StoreState, busy: &dyn Fn(u32) -> bool) -> BTreeSet<u32
     let sealed = before.filter(|(_, segment)| segment.sealed.is_some()).map(|(&id, _)| id);
     sealed.filter(|id| !live.contains_key(id) && !busy(*id)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gc::Store;
+
+    /// Segments that are dead, in use, unsealed, and replayed; moved ones that share files.
+    fn state() -> StoreState {
+        let sealed = Some(4096);
+        let files = [(10, 1000), (11, 2000), (12, 4000), (21, 1), (22, 2), (23, 4)];
+        let store = files.iter().fold(Store::default(), |s, (file, len)| s.file(*file, *len));
+        store
+            .moved(1, 8192, 21, &[10, 11])
+            .moved(2, 8192, 22, &[11, 12])
+            .moved(3, 8192, 23, &[12])
+            .segment(4, 8192, sealed)
+            .segment(5, 8192, None)
+            .segment(6, 8192, sealed)
+            .segment(7, 8192, sealed)
+            .segment(8, 8192, sealed)
+            .table(1, 0, &[(2, 1, 10), (6, 1, 10)])
+            .head(7, 100)
+            .state()
+    }
+
+    #[test]
+    fn what_is_dead_goes_with_the_files_that_nothing_else_is_in() {
+        let dir = Path::new("/db");
+        let (change, gone) = freeing(&state(), dir, &|_| false);
+        assert_eq!(change.segments_freed, [1, 3, 4]);
+        assert_eq!(change.log_files_removed, [21, 23, 10]);
+        assert_eq!(
+            gone,
+            [
+                (relocation_table_path(dir, 21), 1),
+                (relocation_table_path(dir, 23), 4),
+                (segment_path(dir, 104), 8192),
+                (record_file_path(dir, 10), 1000),
+            ]
+        );
+        kvdb_manifest::State::check(&state(), &change).unwrap();
+    }
+
+    #[test]
+    fn what_is_being_collected_is_not_freed_and_keeps_its_files() {
+        let (change, gone) = freeing(&state(), Path::new("/db"), &|segment| segment == 1);
+        assert_eq!((change.segments_freed, change.log_files_removed), (vec![3, 4], vec![23]));
+        assert_eq!(gone.len(), 2);
+    }
+
+    #[test]
+    fn without_a_replay_head_nothing_is_dead() {
+        let state = Store::default().segment(4, 8192, Some(4096)).state();
+        assert_eq!(freeing(&state, Path::new("/db"), &|_| false), Default::default());
+    }
+}

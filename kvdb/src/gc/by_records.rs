@@ -41,13 +41,22 @@ impl Found {
         victims: &BTreeSet<u32>,
         go_on: &dyn Fn() -> Result<()>,
     ) -> Result<Found> {
+        Found::by_chunks(superversion, victims, SORT_BYTES, go_on)
+    }
+
+    fn by_chunks(
+        superversion: &Superversion<LogView>,
+        victims: &BTreeSet<u32>,
+        chunk_bytes: usize,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Found> {
         let mut found = Found::default();
         let mut chunk = Found::default();
         let mut outcome = Ok(());
         for &segment in victims {
             superversion.view().record_names(segment, |key, version, pointer| {
                 chunk.push(key, version, pointer);
-                if chunk.bytes() >= SORT_BYTES && outcome.is_ok() {
+                if chunk.bytes() >= chunk_bytes && outcome.is_ok() {
                     outcome = go_on().and_then(|()| found.take_used(superversion, &mut chunk));
                 }
             })?;
@@ -100,5 +109,82 @@ impl Found {
     pub(super) fn get(&self, at: usize) -> Option<(&[u8], u64, Pointer)> {
         let record = self.records.get(at)?;
         Some((&self.keys[record.key.0..record.key.1], record.version, record.pointer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use kvdb_vfs::MemFs;
+
+    use super::*;
+    use crate::{Background, Db, Error, Options};
+
+    /// Segments with four versions of each of these many keys, of which a snapshot needs the third.
+    fn store(keys: u16) -> (Db, crate::Snapshot) {
+        let options = Options::default()
+            .background(Background::Manual)
+            .segment_size(1 << 20)
+            .value_threshold(16);
+        let db = options.open_in(Arc::new(MemFs::new()), "/db").unwrap();
+        let mut held = None;
+        for round in 0..4u8 {
+            if round == 3 {
+                held = Some(db.snapshot().unwrap());
+            }
+            for i in 0..keys {
+                // In no order: 389 has no divisor in common with how many there are.
+                let key = (u32::from(i) * 389 % u32::from(keys)).to_be_bytes();
+                db.put(key, [round; 2000]).unwrap();
+            }
+        }
+        db.compact().unwrap();
+        (db, held.unwrap())
+    }
+
+    fn listed(found: &Found) -> Vec<(Vec<u8>, u64, Pointer)> {
+        let get =
+            |at| found.get(at).map(|(key, version, pointer)| (key.to_vec(), version, pointer));
+        (0..).map_while(get).collect()
+    }
+
+    #[test]
+    fn in_however_many_parts_records_are_looked_up_the_same_is_found_in_key_order() {
+        let (db, _held) = store(1000);
+        let superversion = db.core().superversion();
+        let victims = superversion.view().segments().collect();
+        let looks = Cell::new(0);
+        let in_chunks = |bytes| {
+            looks.set(0);
+            let count = || {
+                looks.set(looks.get() + 1);
+                Ok(())
+            };
+            listed(&Found::by_chunks(&superversion, &victims, bytes, &count).unwrap())
+        };
+        let at_once = in_chunks(SORT_BYTES);
+        assert_eq!((at_once.len(), looks.get()), (2000, 0), "two versions of each key");
+        assert!(at_once.is_sorted_by(|a, b| (&a.0, b.1) < (&b.0, a.1)), "the newest first");
+        for bytes in [1, 999 * (RECORD_BYTES + 4), 30_000] {
+            assert!(in_chunks(bytes) == at_once, "{bytes}");
+            assert!(looks.get() >= 4, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn looking_up_ends_when_it_is_told_to() {
+        let (db, _held) = store(1000);
+        let superversion = db.core().superversion();
+        let victims = superversion.view().segments().collect();
+        let looks = Cell::new(0);
+        let no_more = || {
+            looks.set(looks.get() + 1);
+            if looks.get() < 3 { Ok(()) } else { Err(Error::Closed) }
+        };
+        let ended = Found::by_chunks(&superversion, &victims, 10_000, &no_more);
+        assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
+        assert_eq!(looks.get(), 3, "and asks no more");
     }
 }

@@ -70,3 +70,54 @@ fn sizes(state: &StoreState, unit: &Unit) -> Vec<u64> {
     }
     sizes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stores::Store;
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn bytes_of_files_that_hold_records_together_are_divided_so_that_they_add_up() {
+        let state = Store::default()
+            .file(10, 3 * MIB)
+            .file(11, 4 * MIB)
+            .file(20, 1000)
+            .file(21, 24)
+            .moved(1, 1 << 20, 20, &[10, 11])
+            .moved(2, 1 << 20, 21, &[11])
+            .table(1, 0, &[(1, 3, MIB), (2, 4, 2 * MIB + 1)])
+            .head(9, 0)
+            .state();
+        let files = file_stats(&state);
+        let first = &files[0];
+        assert_eq!((first.file, first.bytes), (10, 3 * MIB + 1024), "with the tables");
+        assert_eq!((files[1].file, files[1].bytes), (11, 4 * MIB));
+        assert!(files.iter().all(|f| f.relocated && f.segments == [1, 2]), "{files:?}");
+        let sum = |of: fn(&LogFileStats) -> u64| files.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|f| f.live_bytes), 3 * MIB + 1);
+        assert_eq!(sum(|f| f.garbage_bytes), 4 * MIB + 1024 - 1);
+        let share = (3 * MIB + 1) * (3 * MIB + 1024) / (7 * MIB + 1024);
+        assert_eq!(first.live_bytes, share);
+        let gain = super::super::collectable(&state)[0].gain();
+        assert!(gain > 3 * MIB && sum(|f| f.reclaimable_bytes) == gain, "{gain} {files:?}");
+    }
+
+    #[test]
+    fn nothing_is_reclaimable_of_what_cannot_be_collected_yet() {
+        let state = Store::default()
+            .segment(1, 1 << 20, Some(1 << 20))
+            .segment(2, 1 << 20, Some(1 << 20))
+            .table(1, 0, &[(1, 1, 1000), (2, 1, 1000)])
+            .head(2, 0)
+            .state();
+        let files = file_stats(&state);
+        let of = |f: &LogFileStats| (f.file, f.live_bytes, f.garbage_bytes);
+        assert_eq!(
+            files.iter().map(of).collect::<Vec<_>>(),
+            [(101, 1000, MIB - 1000), (102, 1000, MIB - 1000)]
+        );
+        assert!(files[0].reclaimable_bytes > MIB / 2 && files[1].reclaimable_bytes == 0);
+    }
+}

@@ -27,6 +27,8 @@ mod by_records;
 mod collector;
 mod files;
 mod job;
+#[cfg(test)]
+mod stores;
 mod survey;
 mod survivors;
 mod units;
@@ -38,6 +40,8 @@ pub(crate) use collector::Collector;
 pub use collector::GcTotals;
 pub use files::LogFileStats;
 pub(crate) use files::file_stats;
+#[cfg(test)]
+pub(crate) use stores::Store;
 pub(crate) use units::{Choice, choose, collectable};
 pub(crate) use worker::Worker;
 

@@ -168,3 +168,123 @@ fn upper_bytes(state: &StoreState) -> u64 {
     let upper = state.tables().values().filter(|t| t.level < last || last == 0);
     upper.flat_map(|t| &t.pointers).map(|p| p.bytes).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stores::Store;
+    use super::*;
+
+    const LEN: u32 = 1 << 20;
+
+    /// Two segments before the replay head, the one it is in, one that was left, the active one and
+    /// two spares.
+    fn store() -> Store {
+        Store::default()
+            .segment(1, LEN, Some(LEN))
+            .segment(2, LEN, Some(LEN - 1))
+            .segment(3, LEN, Some(LEN - 10))
+            .segment(4, LEN, None)
+            .segment(5, LEN, None)
+            .segment(6, LEN, None)
+            .segment(7, 2 * LEN, None)
+            .head(3, 1000)
+    }
+
+    fn survey(store: Store) -> Survey {
+        Survey::new(&store.state(), Position::new(5, 5000))
+    }
+
+    #[test]
+    fn what_was_written_what_waits_and_what_is_ready_are_told_apart() {
+        let tables = [(1, 2, 300), (3, 1, 40), (4, 1, 5)];
+        let survey = survey(store().table(1, 0, &tables[..1]).table(2, 0, &tables[1..]));
+        assert_eq!((survey.live, survey.size, survey.tree), (345, 2 * u64::from(LEN), 2000));
+        assert_eq!(survey.head, (3, 1000));
+        let young = u64::from(LEN - 10) + u64::from(LEN) + 5000;
+        assert_eq!((survey.young, survey.young_live), (young, 45));
+        assert_eq!(survey.unflushed, young - 1000);
+        assert_eq!(survey.spares, 3 * u64::from(LEN));
+        assert_eq!(survey.ahead, survey.spares + u64::from(LEN - 5000));
+        assert!(survey.has_young());
+        let empty = Survey { young: 8 * KIB, ..survey };
+        assert!(!empty.has_young(), "a header, and what a close leaves");
+    }
+
+    #[test]
+    fn what_tables_above_the_last_level_refer_to_may_supersede_as_much() {
+        let upper = |levels: [u32; 3]| {
+            let [a, b, c] = levels;
+            let tables = store().table(1, a, &[(1, 1, 1)]).table(2, b, &[(1, 1, 20), (3, 1, 300)]);
+            survey(tables.table(3, c, &[(2, 1, 4000)])).upper
+        };
+        assert_eq!(upper([0, 1, 2]), 321);
+        assert_eq!(upper([0, 2, 2]), 1);
+        assert_eq!(upper([2, 2, 2]), 0);
+        assert_eq!(upper([0, 0, 0]), 4321, "of tables that overlap each may");
+        assert_eq!(survey(store()).upper, 0);
+    }
+
+    /// A store of many values.
+    fn large() -> Survey {
+        let survey = survey(store());
+        Survey { live: 64 * MIB, size: 64 * MIB, young: 0, unflushed: 0, ahead: 0, ..survey }
+    }
+
+    #[test]
+    fn the_log_is_measured_by_what_is_in_use_or_waits() {
+        let close = |survey: Survey, to: f64| {
+            let got = survey.amplification();
+            assert!((got - to).abs() < 1e-9, "{got}, not {to}");
+        };
+        close(large(), 1.0);
+        close(Survey { size: 96 * MIB, ..large() }, 1.5);
+        // What is not flushed is in use as far as anyone knows; what is flushed and young counts.
+        close(Survey { young: 32 * MIB, unflushed: 32 * MIB, ..large() }, 1.0);
+        close(Survey { young: 32 * MIB, ..large() }, 1.5);
+        // What is allocated ahead counts up to a sixteenth.
+        close(Survey { ahead: 2 * MIB, ..large() }, 66.0 / 64.0);
+        close(Survey { ahead: 64 * MIB, ..large() }, 68.0 / 64.0);
+        assert!(large().busy_choice(1.0, 0.0).is_none());
+        let choice = Survey { size: 96 * MIB, ..large() }.busy_choice(1.4, 0.0);
+        assert_eq!(choice.map(|choice| choice.max_live), Some(MIB));
+    }
+
+    #[test]
+    fn segments_are_made_to_the_measure_of_what_is_in_use_and_written() {
+        let small = Survey { live: 0, ..large() };
+        assert_eq!(small.segment_limit(0.0), MIB);
+        assert_eq!(large().segment_limit(0.0), MIB);
+        let huge = Survey { live: 1 << 30, ..large() };
+        assert_eq!(huge.segment_limit(0.0), 16 * MIB, "a sixty-fourth");
+        assert_eq!(huge.segment_limit(24.0 * (32 << 20) as f64), 32 * MIB, "a part of a second");
+        assert_eq!(huge.segment_limit(1e12), 64 * MIB, "no more than a sixteenth");
+        let logged = Survey { young: 1 << 30, ..small.clone() };
+        assert_eq!(logged.segment_limit(0.0), 16 * MIB, "all of it may be in use");
+        assert_eq!((small.rest_segment(), huge.rest_segment()), (256 * KIB, 4 * MIB));
+    }
+
+    #[test]
+    fn what_is_done_for_the_logs_sake_is_in_proportion_to_it() {
+        let unflushed = |bytes| Survey { unflushed: bytes, tree: 0, ..large() };
+        assert!(!unflushed(2 * MIB).wants_flush(MIB) && unflushed(2 * MIB + 1).wants_flush(MIB));
+        assert!(!unflushed(8 * MIB).wants_flush(4 * MIB), "two memtables at least");
+        assert!(!unflushed(2 * MIB).wants_flush_at_rest());
+        assert!(unflushed(2 * MIB + 1).wants_flush_at_rest());
+        let small = |bytes| Survey { live: 0, ..unflushed(bytes) };
+        assert!(!small(256 * KIB).wants_flush_at_rest());
+        assert!(small(256 * KIB + 1).wants_flush_at_rest());
+
+        let upper = |bytes| Survey { upper: bytes, live: 64 * MIB, tree: 0, ..large() };
+        assert!(!upper(4 * MIB).wants_compaction(15), "a fifteenth of the 60 below");
+        assert!(upper(4 * MIB + 1).wants_compaction(15));
+        let dear = Survey { tree: MIB, ..upper(4 * MIB + 1) };
+        assert!(!dear.wants_compaction(15), "for a quarter of the values the tree is too large");
+        assert!(Survey { tree: MIB - 1, ..dear.clone() }.wants_compaction(15));
+
+        let young = |bytes, live| Survey { young: bytes, young_live: live, ..large() };
+        assert!(!young(10 * MIB, 8 * MIB).wants_rotation_at_rest());
+        assert!(young(10 * MIB + 1, 8 * MIB).wants_rotation_at_rest());
+        let spares = |bytes| Survey { spares: bytes, tree: 32 * MIB, ..large() };
+        assert!(!spares(3 * MIB).spares_weigh() && spares(3 * MIB + 1).spares_weigh());
+    }
+}

@@ -197,6 +197,7 @@ pub(crate) fn choose(units: &[Unit], next_segment: u32, choice: Choice) -> Vec<U
 
 #[cfg(test)]
 mod tests {
+    use super::super::stores::Store;
     use super::*;
 
     /// A segment of 1 MiB, with so many percent of it in use by records of 1 KiB.
@@ -253,5 +254,88 @@ mod tests {
         let units = [unit(1, 50, false), unit(2, 50, false), unit(3, 50, false)];
         let up_to = |max_live| chosen(&units, Choice { max_live, ..ALL }).len();
         assert_eq!((up_to(0), up_to(1 << 19), up_to(1 << 20), up_to(3 << 20)), (1, 1, 2, 3));
+    }
+
+    #[test]
+    fn what_is_sealed_and_before_the_replay_head_is_collectable() {
+        let sealed = Some(4096);
+        let state = Store::default()
+            .segment(1, 4096, sealed)
+            .segment(2, 4096, None) // left, and not reported as sealed yet
+            .segment(3, 4096, sealed)
+            .segment(4, 4096, sealed)
+            .segment(5, 4096, sealed)
+            .segment(6, 4096, None)
+            .head(4, 100)
+            .state();
+        let segments = collectable(&state).into_iter().flat_map(|unit| unit.segments);
+        assert_eq!(segments.collect::<Vec<_>>(), [1, 3]);
+        let nothing = Store::default().segment(1, 4096, sealed).state();
+        assert_eq!(collectable(&nothing), [], "no head: everything would be replayed");
+    }
+
+    #[test]
+    fn relocated_segments_with_files_in_common_also_by_way_of_others_are_one_unit() {
+        let files = [(10, 1000), (11, 2000), (12, 4000), (13, 8000), (14, 16_000)];
+        let tables = [(21, 1), (22, 2), (23, 4), (24, 8), (25, 16)];
+        let store = files
+            .iter()
+            .chain(&tables)
+            .fold(Store::default(), |store, (file, length)| store.file(*file, *length));
+        let state = store
+            .moved(1, 1 << 20, 21, &[10, 11])
+            .moved(2, 2 << 20, 22, &[12, 13])
+            .moved(3, 4 << 20, 23, &[11, 12]) // ties the first two together
+            .moved(4, 8 << 20, 24, &[14])
+            .moved(5, 16 << 20, 25, &[10, 13]) // finds files of both in the group they became
+            .table(1, 0, &[(1, 1, 10), (2, 2, 20), (4, 8, 80)])
+            .table(2, 1, &[(1, 100, 1000), (3, 4, 40), (5, 16, 160)])
+            .head(9, 0)
+            .state();
+        let mut units = collectable(&state);
+        units.sort_by_key(|unit| unit.segments[0]);
+        let sum = |count, bytes| PointerSum { segment: 0, count, bytes };
+        let one = Unit {
+            segments: vec![1, 2, 3, 5],
+            files: vec![10, 11, 12, 13],
+            tables: vec![21, 22, 23, 25],
+            size: 15_000 + 23,
+            span: 23 << 20,
+            live: sum(123, 1230),
+            relocated: true,
+        };
+        let other = Unit {
+            segments: vec![4],
+            files: vec![14],
+            tables: vec![24],
+            size: 16_008,
+            span: 8 << 20,
+            live: sum(8, 80),
+            relocated: true,
+        };
+        assert_eq!(units, [one, other]);
+    }
+
+    #[test]
+    fn what_moving_costs_besides_the_records_is_no_gain() {
+        // Thousands of short records in many segments, and nothing but these in their files.
+        let live = PointerSum { segment: 0, count: 10_000, bytes: 1_000_000 };
+        let segments: Vec<u32> = (0..100).collect();
+        let full = Unit { segments, live, ..unit(1, 100, true) };
+        let tables = 100 * (TABLE_OVERHEAD + 2 * TABLE_FILE) + full.span / TABLE_SPAN;
+        assert_eq!(
+            full.moved_size(),
+            1_000_000 + 10_000 * MOVED_OVERHEAD + FIXED_OVERHEAD + tables
+        );
+        assert_eq!(Unit { size: full.moved_size() + 1, ..full.clone() }.gain(), 1);
+        assert_eq!(Unit { size: full.moved_size() - 1, ..full.clone() }.gain(), 0);
+        // A gain of next to nothing is none either, whatever is asked for.
+        let all = Choice { min_garbage: 0.0, ..ALL };
+        let gains = |gain| Unit { size: full.moved_size() + gain, ..full.clone() };
+        let least = full.moved_size() / 63 + 1;
+        assert_eq!(choose(&[gains(least - 2)], 100, all), []);
+        assert_eq!(choose(&[gains(least + 2)], 100, all).len(), 1);
+        let empty = Unit { live: PointerSum::default(), ..full };
+        assert_eq!(empty.moved_size(), 0, "and nothing costs nothing");
     }
 }

@@ -304,3 +304,34 @@ fn seal(bytes: &mut [u8], salt: Salt, offset: u32, version: u64) {
     bytes[..4].copy_from_slice(sealed.as_bytes());
     bytes[end..].copy_from_slice(&version.to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use kvdb_vfs::MemFs;
+
+    use super::*;
+
+    #[test]
+    fn no_record_lies_beyond_two_gibibytes() {
+        let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+        let dir = Path::new("/log");
+        fs.create_dir_all(dir).unwrap();
+        let room = RecordWriter::stored_len(3, 0, 5);
+        for (short, fits) in [(1, false), (0, true)] {
+            let mut writer = RecordWriter::create(&fs, dir, 1, 1, 1).unwrap();
+            // As if all of that had been written.
+            writer.write_out(writer.filled).unwrap();
+            writer.at = u64::from(MAX_SEGMENT_SIZE) - room + short;
+            let len = (room - VERSION_TRAILER as u64) as u32;
+            let pointer = Pointer::new(1, FIRST_FRAME, len);
+            let record = LiveRecord { pointer, key: b"key", version: 1 };
+            let copied = writer.copy(&LogView::default(), &[record], u64::MAX, &mut Vec::new());
+            let pushed = writer.push(b"key", b"", b"value", 1);
+            let refused = |e: &Error| matches!(e, Error::RecordTooLarge { .. });
+            // What fits is looked for, and there is no such segment.
+            assert!(matches!(&copied, Err((0, e)) if refused(e) != fits), "{copied:?}");
+            assert_eq!(pushed.is_ok(), fits, "{pushed:?}");
+            assert!(pushed.is_ok() || pushed.is_err_and(|e| refused(&e)));
+        }
+    }
+}
