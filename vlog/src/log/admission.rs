@@ -79,8 +79,9 @@ pub(crate) struct Admission {
     /// The highest segment number so far.
     last_segment: Option<u32>,
     waiting: usize,
-    /// The spares were given up for the log being at rest: none is wanted before one is needed.
-    dormant: bool,
+    /// The spares were given up for the log being at rest, when so much was left of the active
+    /// segment: none is wanted before something is written and one is needed.
+    dormant: Option<u32>,
     /// The spares that were last given up, or are being.
     giving_up: Vec<u32>,
 }
@@ -109,7 +110,7 @@ impl Admission {
             next_capacity: last.saturating_mul(2).min(segment_size),
             last_segment,
             waiting: 0,
-            dormant: false,
+            dormant: None,
             giving_up: Vec::new(),
         }
     }
@@ -171,7 +172,8 @@ impl Admission {
     }
 
     pub(crate) fn wants_spare(&self) -> bool {
-        let needed = !self.dormant || self.left < usable(self.next_capacity) / 4;
+        let nearly_full = self.left < usable(self.next_capacity) / 4;
+        let needed = self.dormant.is_none_or(|left| self.left < left && nearly_full);
         self.spares.is_empty() && !self.making && !self.closed && needed
     }
 
@@ -181,7 +183,7 @@ impl Admission {
         if self.reserved > 0 || self.making || self.spares.is_empty() {
             return None;
         }
-        (self.dormant, self.making) = (true, true);
+        (self.dormant, self.making) = (Some(self.left), true);
         self.giving_up = self.spares.iter().map(|s| s.id()).collect();
         Some(self.spares.drain(..).collect())
     }
@@ -211,7 +213,7 @@ impl Admission {
         while let Some(next) = self.rotate() {
             entered.push(next);
         }
-        self.dormant = true;
+        self.dormant = Some(self.left);
         self.check();
         entered
     }
@@ -377,7 +379,7 @@ impl Shared {
             Ok(segment) => {
                 a.last_segment = Some(segment.id());
                 a.spares.push_back(segment);
-                a.dormant = false;
+                a.dormant = None;
                 a.full = false;
                 a.next_capacity = capacity.saturating_mul(2).min(self.options.segment_size);
                 Ok(a)

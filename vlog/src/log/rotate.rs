@@ -44,8 +44,9 @@ impl<C> Log<C> {
     /// manifest, and then [forgets](Log::forget) them; it says whether they may be freed. If they
     /// certainly are not, they are kept: the log must go on in the next segment that is named.
     /// Meanwhile no other is made. Returns those that are gone; the caller removes their files, unless
-    /// it is not known what became of its change. The next one is made when the active segment is
-    /// nearly full. Gives up none while a commit is under way. If `free` panics the log is poisoned.
+    /// it is not known what became of its change. The next one is made when something is
+    /// written and the active segment is nearly full. Gives up none while a commit is under way. If
+    /// `free` panics the log is poisoned.
     pub fn give_up_spares(&self, free: impl FnOnce(&[SegmentMeta]) -> bool) -> Vec<SegmentMeta> {
         let shared = &self.shared;
         let Some(spares) = shared.admission.lock().take_spares() else { return Vec::new() };

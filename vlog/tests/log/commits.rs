@@ -604,6 +604,31 @@ fn spares_are_given_up_only_if_they_are_freed() {
     assert!(end.clean && seen.frames.len() == 39);
 }
 
+/// Else it would be made and given up again and again for as long as nothing is written.
+#[test]
+fn a_log_at_rest_with_little_room_makes_no_spare_before_something_is_written() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let manifest = Manifest::new(State::default());
+    let options = Options { segment_size: 64 << 10, initial_segment_size: 64 << 10, ..options() };
+    let (log, ..) = open(&fs, &manifest, &options).unwrap();
+    let mut next = (1..).map(|version| Entry { version, seed: version, size: 300 });
+    let mut write = || drop(append(&log, next.next().unwrap(), Durability::Sync).unwrap());
+    while log.end().offset < (64 << 10) * 8 / 10 {
+        write();
+    }
+    for _ in 0..2 {
+        assert!(log.prepare().unwrap(), "it is nearly full");
+        let gone = log.give_up_spares(|spares| {
+            manifest.0.lock().unwrap().segments.retain(|s| s.meta.segment != spares[0].segment);
+            log.forget(&[spares[0].segment]).is_ok()
+        });
+        assert_eq!(gone.len(), 1);
+        assert!(!log.prepare().unwrap());
+        write();
+    }
+    assert_eq!(log.end().segment, 1);
+}
+
 #[test]
 fn a_sync_vouches_for_nothing_that_was_written_after_it_began() {
     let disk = MemFs::new();
