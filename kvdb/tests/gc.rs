@@ -12,6 +12,8 @@ use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, OpenMode, SyncSi
 use kvdb::{Db, Error, ErrorKind, GcOptions, GcStage, Step};
 
 const SIZE: usize = 20_000;
+/// Keys of a store on which many things are tried.
+const FEW: u64 = 100;
 
 fn key(i: u64) -> Vec<u8> {
     format!("key{i:05}").into_bytes()
@@ -32,15 +34,25 @@ fn delete(db: &Db, model: &mut Contents, i: u64) {
 /// every test has its own copy.
 fn with_garbage() -> (Arc<MemFs>, Db, Contents) {
     static MADE: OnceLock<(MemFs, Contents)> = OnceLock::new();
-    let (image, model) = MADE.get_or_init(|| {
+    garbage_under(300, &MADE)
+}
+
+/// The same in three segments, for what is tried at every operation of a collection.
+fn with_little_garbage() -> (Arc<MemFs>, Db, Contents) {
+    static MADE: OnceLock<(MemFs, Contents)> = OnceLock::new();
+    garbage_under(FEW, &MADE)
+}
+
+fn garbage_under(keys: u64, made: &OnceLock<(MemFs, Contents)>) -> (Arc<MemFs>, Db, Contents) {
+    let (image, model) = made.get_or_init(|| {
         let mutant = common::SKIPPED.replace(None);
         let fs = Arc::new(MemFs::new());
         let db = open(&manual(), &fs).unwrap();
         let mut model = Contents::new();
-        for i in 0..300 {
+        for i in 0..keys {
             put(&db, &mut model, i, 0);
         }
-        for i in 0..300 {
+        for i in 0..keys {
             match i % 3 {
                 0 => put(&db, &mut model, i, 1),
                 1 => delete(&db, &mut model, i),
@@ -240,25 +252,25 @@ fn compact_to_the_last_level(db: &Db, _: &mut Contents) {
 }
 
 const ACTS: &[(&str, Act)] = &[
-    ("overwrite", |db, model| (0..300).step_by(4).for_each(|i| put(db, model, i, 9))),
-    ("delete", |db, model| (0..300).step_by(2).for_each(|i| delete(db, model, i))),
+    ("overwrite", |db, model| (0..FEW).step_by(4).for_each(|i| put(db, model, i, 9))),
+    ("delete", |db, model| (0..FEW).step_by(2).for_each(|i| delete(db, model, i))),
     ("flush", |db, _| db.flush().unwrap()),
     ("compact", compact_to_the_last_level),
     ("delete, and compact the tombstones away", |db, model| {
-        (0..300).step_by(2).for_each(|i| delete(db, model, i));
+        (0..FEW).step_by(2).for_each(|i| delete(db, model, i));
         compact_to_the_last_level(db, model);
     }),
     ("delete everything, and free what is dead", |db, model| {
-        (0..300).for_each(|i| delete(db, model, i));
+        (0..FEW).for_each(|i| delete(db, model, i));
         compact_to_the_last_level(db, model);
         while db.step(Step::PrepareLog).unwrap() {}
         while db.step(Step::FreeSegments).unwrap() {}
     }),
     ("overwrite, compact, and write the old key again", |db, model| {
-        (0..300).step_by(3).for_each(|i| put(db, model, i, 10));
+        (0..FEW).step_by(3).for_each(|i| put(db, model, i, 10));
         compact_to_the_last_level(db, model);
-        (0..300).step_by(3).for_each(|i| delete(db, model, i));
-        (0..300).step_by(6).for_each(|i| put(db, model, i, 11));
+        (0..FEW).step_by(3).for_each(|i| delete(db, model, i));
+        (0..FEW).step_by(6).for_each(|i| put(db, model, i, 11));
     }),
 ];
 
@@ -271,7 +283,7 @@ fn rule_40_whatever_happens_at_whichever_stage_of_a_collection_nothing_comes_bac
         for (name, act) in ACTS {
             for hold in [false, true] {
                 let what = format!("{name} at {stage:?}, held: {hold}");
-                let (fs, db, mut model) = with_garbage();
+                let (fs, db, mut model) = with_little_garbage();
                 let mut held = None;
                 let mut done = false;
                 db.gc_with(&GcOptions::default(), |at, _| {
@@ -521,7 +533,7 @@ fn a_full_disk_is_a_clean_refusal_or_a_smaller_collection() {
 
 /// Images of power cuts before every operation of a collection.
 fn images(policy: impl Fn(u64) -> Keep + Send + Sync + 'static) -> (Vec<MemFs>, Contents) {
-    let (fs, db, model) = with_garbage();
+    let (fs, db, model) = with_little_garbage();
     db.sync().unwrap();
     let cuts: Arc<parking_lot::Mutex<Vec<MemFs>>> = Arc::default();
     let taken = cuts.clone();
@@ -530,7 +542,7 @@ fn images(policy: impl Fn(u64) -> Keep + Send + Sync + 'static) -> (Vec<MemFs>, 
         let image = fs.crash_image(&mut policy(n));
         taken.lock().push(image);
     });
-    let report = db.gc(&GcOptions::default().batch_bytes(1_500_000)).unwrap();
+    let report = db.gc(&GcOptions::default().batch_bytes(600_000)).unwrap();
     assert!(report.collections >= 2);
     fs.clear_hook();
     drop(db);
@@ -590,7 +602,7 @@ fn every_sync_of_a_collection_is_needed() {
 fn rule_48_any_operation_of_a_collection_may_fail() {
     let faults =
         [Fault::Io, Fault::IoAfter, Fault::NoSpace, Fault::ShortWrite, Fault::LoseUnsynced];
-    let (base, db, model) = with_garbage();
+    let (base, db, model) = with_little_garbage();
     db.close().unwrap();
     let mut cases = 0;
     for fault in faults {

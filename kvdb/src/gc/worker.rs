@@ -211,19 +211,38 @@ impl<'a> Round<'a> {
         }
         let limit = core.options.space_amplification;
         let Some(choice) = survey.busy_choice(limit, self.rate) else { return Ok(false) };
-        // At the limit as fast as commits come in, and the further above it the faster.
-        let excess = (survey.amplification() - limit) / limit;
-        let rate = (self.rate * (1.0 + 20.0 * excess)).max(LEAST_RATE);
-        let mut due = Instant::now();
+        let mut pace = Pace::new(self.rate, survey.amplification() / limit, Instant::now());
         let mut paced = |_, bytes: u64| {
-            due += Duration::from_secs_f64(bytes as f64 / rate);
-            let ahead = due.saturating_duration_since(Instant::now());
+            let ahead = pace.ahead(bytes, Instant::now());
             if !ahead.is_zero() {
                 self.stop.wait(ahead);
             }
             self.go_on()
         };
         core.collect(choice, &mut Watch::new(&mut paced), &mut GcReport::default())
+    }
+}
+
+/// How fast a collection may go while the database is written to.
+#[derive(Debug)]
+struct Pace {
+    /// Bytes per second.
+    rate: f64,
+    /// When what was copied so far should have been.
+    due: Instant,
+}
+
+impl Pace {
+    /// At the limit of space as fast as commits come in, and the further above it the faster.
+    fn new(commits: f64, by_limit: f64, now: Instant) -> Self {
+        let rate = commits * (1.0 + 20.0 * (by_limit - 1.0));
+        Pace { rate: rate.max(LEAST_RATE), due: now }
+    }
+
+    /// How long to wait after these bytes.
+    fn ahead(&mut self, bytes: u64, now: Instant) -> Duration {
+        self.due += Duration::from_secs_f64(bytes as f64 / self.rate);
+        self.due.saturating_duration_since(now)
     }
 }
 
@@ -307,7 +326,7 @@ mod tests {
     use kvdb_vfs::{Fs, MemFs, Op};
 
     use super::*;
-    use crate::{Background, Durability, Options};
+    use crate::{Background, Db, Durability, Options, Step};
 
     /// Bytes of a segment, and of a value: ten to a segment.
     const SEGMENT: usize = 1 << 20;
@@ -376,6 +395,204 @@ mod tests {
         for key in 0..KEYS {
             let round = u8::from(key % 2 == 0);
             assert_eq!(db.get(key.to_be_bytes()).unwrap().unwrap(), [round; VALUE]);
+        }
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    fn small() -> Options {
+        Options::default()
+            .background(Background::Manual)
+            .durability(Durability::Buffered)
+            .memtable_size(64 << 10)
+            .level0_compaction_trigger(2)
+            .segment_size(SEGMENT)
+            .value_threshold(256)
+    }
+
+    fn put(db: &Db, keys: impl IntoIterator<Item = u32>, round: u8) {
+        keys.into_iter().for_each(|key| _ = db.put(key.to_be_bytes(), [round; 10_000]).unwrap());
+    }
+
+    /// Bytes of the store's files.
+    fn size(fs: &MemFs) -> u64 {
+        let dir = Path::new("/db");
+        let list = fs.list(dir).unwrap();
+        list.iter().map(|e| fs.metadata(&dir.join(&e.name)).map_or(0, |m| m.len)).sum()
+    }
+
+    impl<'a> Round<'a> {
+        fn of(db: &'a Db) -> Self {
+            Round::new(db.core(), &db.core().gc.stop)
+        }
+
+        /// A look at a moment when nothing was written for a while.
+        fn look_at_rest(&mut self) -> bool {
+            self.appended = self.core.log.as_ref().unwrap().appended();
+            self.since = Instant::now().checked_sub(REST).unwrap();
+            self.look().unwrap()
+        }
+
+        /// As often as there is something to do, with what other threads do meanwhile.
+        fn come_to_rest(&mut self, db: &Db) {
+            for _ in 0..100 {
+                let did = self.look_at_rest();
+                let others = [Step::PrepareLog, Step::Compact, Step::Reclaim];
+                while others.iter().any(|step| db.step(*step).unwrap()) {}
+                if !did && !self.look_at_rest() {
+                    return;
+                }
+            }
+            panic!("it never comes to rest");
+        }
+    }
+
+    #[test]
+    fn rule_39_a_store_at_rest_takes_little_more_than_what_is_in_use() {
+        let fs = Arc::new(MemFs::new());
+        let db = small().open_in(fs.clone(), "/db").unwrap();
+        let mut round = Round::of(&db);
+        let fixed = MIB + (64 << 10);
+        let in_use = |keys: u64| keys * 10_000 * 5 / 4 + fixed;
+        for value in 0..3 {
+            put(&db, 0..1000, value);
+        }
+        round.come_to_rest(&db);
+        assert!(size(&fs) <= in_use(1000), "overwritten: {}", size(&fs));
+        // Then of what was collected before most is garbage, and then all.
+        let delete = |keys: &mut dyn Iterator<Item = u32>| {
+            keys.for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
+        };
+        delete(&mut (0..1000).filter(|key| key % 10 != 0));
+        round.next_flush = Instant::now();
+        round.come_to_rest(&db);
+        assert!(size(&fs) <= in_use(100), "deleted: {}", size(&fs));
+        for key in (0..1000u32).step_by(10) {
+            assert_eq!(db.get(key.to_be_bytes()).unwrap().unwrap(), [2; 10_000]);
+        }
+        db.verify().unwrap();
+        delete(&mut (0..1000).step_by(10));
+        round.next_flush = Instant::now();
+        round.come_to_rest(&db);
+        assert!(size(&fs) <= fixed, "nothing left: {}", size(&fs));
+        let moved = |e: &kvdb_vfs::Entry| e.name.extension().is_some_and(|x| x != "vlog");
+        let left: Vec<_> = fs.list(Path::new("/db")).unwrap().into_iter().filter(moved).collect();
+        assert!(left.is_empty(), "{left:?}");
+        db.verify().unwrap();
+    }
+
+    #[test]
+    fn a_store_at_rest_is_left_alone_and_little_is_flushed_now_and_then() {
+        let fs = Arc::new(MemFs::new());
+        let db = small().open_in(fs.clone(), "/db").unwrap();
+        let mut round = Round::of(&db);
+        put(&db, (0..300).chain(0..200), 1);
+        round.come_to_rest(&db);
+        let operations = fs.operations();
+        for _ in 0..5 {
+            round.next_flush = Instant::now();
+            assert!(!round.look_at_rest());
+            assert!(!db.step(Step::PrepareLog).unwrap());
+        }
+        assert_eq!(fs.operations(), operations);
+        put(&db, 0..1, 2);
+        let later = Instant::now() + Duration::from_secs(3600);
+        round.next_flush = later;
+        round.come_to_rest(&db);
+        assert!(db.core().tree.unflushed_from().is_some(), "so little can wait");
+        round.next_flush = Instant::now();
+        round.come_to_rest(&db);
+        assert!(db.core().tree.unflushed_from().is_none());
+        assert!(round.next_flush > Instant::now(), "and so can what comes next");
+        // Much cannot.
+        round.next_flush = later;
+        put(&db, 0..200, 3);
+        round.come_to_rest(&db);
+        assert!(db.core().tree.unflushed_from().is_none());
+    }
+
+    #[test]
+    fn while_it_is_written_to_the_memtable_is_sealed_once_until_it_is_flushed() {
+        let db = small().open_in(Arc::new(MemFs::new()), "/db").unwrap();
+        let mut round = Round::of(&db);
+        let sealed = || db.stats().sealed_memtables;
+        put(&db, 0..10, 0);
+        round.look().unwrap();
+        assert_eq!(sealed(), 0, "not for two memtables' bytes");
+        for _ in 0..3 {
+            put(&db, 0..10, 0);
+            round.look().unwrap();
+            assert!(round.since.elapsed() < REST, "it was written to");
+            assert_eq!(sealed(), 1);
+        }
+        // And without anything above the last level.
+        db.compact().unwrap();
+        put(&db, 0..20, 0);
+        round.look().unwrap();
+        assert_eq!(sealed(), 1, "again when it was flushed");
+    }
+
+    #[test]
+    fn while_it_is_written_to_garbage_is_brought_to_light_and_collected() {
+        let db = small().open_in(Arc::new(MemFs::new()), "/db").unwrap();
+        put(&db, 0..1000, 0);
+        db.compact().unwrap();
+        put(&db, (0..1000).filter(|key| key % 4 != 0), 1);
+        db.flush().unwrap();
+        while db.step(Step::PrepareLog).unwrap() {}
+        let mut round = Round::of(&db);
+        let levels = || db.stats().levels.iter().filter(|level| level.tables > 0).count();
+        assert_eq!((levels(), db.stats().gc.collections), (2, 0));
+        // One thing at a time.
+        assert!(round.look().unwrap());
+        assert_eq!((levels(), db.stats().gc.collections), (1, 0));
+        assert!(round.look().unwrap());
+        assert_eq!((levels(), db.stats().gc.collections), (1, 1));
+        while round.look().unwrap() {}
+        let survey =
+            db.core().manifest.read(|state| Survey::new(state, db.core().log().unwrap().end()));
+        let (got, limit) = (survey.amplification(), db.core().options.space_amplification);
+        assert!(got <= limit, "{got}");
+        db.verify().unwrap();
+    }
+
+    #[test]
+    fn segments_are_made_to_the_measure_of_what_is_in_use() {
+        let options = small().segment_size(16 * SEGMENT);
+        let db = options.open_in(Arc::new(MemFs::new()), "/db").unwrap();
+        let largest = || db.stats().segments.last().unwrap().capacity;
+        put(&db, 0..10, 0);
+        Round::of(&db).look().unwrap();
+        // Beyond what was made ready before.
+        put(&db, 0..4000, 0);
+        assert_eq!(largest(), MIB);
+    }
+
+    #[test]
+    fn a_collection_goes_as_fast_as_commits_come_in_and_faster_above_the_limit() {
+        let now = Instant::now();
+        let seconds = |commits, by_limit| {
+            let mut pace = Pace::new(commits, by_limit, now);
+            pace.ahead(32 * MIB, now).as_secs_f64()
+        };
+        let near = |got: f64, to: f64| assert!((got - to).abs() < 1e-6, "{got}, not {to}");
+        let commits = (32 * MIB) as f64;
+        near(seconds(commits, 1.0), 1.0);
+        near(seconds(commits, 1.05), 0.5);
+        near(seconds(commits, 1.5), 1.0 / 11.0);
+        near(seconds(0.0, 2.0), 4.0);
+        // What has taken its time is not waited for, and is not made up for by less than was late.
+        let mut pace = Pace::new(commits, 1.0, now);
+        assert!(pace.ahead(32 * MIB, now + Duration::from_secs(2)).is_zero());
+        near(pace.ahead(64 * MIB, now + Duration::from_secs(2)).as_secs_f64(), 1.0);
+    }
+
+    #[test]
+    fn without_background_collection_there_is_no_thread_for_it() {
+        for collects in [false, true] {
+            let options = Options::default().collect_garbage(collects);
+            let db = options.open_in(Arc::new(MemFs::new()), "/db").unwrap();
+            assert_eq!(db.core().gc.thread.lock().is_some(), collects);
         }
     }
 
