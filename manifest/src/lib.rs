@@ -67,12 +67,12 @@
 //!
 //! # Failures
 //!
-//! A write that fails is taken back: the file is truncated to where it was and synced, and the
-//! append has certainly not happened. If that fails too, or if a *sync* fails, the manifest is
-//! poisoned: no later record may land behind what may or may not be garbage, and a sync that
-//! succeeds after one that failed proves nothing. Reading goes on; opening again finds out what
-//! the disk holds, and writes the last record once more unless a mark vouches for it, because
-//! after a failed sync the system's cache may show what the disk does not have.
+//! A write that fails is taken back: the mark it went over is written again, the file is truncated
+//! behind it and synced, and the append has certainly not happened. If that fails too, or if a
+//! *sync* fails, the manifest is poisoned: no later record may land behind what may or may not be
+//! garbage, and a sync that succeeds after one that failed proves nothing. Reading goes on; opening
+//! again finds out what the disk holds, and writes the last record once more unless a mark vouches
+//! for it, because after a failed sync the system's cache may show what the disk does not have.
 //!
 //! # Rewriting
 //!

@@ -72,15 +72,22 @@ pub(crate) struct Log {
 
 impl Log {
     /// Writes a mark behind the last record, unsynced: see "Marks" in the crate's documentation.
-    /// Failure costs nothing but the mark.
-    pub(crate) fn mark(&self) {
+    /// Failure costs nothing but the mark. Returns where the file may end: behind the mark, if there
+    /// is one.
+    pub(crate) fn mark(&self) -> u64 {
+        self.try_mark().unwrap_or_else(|e| {
+            tracing::debug!(error = %e, "no mark behind the last record");
+            self.end
+        })
+    }
+
+    fn try_mark(&self) -> kvdb_vfs::Result<u64> {
         if self.end == self.header.base {
-            return; // the header vouches for all there is
+            return Ok(self.end); // the header vouches for all there is
         }
         let mark = Record::mark(self.header.salt(), self.end);
-        if let Err(e) = self.file.write_all_at(&mark, self.end) {
-            tracing::debug!(error = %e, "no mark behind the last record");
-        }
+        self.file.write_all_at(&mark, self.end)?;
+        Ok(self.end + mark.len() as u64)
     }
 }
 
@@ -165,11 +172,9 @@ impl<S: State> Manifest<S> {
     pub fn settle(&self) -> Result<()> {
         let log = self.log.lock();
         self.writable()?;
-        if log.end == log.header.base {
-            return Ok(()); // the header vouches for all there is
+        if log.try_mark()? == log.end {
+            return Ok(()); // without a mark there is nothing to sync
         }
-        let mark = Record::mark(log.header.salt(), log.end);
-        log.file.write_all_at(&mark, log.end)?;
         log.file.sync_data(SyncSite::ManifestAppend).map_err(|e| self.poisoned_by(e))
     }
 
@@ -247,14 +252,16 @@ impl<S: State> Manifest<S> {
     }
 
     /// Takes back a write that failed, so that the next record does not land behind garbage.
+    ///
+    /// That write has gone over the mark, which may have been durable. So the mark is there again
+    /// before the sync that makes its loss durable; and before the file is truncated, since it needs
+    /// no space while the file has its bytes.
     fn roll_back(&self, log: &Log, failure: kvdb_vfs::Error) -> Error {
+        let end = log.mark();
         let undone =
-            log.file.set_len(log.end).and_then(|()| log.file.sync_data(SyncSite::ManifestAppend));
+            log.file.set_len(end).and_then(|()| log.file.sync_data(SyncSite::ManifestAppend));
         match undone {
-            Ok(()) => {
-                log.mark();
-                failure.into()
-            }
+            Ok(()) => failure.into(),
             Err(e) => {
                 tracing::warn!(error = %e, "a failed append could not be taken back");
                 self.poisoned_by(failure)

@@ -277,6 +277,25 @@ fn a_write_that_was_taken_back_leaves_the_last_record_with_its_mark() {
     }
 }
 
+/// The mark of a settled manifest is durable; taking a write back must not cost it that.
+#[test]
+fn a_settled_manifest_stays_settled_when_an_append_is_taken_back() {
+    for fault in [Fault::Io, Fault::IoAfter, Fault::NoSpace, Fault::ShortWrite] {
+        let fs = file_system();
+        drop(create(&fs));
+        let faulty = FaultFs::new(Arc::new(fs.clone()));
+        let (manifest, _) = open_faulty(&faulty, manual()).unwrap();
+        manifest.append(&add(1)).unwrap();
+        manifest.settle().unwrap();
+        faulty.arm(FaultPlan::new(fault).on(&[Op::Write]));
+        assert!(matches!(manifest.append(&add(2)), Err(Error::Io(_))), "{fault:?}");
+        let mut bytes = bytes_of(&fs.crash_image(&mut Keep::None));
+        bytes[HEADER + RECORD_HEADER] ^= 1;
+        let opened = open(&with_bytes(&bytes));
+        assert!(matches!(opened, Err(Error::Corrupt { .. })), "{fault:?}: passes for torn");
+    }
+}
+
 #[test]
 fn a_rewrite_that_fails_leaves_no_file_behind() {
     let site = SyncSite::ManifestRewrite;
