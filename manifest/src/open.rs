@@ -106,7 +106,6 @@ impl<S: State> Manifest<S> {
             tracing::warn!(path = %path.display(), offset = cut.offset, bytes = cut.bytes,
                 "the manifest ends in a torn record");
         }
-        let marked = found.marked && found.cut.is_none();
         if !options.read_only {
             make_durable(&*file, &header, &found)?;
             // The file may have got its name just before a crash, or before a sync of the
@@ -115,7 +114,7 @@ impl<S: State> Manifest<S> {
             remove_leftover(&*fs, dir);
         }
         let manifest = Manifest::assemble(fs, dir, header, options, file, found.state, found.end);
-        if !(marked || manifest.options.read_only) {
+        if !(found.marked || manifest.options.read_only) {
             manifest.log.lock().mark();
         }
         Ok((manifest, report))
@@ -150,6 +149,7 @@ impl<S: State> Manifest<S> {
 /// The last record may have been written by a process that died before its sync, or whose sync
 /// failed: then the system's cache shows bytes that the disk does not have, and a mere sync would
 /// not write them. So they are written again. A mark, or the header's word, makes that needless.
+/// A mark stays: without it, power lost behind this sync would leave the last record without one.
 fn make_durable<S>(file: &dyn File, header: &Header, found: &Replayed<S>) -> Result<()> {
     let rewrite_last = !found.marked && found.end > header.base;
     if rewrite_last {
@@ -159,7 +159,7 @@ fn make_durable<S>(file: &dyn File, header: &Header, found: &Replayed<S>) -> Res
         file.write_all_at(&record, found.last)?;
     }
     if found.cut.is_some() {
-        file.set_len(found.end)?;
+        file.set_len(if found.marked { found.end + RECORD_HEADER_LEN } else { found.end })?;
     }
     if rewrite_last || found.cut.is_some() {
         file.sync_data(SyncSite::ManifestAppend)?;
