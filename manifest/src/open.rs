@@ -11,7 +11,7 @@ use prost::Message;
 use crate::format::{HEADER_LEN, Header, RECORD_HEADER_LEN, TEMP_NAME};
 use crate::manifest::{Log, Manifest, Options, path_in};
 use crate::replay::{Cut, Replayed, read_header, replay};
-use crate::rewrite::{fresh_nonce, write_temp};
+use crate::rewrite::{discard_temp, fresh_nonce, write_temp};
 use crate::{Error, Result, State};
 
 /// What opening has found.
@@ -65,7 +65,10 @@ impl<S: State> Manifest<S> {
         }
         let header = Header { database, nonce: fresh_nonce(0), base: HEADER_LEN };
         let temp = write_temp(&*fs, dir, &header.encode())?;
-        fs.rename(&dir.join(TEMP_NAME), &path)?;
+        if let Err(e) = fs.rename(&dir.join(TEMP_NAME), &path) {
+            discard_temp(&*fs, dir);
+            return Err(e.into());
+        }
         fs.sync_dir(dir, SyncSite::ManifestDir)?;
         // Through its final name, which is what errors should mention.
         let file = fs.open(&path, OpenMode::ReadWrite).unwrap_or(temp);

@@ -96,19 +96,21 @@ impl<S: State> Manifest<S> {
 
 /// Writes the file that is to become the manifest, durably. On failure it is removed again.
 pub(crate) fn write_temp(fs: &dyn Fs, dir: &Path, bytes: &[u8]) -> Result<Arc<dyn File>> {
-    let file = fs.open(&dir.join(TEMP_NAME), OpenMode::CreateTruncate)?;
-    let written =
-        file.write_all_at(bytes, 0).and_then(|()| file.sync_data(SyncSite::ManifestRewrite));
-    if let Err(e) = written {
+    let written = fs.open(&dir.join(TEMP_NAME), OpenMode::CreateTruncate).and_then(|file| {
+        file.write_all_at(bytes, 0)?;
+        file.sync_data(SyncSite::ManifestRewrite)?;
+        Ok(file)
+    });
+    written.map_err(|e| {
         discard_temp(fs, dir);
-        return Err(e.into());
-    }
-    Ok(file)
+        e.into()
+    })
 }
 
-fn discard_temp(fs: &dyn Fs, dir: &Path) {
+/// Removes the file that did not become the manifest. Failing that, the next opening does.
+pub(crate) fn discard_temp(fs: &dyn Fs, dir: &Path) {
     if let Err(e) = fs.remove(&dir.join(TEMP_NAME)) {
-        tracing::debug!(error = %e, "the file of a failed rewrite stays");
+        tracing::debug!(error = %e, "the file that was to become the manifest stays");
     }
 }
 

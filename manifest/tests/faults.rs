@@ -319,6 +319,21 @@ fn a_rewrite_that_fails_leaves_no_file_behind() {
 }
 
 #[test]
+fn a_creation_that_fails_leaves_no_file_behind() {
+    for fault in [Fault::Io, Fault::IoAfter, Fault::NoSpace] {
+        for op in [Op::Open, Op::Write, Op::SyncData, Op::Rename] {
+            let fs = file_system();
+            let faulty = FaultFs::new(Arc::new(fs.clone()));
+            faulty.arm(FaultPlan::new(fault).on(&[op]));
+            let created =
+                Manifest::<Numbers>::create(Arc::new(faulty), Path::new(DIR), 1, manual());
+            assert!(created.is_err(), "{fault:?} {op:?}");
+            assert!(fs.metadata(&Path::new(DIR).join(TEMP_NAME)).is_err(), "{fault:?} {op:?}");
+        }
+    }
+}
+
+#[test]
 fn a_rewrite_that_failed_is_not_tried_again_with_every_append() {
     let fs = file_system();
     drop(create(&fs));
