@@ -341,11 +341,6 @@ fn segment_records(state: &StoreState) -> Result<Vec<kvdb_vlog::SegmentRecord>> 
         .collect()
 }
 
-/// Whether a change that failed so may be in the manifest.
-fn may_be_installed(error: &kvdb_lsm::Error) -> bool {
-    matches!(error, kvdb_lsm::Error::Manifest(error) if error.is_outcome_unknown())
-}
-
 /// Ends recovery: after a clean end the log goes on where it stopped; otherwise everything
 /// replayed goes to tables and the log goes on in a fresh segment.
 fn start_log(
@@ -381,7 +376,7 @@ fn start_log(
             ..StoreChange::default()
         };
         if let Err(error) = tree.flush_recovered(change) {
-            if !may_be_installed(&error) {
+            if !error.may_be_installed() {
                 recovery.abandon_segment();
             }
             return Err(error.into());

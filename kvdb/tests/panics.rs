@@ -6,11 +6,12 @@ mod common;
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{PATH, contents, manual, tiny, value};
-use kvdb::vfs::{Fs, Keep, MemFs};
+use kvdb::vfs::{Fs, Keep, MemFs, Op};
 use kvdb::{Db, Durability, ErrorKind, GcOptions, GcStage, Health, MergeOperator, Options};
 
 /// An operator that appends, and panics while it is told to.
@@ -190,4 +191,52 @@ fn rule_41_a_collection_whose_watcher_panics_leaves_no_trace() {
     let db = open(&manual(), fragile().0, &fs);
     assert_eq!(db.iter().unwrap().count(), before.len() + 1);
     db.close().unwrap();
+}
+
+/// Panics at the next sync of the manifest once it is told to.
+fn breaks_at_the_manifest(fs: &MemFs) -> Arc<AtomicBool> {
+    let armed = Arc::new(AtomicBool::new(false));
+    let told = armed.clone();
+    fs.on_operation(move |_, op, path: &Path| {
+        let manifest = op == Op::SyncData && path.ends_with(kvdb_manifest::FILE_NAME);
+        assert!(!manifest || !told.swap(false, Ordering::SeqCst), "a fragile disk");
+    });
+    armed
+}
+
+/// The manifest may have the change set by then.
+#[test]
+fn what_a_change_set_names_stays_when_making_it_durable_panics() {
+    let fs = Arc::new(MemFs::new());
+    let db = manual().open_in(fs.clone(), PATH).unwrap();
+    for i in 0..600u64 {
+        db.put((i % 300).to_be_bytes(), value(i, 5000)).unwrap();
+    }
+    db.compact().unwrap();
+    let before = contents(&db.snapshot().unwrap());
+    let breaks = breaks_at_the_manifest(&fs);
+    let outcome = db.gc_with(&GcOptions::full(), |stage, _| {
+        breaks.store(stage == GcStage::Copied, Ordering::SeqCst);
+        ControlFlow::Continue(())
+    });
+    let error = outcome.unwrap_err();
+    assert!(error.to_string().contains("a fragile disk"), "{error}");
+    fs.clear_hook();
+    let fs = Arc::new(fs.process_image());
+    let db = manual().open_in(fs.clone(), PATH).unwrap();
+    assert_eq!(contents(&db.snapshot().unwrap()), before, "collected");
+    db.verify().unwrap();
+
+    // As an opening after an unclean end names its new segment.
+    db.put("k", "v").unwrap();
+    let fs = fs.process_image();
+    let breaks = breaks_at_the_manifest(&fs);
+    breaks.store(true, Ordering::SeqCst);
+    let fs = Arc::new(fs);
+    let error = manual().open_in(fs.clone(), PATH).unwrap_err();
+    assert!(error.to_string().contains("a fragile disk"), "{error}");
+    fs.clear_hook();
+    let db = manual().open_in(Arc::new(fs.process_image()), PATH).unwrap();
+    assert_eq!(db.iter().unwrap().count(), before.len() + 1, "recovered");
+    db.verify().unwrap();
 }

@@ -96,6 +96,17 @@ impl Error {
         matches!(self.file_error(), Some(NoSpace | TooManyFiles))
     }
 
+    /// Whether a change set whose installation failed so may be in the manifest all the same: its
+    /// files must stay. After a panic nobody knows whether it was before or after the append; nothing
+    /// else fails any more once the manifest has the change.
+    pub fn may_be_installed(&self) -> bool {
+        match self {
+            Error::Manifest(error) => error.is_outcome_unknown(),
+            Error::Panic(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the process or the system has no descriptor left.
     pub(crate) fn is_out_of_descriptors(&self) -> bool {
         self.file_error() == Some(kvdb_vfs::ErrorKind::TooManyFiles)

@@ -258,11 +258,7 @@ impl Outputs<'_> {
         core.check_collecting()?;
 
         let installed = core.install_relocation(change, relocated);
-        let unknown = matches!(
-            &installed,
-            Err(kvdb_lsm::Error::Manifest(error)) if error.is_outcome_unknown()
-        );
-        if installed.is_ok() || unknown {
+        if installed.as_ref().err().is_none_or(kvdb_lsm::Error::may_be_installed) {
             self.finished.into_iter().chain(table_files).for_each(Output::keep);
         }
         installed?;

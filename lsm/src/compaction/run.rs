@@ -202,11 +202,7 @@ impl<C: Companion> Shared<C> {
     pub(crate) fn settle_outputs(&self, finished: Vec<Finished>, outcome: &Result<bool>) {
         let keep = match outcome {
             Ok(installed) => *installed,
-            Err(Error::Manifest(e)) => e.is_outcome_unknown(),
-            // Before or after the manifest had the change.
-            Err(Error::Panic(_)) => true,
-            // Nothing else fails any more once the manifest has the change, so it has not.
-            Err(_) => false,
+            Err(error) => error.may_be_installed(),
         };
         for table in finished {
             if keep {
