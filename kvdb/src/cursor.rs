@@ -173,7 +173,9 @@ impl Folds {
 ///
 /// Unlike [`Iter`](crate::Iter) it lends: key and value are looked at in place, nothing is copied
 /// or allocated per step. Every move is fallible and says whether the cursor stands on an entry.
-/// After an error it stands nowhere and can be positioned anew.
+/// A new one stands before the first entry, which [`next`](Cursor::next) moves it to. After an error
+/// it stands nowhere: only [`first`](Cursor::first), [`last`](Cursor::last) and the seeks position it
+/// anew.
 ///
 /// A cursor of a snapshot or database owns what it walks (`Cursor<'static>`); one of a transaction
 /// borrows the transaction.
@@ -214,7 +216,7 @@ impl<'t> Cursor<'t> {
                 range_deletes: picture.superversion.range_deletes().clone(),
             },
         );
-        Cursor {
+        let cursor = Cursor {
             visible,
             folds: picture.folds(),
             folded: OnceLock::new(),
@@ -222,7 +224,10 @@ impl<'t> Cursor<'t> {
             lower,
             upper,
             _transaction: PhantomData,
-        }
+        };
+        // It stands before the first entry: what moves on from here reads from the bound.
+        cursor.tracked(|track| track.jump_forward(cursor.lower.clone()));
+        cursor
     }
 
     /// Moves to the first entry within the bounds.
@@ -258,14 +263,23 @@ impl<'t> Cursor<'t> {
         self.arrive_backward(on)
     }
 
-    /// Moves to the next entry. From before the first one, that is the first one.
+    /// Moves to the next entry. From before the first one, where a new cursor is, that is the first
+    /// one; from behind the last one there is none.
+    ///
+    /// # Errors
+    /// As [`first`](Cursor::first); and one of kind [`Usage`](crate::ErrorKind::Usage) after a move
+    /// that failed.
     #[allow(clippy::should_implement_trait)] // lends, and is fallible
     pub fn next(&mut self) -> Result<bool> {
         let on = self.visible.next();
         self.arrive_forward(on)
     }
 
-    /// Moves to the previous entry. From behind the last one, that is the last one.
+    /// Moves to the previous entry. From behind the last one, that is the last one; from before the
+    /// first one there is none.
+    ///
+    /// # Errors
+    /// As [`next`](Cursor::next).
     pub fn prev(&mut self) -> Result<bool> {
         let on = self.visible.prev();
         self.arrive_backward(on)

@@ -346,7 +346,8 @@ fn of_table(error: &kvdb_sstable::Error) -> ErrorKind {
             Some(kvdb_lsm::Error::Closed) => ErrorKind::Closed,
             _ => file_system_cause(error).map_or(ErrorKind::Corruption, of_io),
         },
-        K::UnsupportedVersion { .. }
+        K::Unpositioned
+        | K::UnsupportedVersion { .. }
         | K::UnsupportedFeature(_)
         | K::UnknownCodec(_)
         | K::UnknownFilter(_) => ErrorKind::Usage,

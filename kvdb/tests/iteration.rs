@@ -280,6 +280,23 @@ fn rule_28_seeks_respect_the_bounds() {
 }
 
 #[test]
+fn rule_28_a_new_cursor_stands_before_the_first_entry() {
+    let (db, _fs) = memory();
+    for key in ["a", "c", "e", "g"] {
+        db.put(key, "").unwrap();
+    }
+    let mut cursor = db.snapshot().unwrap().cursor("b".."g");
+    assert!(!cursor.valid());
+    assert!(!cursor.prev().unwrap(), "nothing is before the first");
+    assert!(cursor.next().unwrap());
+    assert_eq!(cursor.key(), b"c");
+    assert!(cursor.next().unwrap());
+    assert_eq!(cursor.key(), b"e");
+    assert!(!cursor.next().unwrap());
+    assert!(!db.snapshot().unwrap().cursor("h"..).next().unwrap());
+}
+
+#[test]
 fn rule_29_an_iterator_sees_the_writes_made_before_its_creation() {
     let (db, _fs) = memory();
     for key in ["b", "d", "f"] {

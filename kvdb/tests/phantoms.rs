@@ -77,12 +77,7 @@ fn step(rng: &mut fastrand::Rng) -> Step {
 type Seen = Option<(Vec<u8>, Vec<u8>)>;
 
 fn seen_by(cursor: &Cursor<'_>, on: Result<bool>) -> Seen {
-    match on {
-        Ok(true) => Some((cursor.key().to_vec(), cursor.value().unwrap().into_vec())),
-        Ok(false) => None,
-        // Moved before it was positioned: that shows nothing.
-        Err(_) => None,
-    }
+    on.unwrap().then(|| (cursor.key().to_vec(), cursor.value().unwrap().into_vec()))
 }
 
 fn seen_in(item: Option<Result<Item>>) -> Seen {

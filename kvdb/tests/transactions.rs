@@ -406,6 +406,18 @@ fn rule_19_a_scan_is_a_read_of_what_was_consumed_and_not_of_more() {
             &["k30"],
             &["k40"],
         ),
+        (
+            "a new cursor, moved on",
+            |t| assert!(t.cursor("k25"..).next().unwrap()),
+            &["k25", "k27", "k30"],
+            &["k20", "k35"],
+        ),
+        (
+            "a new cursor, moved back",
+            |t| assert!(!t.cursor("k25"..).prev().unwrap()),
+            &[],
+            &["k20", "k25", "k30"],
+        ),
         ("nothing", |t| drop(t.iter()), &[], &["k10", "k55"]),
     ];
     for (name, scan, conflicting, harmless) in cases {

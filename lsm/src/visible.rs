@@ -33,7 +33,7 @@ impl Default for VisibleOptions {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Position {
-    /// Never positioned, or the last move failed.
+    /// The last move failed.
     Unpositioned,
     /// Before the first visible key.
     Before,
@@ -50,8 +50,8 @@ enum Position {
 /// tombstones and expired entries.
 ///
 /// Wraps any [`Cursor`] over `(key, version) → encoded entry`. It moves both ways, changes
-/// direction at any point, and its states are those of a [`Cursor`]: on an entry, before the first,
-/// behind the last, or unpositioned (new, or after an error).
+/// direction at any point, and its states are those of a [`Cursor`]: on an entry, before the first
+/// (also when new), behind the last, or unpositioned (after an error).
 ///
 /// A merge operand is yielded as it is; folding it onto the older versions is up to the reader.
 ///
@@ -74,9 +74,9 @@ pub struct Visible<C> {
 const STEPS_BEFORE_SEEK: usize = 8;
 
 impl<C: Cursor> Visible<C> {
-    /// A view on `inner`.
+    /// A view on `inner`, before its first visible key.
     pub fn new(inner: C, options: VisibleOptions) -> Self {
-        let position = Position::Unpositioned;
+        let position = Position::Before;
         Visible { inner, options, position, key: Vec::new(), value: Vec::new(), version: 0 }
     }
 

@@ -265,6 +265,19 @@ fn rule_32_an_unreadable_block_is_an_error_item_and_an_unreadable_value_an_error
             assert_eq!(iter.next().unwrap().unwrap().key(), b"large00");
         }
     }
+    // A cursor stands nowhere then: to move it on is a mistake in the call, not further damage.
+    let mut cursor = db.snapshot().unwrap().cursor(..);
+    let error = loop {
+        match cursor.next() {
+            Ok(on) => assert!(on, "the cursor pretends to have come to the end"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+    for moved in [cursor.next(), cursor.prev()] {
+        assert_eq!(moved.unwrap_err().kind(), ErrorKind::Usage);
+    }
+    assert!(cursor.seek("large").unwrap() && cursor.key() == b"large00");
     let mut bad = 0;
     for item in db.prefix("large").unwrap() {
         let item = item.unwrap();
