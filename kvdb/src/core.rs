@@ -83,7 +83,7 @@ impl Core {
     pub(crate) fn lookup<R>(
         &self,
         key: &[u8],
-        at: At<'_>,
+        at: At,
         found: impl FnOnce(Found<'_>, &Arc<LogView>) -> Result<R>,
     ) -> Result<Option<R>> {
         let hash = kvdb_sstable::key_hash(key);
@@ -229,25 +229,25 @@ impl Core {
 
 /// As of when a key is looked up.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum At<'a> {
+pub(crate) enum At {
     /// The newest commit there is.
     Now,
-    /// A version and a clock held by a transaction or snapshot.
-    Version { version: u64, clock: &'a crate::clock::ClockMark },
+    /// A version and a clock, as a transaction or snapshot holds them.
+    Version { version: u64, clock: u64 },
 }
 
-impl At<'_> {
-    pub(crate) fn version(&self, core: &Core) -> u64 {
+impl At {
+    pub(crate) fn version(self, core: &Core) -> u64 {
         match self {
             At::Now => core.oracle.read_version(),
-            At::Version { version, .. } => *version,
+            At::Version { version, .. } => version,
         }
     }
 
-    pub(crate) fn clock(&self, core: &Core) -> u64 {
+    pub(crate) fn clock(self, core: &Core) -> u64 {
         match self {
             At::Now => core.clock.now(),
-            At::Version { clock, .. } => clock.now(),
+            At::Version { clock, .. } => clock,
         }
     }
 }

@@ -205,8 +205,9 @@ impl Db {
         self.core().get_with(key.as_ref(), At::Now, f)
     }
 
-    /// The newest values of many keys, in the order asked, all of one moment: one look at the store
-    /// for all of them, in key order, the tables' filters fetched ahead.
+    /// The newest values of many keys, in the order asked, all of one moment, that of the clock for
+    /// expiry included: one look at the store for all of them, in key order, the tables' filters
+    /// fetched ahead.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {

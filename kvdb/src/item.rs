@@ -24,7 +24,7 @@ pub(crate) struct Found<'a> {
 pub(crate) struct Looked<'a> {
     pub(crate) core: &'a Core,
     pub(crate) superversion: &'a kvdb_lsm::Superversion<LogView>,
-    pub(crate) at: At<'a>,
+    pub(crate) at: At,
     pub(crate) version: u64,
 }
 

@@ -13,12 +13,12 @@ use crate::value::Value;
 use crate::write_set::WriteOptions;
 
 impl Core {
-    pub(crate) fn get(&self, key: &[u8], at: At<'_>) -> Result<Option<Value>> {
+    pub(crate) fn get(&self, key: &[u8], at: At) -> Result<Option<Value>> {
         self.check_read(key)?;
         self.lookup(key, at, |found, view| found.value(view))
     }
 
-    pub(crate) fn get_entry(&self, key: &[u8], at: At<'_>) -> Result<Option<Item>> {
+    pub(crate) fn get_entry(&self, key: &[u8], at: At) -> Result<Option<Item>> {
         self.check_read(key)?;
         self.lookup(key, at, |found, view| found.item(view))
     }
@@ -26,7 +26,7 @@ impl Core {
     pub(crate) fn get_with<R>(
         &self,
         key: &[u8],
-        at: At<'_>,
+        at: At,
         f: impl FnOnce(&[u8]) -> R,
     ) -> Result<Option<R>> {
         self.check_read(key)?;
@@ -37,7 +37,7 @@ impl Core {
     pub(crate) fn multi_get<K: AsRef<[u8]>>(
         &self,
         keys: &[K],
-        at: At<'_>,
+        at: At,
     ) -> Result<Vec<Option<Value>>> {
         /// So many filters are asked for before the first is looked at.
         const AHEAD: usize = 16;
@@ -61,6 +61,8 @@ impl Core {
                 At::Version { .. } => return Err(Error::BelowWatermark { version, watermark }),
             }
         };
+        // One look at the clock too, and not before the tables: what they may lack has expired by it.
+        let at = At::Version { version, clock: at.clock(self) };
         let place = Looked { core: self, superversion: &superversion, at, version };
         for chunk in wanted.chunks(AHEAD) {
             for (key, hash, _) in chunk {
@@ -76,7 +78,7 @@ impl Core {
         Ok(values)
     }
 
-    pub(crate) fn contains(&self, key: &[u8], at: At<'_>) -> Result<bool> {
+    pub(crate) fn contains(&self, key: &[u8], at: At) -> Result<bool> {
         self.check_read(key)?;
         Ok(self.lookup(key, at, |_, _| Ok(()))?.is_some())
     }

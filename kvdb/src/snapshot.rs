@@ -50,8 +50,8 @@ impl Snapshot {
         self.marks.0.version()
     }
 
-    pub(crate) fn at(&self) -> At<'_> {
-        At::Version { version: self.version(), clock: &self.marks.1 }
+    pub(crate) fn at(&self) -> At {
+        At::Version { version: self.version(), clock: self.marks.1.now() }
     }
 
     /// The value of a key.

@@ -264,8 +264,8 @@ impl Transaction {
     /// Discards it. The same as dropping it.
     pub fn rollback(self) {}
 
-    fn at(&self) -> At<'_> {
-        At::Version { version: self.mark.version(), clock: &self.clock }
+    fn at(&self) -> At {
+        At::Version { version: self.mark.version(), clock: self.clock.now() }
     }
 
     /// Notes that the key was read, whether it is there or not.

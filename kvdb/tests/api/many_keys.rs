@@ -1,10 +1,11 @@
 //! Reading many keys at once, and values as handles (SEMANTICS, 8, 13 and 33).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::common::{PATH, memory, scale, tiny, value};
-use kvdb::vfs::MemFs;
-use kvdb::{Durability, Error, Value};
+use crate::common::{PATH, manual, memory, scale, tiny, value};
+use kvdb::vfs::{Clock, MemFs};
+use kvdb::{Durability, Error, MergeOperator, Value, WriteOptions};
 
 #[test]
 fn multi_get_answers_as_get_does_whatever_the_order_and_however_often_a_key_is_asked_for() {
@@ -40,6 +41,54 @@ fn multi_get_answers_as_get_does_whatever_the_order_and_however_often_a_key_is_a
     db.compact().unwrap();
     assert_eq!(held.multi_get(&keys).unwrap(), before);
     assert!(db.multi_get(&keys).unwrap().into_iter().all(|v| v.unwrap() == "new"));
+}
+
+/// A clock of which each look is a second later than the one before, once it runs.
+#[derive(Debug, Default)]
+struct Ticking {
+    now: AtomicU64,
+    step: AtomicU64,
+}
+
+impl Clock for Ticking {
+    fn now(&self) -> u64 {
+        self.now.fetch_add(self.step.load(Ordering::SeqCst), Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn rule_35_what_expires_at_one_moment_is_there_for_every_key_of_a_multi_get_or_for_none() {
+    let clock = Arc::new(Ticking::default());
+    clock.now.store(100, Ordering::SeqCst);
+    let append = MergeOperator::new(|_, older, newer| [older, newer].concat());
+    let options = manual().merge_operator(append);
+    let db = options.open_with(Arc::new(MemFs::new()), clock.clone(), PATH).unwrap();
+    let (plain, folded): (Vec<_>, Vec<_>) =
+        (0..8u8).map(|i| (format!("a{i}"), format!("b{i}"))).unzip();
+    let mut batch = db.batch();
+    for key in plain.iter().chain(&folded) {
+        batch.put_with(key, "v", WriteOptions::default().expires_at(108)).unwrap();
+    }
+    batch.commit().unwrap();
+    for key in &folded {
+        db.merge(key, "w").unwrap();
+    }
+    clock.step.store(1, Ordering::SeqCst);
+    for there in [true, false] {
+        clock.now.store(if there { 107 } else { 108 }, Ordering::SeqCst);
+        let all = db.multi_get(plain.iter().chain(&folded)).unwrap();
+        let (values, folds) = all.split_at(plain.len());
+        assert!(values.iter().all(|v| v.is_some() == there), "{values:?}");
+        let fold = if there { "vw" } else { "w" };
+        assert!(folds.iter().all(|v| v.as_ref().unwrap() == fold), "{folds:?}");
+    }
+    // Snapshots and transactions have a clock of their own, which does not run.
+    clock.now.store(104, Ordering::SeqCst);
+    let (snapshot, t) = (db.snapshot().unwrap(), db.begin().unwrap());
+    clock.now.store(200, Ordering::SeqCst);
+    for values in [snapshot.multi_get(&plain).unwrap(), t.multi_get(&plain).unwrap()] {
+        assert!(values.iter().all(Option::is_some), "{values:?}");
+    }
 }
 
 #[test]
