@@ -528,13 +528,14 @@ impl Options {
     }
 }
 
-fn range<T: PartialOrd + std::fmt::Display + Copy>(
+/// What is no number is within no range.
+pub(crate) fn range<T: PartialOrd + std::fmt::Display + Copy>(
     name: &'static str,
     value: T,
     least: T,
     most: T,
 ) -> Result<()> {
-    if value < least || value > most {
+    if !(least..=most).contains(&value) {
         let reason = format!("{value} is not within {least} ..= {most}");
         return Err(Error::InvalidOption { name, reason });
     }

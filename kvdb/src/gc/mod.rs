@@ -209,8 +209,9 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Closed`], also when the database is closed meanwhile; [`Error::ReadOnly`]; those
-    /// of the file system. What was collected before stays so; the rest is as it was. Damage is no
+    /// [`Error::Closed`], also when the database is closed meanwhile; [`Error::ReadOnly`];
+    /// [`Error::InvalidOption`] for a `min_garbage` that is not within 0 to 1; those of the file
+    /// system. What was collected before stays so; the rest is as it was. Damage is no
     /// error but part of the report.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport> {
         self.gc_with(options, |_, _| ControlFlow::Continue(()))
@@ -250,6 +251,7 @@ impl Db {
         }
         let _inside = core.work.enter()?;
         core.log()?;
+        crate::options::range("min_garbage", options.min_garbage, 0.0, 1.0)?;
         if options.settle {
             core.settle_for_collection()?;
         }

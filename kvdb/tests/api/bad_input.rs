@@ -6,12 +6,12 @@ use std::sync::Arc;
 use crate::common::{PATH, memory, open, tiny, value};
 use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, ManualClock, MemFs, Op, OpenMode};
 use kvdb::{
-    Background, Codec, Durability, Error, ErrorKind, Health, Options, Result, WriteOptions,
+    Background, Codec, Durability, Error, ErrorKind, GcOptions, Health, Options, Result, WriteOptions,
 };
 
 #[test]
 fn every_option_out_of_its_range_is_an_error_that_names_it() {
-    let bad: [(&str, Options); 23] = [
+    let bad: [(&str, Options); 27] = [
         ("memtable_size", Options::default().memtable_size(1)),
         ("max_memtables", Options::default().max_memtables(1)),
         ("table_size", Options::default().table_size(1)),
@@ -30,6 +30,10 @@ fn every_option_out_of_its_range_is_an_error_that_names_it() {
         ("block_size", Options::default().block_size(1)),
         ("block_size", Options::default().block_size(2 << 20)),
         ("filter_bits_per_key", Options::default().filter_bits_per_key(100)),
+        ("space_amplification", Options::default().space_amplification(1.0)),
+        ("space_amplification", Options::default().space_amplification(f64::NAN)),
+        ("space_amplification", Options::default().space_amplification(f64::INFINITY)),
+        ("space_amplification", Options::default().space_amplification(-f64::NAN)),
         ("max_replay_bytes", Options::default().max_replay_bytes(1)),
         ("max_open_tables", Options::default().max_open_tables(15)),
         ("max_open_tables", Options::default().max_open_tables((1 << 20) + 1)),
@@ -43,6 +47,19 @@ fn every_option_out_of_its_range_is_an_error_that_names_it() {
         assert!(matches!(&error, Error::InvalidOption { name: n, .. } if *n == name), "{error}");
         assert_eq!(error.kind(), ErrorKind::Usage);
         assert!(fs.metadata(PATH.as_ref()).is_err(), "{name}: something was created");
+    }
+}
+
+#[test]
+fn a_collection_of_files_with_an_impossible_share_of_garbage_is_an_error() {
+    let (db, _fs) = memory();
+    for share in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+        let error = db.gc(&GcOptions::default().min_garbage(share)).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { name: "min_garbage", .. }), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+    for share in [0.0, 1.0] {
+        db.gc(&GcOptions::default().min_garbage(share)).unwrap();
     }
 }
 
