@@ -30,6 +30,13 @@ impl Limits {
         let limit = self.max_value_len(key_len);
         if len > limit { Err(Error::ValueTooLarge { len, limit }) } else { Ok(()) }
     }
+
+    /// `size`: bytes of the frame with the write that asks.
+    #[inline]
+    pub(crate) fn check_transaction(&self, size: usize) -> Result<()> {
+        let limit = self.transaction;
+        if size > limit { Err(Error::TransactionTooBig { size, limit }) } else { Ok(()) }
+    }
 }
 
 pub(crate) fn check_key(key: &[u8]) -> Result<()> {

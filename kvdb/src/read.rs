@@ -130,7 +130,10 @@ impl Core {
         let head_len = entry.encode_head(&mut head);
         let value = entry.payload;
         let record = kvdb_vlog::record_len(key.len(), head_len, value.len());
-        let mut frame = FrameBuilder::with_capacity(kvdb_vlog::frame_len(record));
+        let size = kvdb_vlog::frame_len(record);
+        // A long key alone can be too much.
+        self.limits.check_transaction(size)?;
+        let mut frame = FrameBuilder::with_capacity(size);
         frame.push(key, &head[..head_len], value, None)?;
         let bound = memtable_bound(self.options.value_threshold, key.len(), &entry);
         let deletes = entry.kind == Kind::Tombstone;

@@ -7,7 +7,7 @@ use kvdb_lsm::entry::{self, Entry, Kind};
 use kvdb_sstable::Cursor;
 use kvdb_vlog::FrameBuilder;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::limits::{Limits, check_key};
 use crate::merge::MergeOperator;
 
@@ -193,10 +193,7 @@ impl WriteSet {
     fn add(&mut self, limits: &Limits, key: &[u8], pending: Pending) -> Result<()> {
         let replaced = self.writes.get(key).map_or(0, |old| old.frame_bytes(key));
         let record_bytes = self.record_bytes - replaced + pending.frame_bytes(key);
-        let size = kvdb_vlog::frame_len(record_bytes);
-        if size > limits.transaction {
-            return Err(Error::TransactionTooBig { size, limit: limits.transaction });
-        }
+        limits.check_transaction(kvdb_vlog::frame_len(record_bytes))?;
         self.record_bytes = record_bytes;
         self.writes.insert(key.into(), pending);
         Ok(())

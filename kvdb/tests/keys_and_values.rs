@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{contents, memory, open, tiny, value};
-use kvdb::{Durability, Error, ErrorKind, MAX_KEY_LEN, WriteOptions};
+use kvdb::{Durability, Error, ErrorKind, MAX_KEY_LEN, MergeOperator, Result, WriteOptions};
 
 #[test]
 fn rule_8_an_empty_key_is_an_error_everywhere() {
@@ -197,6 +197,40 @@ fn rule_10_the_write_that_is_too_much_is_not_in_the_transaction_and_the_rest_com
     t.put(written.to_be_bytes(), "fits").unwrap();
     t.commit().unwrap();
     assert_eq!(contents(&db.snapshot().unwrap()).len(), written as usize + 1);
+}
+
+#[test]
+fn rule_10_a_single_write_over_the_limit_is_refused_as_that_of_a_batch_is() {
+    let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+    let append = MergeOperator::new(|_, older, newer| [older, newer].concat());
+    let options = tiny().max_transaction_size(Some(8 << 10)).merge_operator(append);
+    let db = open(&options, &fs).unwrap();
+    let version = db.put("k", "v").unwrap();
+    // A key alone that is too much, and the longest one that is not.
+    let long = "k".repeat(8 << 10);
+    let fits = |len: &usize| db.batch().put("k".repeat(*len), "").is_ok();
+    let longest = (1..long.len()).rev().find(fits).unwrap();
+    let sizes = |outcome: Result<u64>| match outcome.unwrap_err() {
+        Error::TransactionTooBig { size, limit } => (size, limit),
+        error => panic!("{error}"),
+    };
+    let mut batch = db.batch();
+    for len in [longest + 1, long.len()] {
+        let key = "k".repeat(len);
+        let as_batch = [
+            sizes(batch.put(&key, "").map(|()| 0)),
+            sizes(batch.delete(&key).map(|()| 0)),
+            sizes(batch.merge(&key, "").map(|()| 0)),
+        ];
+        let single =
+            [sizes(db.put(&key, "")), sizes(db.delete(&key)), sizes(db.merge(&key, ""))];
+        assert_eq!(single, as_batch, "a key of {len} bytes");
+    }
+    assert_eq!(db.version(), version, "nothing was written");
+    assert_eq!(db.iter().unwrap().count(), 1);
+    db.put("k".repeat(longest), "").unwrap();
+    db.merge("k".repeat(longest), "").unwrap();
+    db.delete("k".repeat(longest)).unwrap();
 }
 
 #[test]
