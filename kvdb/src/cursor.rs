@@ -250,7 +250,10 @@ impl<'t> Cursor<'t> {
     /// Moves to the first entry whose key is `key` or greater, within the bounds.
     pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
-        self.tracked(|track| track.jump_forward(Bound::Included(key.to_vec())));
+        self.tracked(|track| match self.visible.inner().is_below(key) {
+            true => track.jump_forward(self.lower.clone()),
+            false => track.jump_forward(Bound::Included(key.to_vec())),
+        });
         let on = self.visible.seek(key);
         self.arrive_forward(on)
     }
@@ -258,7 +261,10 @@ impl<'t> Cursor<'t> {
     /// Moves to the last entry whose key is `key` or less, within the bounds.
     pub fn seek_for_prev(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
-        self.tracked(|track| track.jump_backward(Bound::Included(key.to_vec())));
+        self.tracked(|track| match self.visible.inner().is_above(key) {
+            true => track.jump_backward(self.upper.clone()),
+            false => track.jump_backward(Bound::Included(key.to_vec())),
+        });
         let on = self.visible.seek_for_prev(key);
         self.arrive_backward(on)
     }

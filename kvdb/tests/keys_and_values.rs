@@ -222,8 +222,7 @@ fn rule_10_a_single_write_over_the_limit_is_refused_as_that_of_a_batch_is() {
             sizes(batch.delete(&key).map(|()| 0)),
             sizes(batch.merge(&key, "").map(|()| 0)),
         ];
-        let single =
-            [sizes(db.put(&key, "")), sizes(db.delete(&key)), sizes(db.merge(&key, ""))];
+        let single = [sizes(db.put(&key, "")), sizes(db.delete(&key)), sizes(db.merge(&key, ""))];
         assert_eq!(single, as_batch, "a key of {len} bytes");
     }
     assert_eq!(db.version(), version, "nothing was written");

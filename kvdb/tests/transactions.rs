@@ -407,6 +407,30 @@ fn rule_19_a_scan_is_a_read_of_what_was_consumed_and_not_of_more() {
             &["k40"],
         ),
         (
+            "seeks of a cursor before its bounds and behind them",
+            |t| {
+                assert!(t.cursor("k35".."k45").seek("k15").unwrap());
+                assert!(t.cursor("k55"..="k65").seek_for_prev("k85").unwrap());
+                assert!(!t.cursor("k71".."k74").seek("k78").unwrap());
+                assert!(!t.cursor("k76".."k79").seek_for_prev("k72").unwrap());
+            },
+            &["k35", "k40", "k60", "k65"],
+            &["k15", "k20", "k34", "k66", "k70", "k85", "k75", "k78"],
+        ),
+        (
+            "seeks of an iterator before its bounds and behind them",
+            |t| {
+                let mut iter = t.range("k35".."k45");
+                iter.seek("k15");
+                iter.next().unwrap().unwrap();
+                let mut iter = t.range("k55"..="k65");
+                iter.seek_back("k85");
+                iter.next_back().unwrap().unwrap();
+            },
+            &["k35", "k40", "k60", "k65"],
+            &["k15", "k20", "k34", "k66", "k70", "k85"],
+        ),
+        (
             "a new cursor, moved on",
             |t| assert!(t.cursor("k25"..).next().unwrap()),
             &["k25", "k27", "k30"],

@@ -80,6 +80,11 @@ impl<C: Cursor> Visible<C> {
         Visible { inner, options, position, key: Vec::new(), value: Vec::new(), version: 0 }
     }
 
+    /// The cursor it wraps, to look at.
+    pub fn inner(&self) -> &C {
+        &self.inner
+    }
+
     /// The cursor it wraps.
     pub fn into_inner(self) -> C {
         self.inner

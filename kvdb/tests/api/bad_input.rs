@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::common::{PATH, memory, open, tiny, value};
 use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, ManualClock, MemFs, Op, OpenMode};
 use kvdb::{
-    Background, Codec, Durability, Error, ErrorKind, GcOptions, Health, Options, Result, WriteOptions,
+    Background, Codec, Durability, Error, ErrorKind, GcOptions, Health, Options, Result,
+    WriteOptions,
 };
 
 #[test]
