@@ -364,17 +364,41 @@ impl Db {
     }
 
     /// Runs a closure in a read-write transaction and commits it; runs it again if another commit
-    /// got in the way, with growing pauses, up to 64 times. An error of the closure discards.
+    /// got in the way of this one, with growing pauses, up to 64 times. An error of the closure
+    /// discards, and is returned as it is.
+    ///
+    /// The error may be of any type that an [`Error`] can become. Where nothing else tells which, as
+    /// with `?` behind the call of a closure that ends in `Ok(…)`, the closure has to:
+    /// `|t| -> kvdb::Result<_> { … }`.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {
     /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
-    /// let visits = db.update(|t| {
+    /// let visits = db.update(|t| -> kvdb::Result<_> {
     ///     let visits = t.get("visits")?.map_or(0, |v| v[0]) + 1;
     ///     t.put("visits", [visits])?;
     ///     Ok(visits)
     /// })?;
     /// assert_eq!(visits, 1);
+    ///
+    /// #[derive(Debug)]
+    /// enum Refused {
+    ///     TooMany,
+    ///     Store(kvdb::Error),
+    /// }
+    /// impl From<kvdb::Error> for Refused {
+    ///     fn from(error: kvdb::Error) -> Self {
+    ///         Refused::Store(error)
+    ///     }
+    /// }
+    /// let refused = db.update(|t| {
+    ///     t.delete("visits")?;
+    ///     match t.get("limit")? {
+    ///         Some(_) => Ok(()),
+    ///         None => Err(Refused::TooMany), // nothing is deleted
+    ///     }
+    /// });
+    /// assert!(matches!(refused, Err(Refused::TooMany)));
     /// # db.close()
     /// # }
     /// ```
@@ -382,24 +406,29 @@ impl Db {
     /// # Errors
     /// The closure's; [`Error::Conflict`] or [`Error::TooOld`] if it never got through; those of
     /// [`Transaction::commit`].
-    pub fn update<R>(&self, mut f: impl FnMut(&mut Transaction) -> Result<R>) -> Result<R> {
+    pub fn update<R, E: From<Error>>(
+        &self,
+        mut f: impl FnMut(&mut Transaction) -> Result<R, E>,
+    ) -> Result<R, E> {
         const TRIES: u32 = 64;
         let mut attempt = 0;
         loop {
             let mut transaction = self.begin()?;
-            let outcome =
-                f(&mut transaction).and_then(|result| transaction.commit().map(|_| result));
-            match outcome {
+            // Nothing that a transaction is asked for is a conflict, but its commit.
+            let result = f(&mut transaction)?;
+            match transaction.commit() {
+                Ok(_) => return Ok(result),
                 Err(Error::Conflict | Error::TooOld) if attempt + 1 < TRIES => {
                     back_off(attempt);
                     attempt += 1;
                 }
-                outcome => return outcome,
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Runs a closure on a snapshot of now. Never conflicts.
+    /// Runs a closure on a snapshot of now. Never conflicts. Its error may be of any type, as that of
+    /// [`update`](Db::update).
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {
@@ -415,7 +444,10 @@ impl Db {
     ///
     /// # Errors
     /// The closure's, or [`Error::Closed`].
-    pub fn view<R>(&self, f: impl FnOnce(&Snapshot) -> Result<R>) -> Result<R> {
+    pub fn view<R, E: From<Error>>(
+        &self,
+        f: impl FnOnce(&Snapshot) -> Result<R, E>,
+    ) -> Result<R, E> {
         f(&self.begin_read()?)
     }
 

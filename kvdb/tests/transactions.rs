@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::{contents, memory, open, tiny, value};
 use kvdb::vfs::MemFs;
-use kvdb::{Durability, Error, ErrorKind, GcOptions, WriteOptions};
+use kvdb::{Durability, Error, ErrorKind, GcOptions, Result, WriteOptions};
 
 #[test]
 fn rule_11_a_transaction_reads_its_own_writes() {
@@ -241,13 +241,73 @@ fn rule_16_update_retries_until_it_gets_through() {
 #[test]
 fn rule_16_an_error_of_the_closure_discards() {
     let (db, _fs) = memory();
-    let outcome: kvdb::Result<()> = db.update(|t| {
+    let outcome: Result<()> = db.update(|t| {
         t.put("k", "v")?;
         Err(Error::EmptyKey)
     });
     assert!(matches!(outcome, Err(Error::EmptyKey)));
     assert!(db.get("k").unwrap().is_none());
-    assert!(db.view(|s| Ok(s.get("k")?.is_none())).unwrap());
+    assert!(db.view(|s| Result::<_>::Ok(s.get("k")?.is_none())).unwrap());
+}
+
+/// An error of a user's own.
+#[derive(Debug)]
+enum Refusal {
+    Own(u64),
+    Store(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Store(error)
+    }
+}
+
+#[test]
+fn rule_16_a_closure_may_fail_with_an_error_of_the_user_s_own() {
+    let (db, _fs) = memory();
+    db.put("n", 7u64.to_be_bytes()).unwrap();
+    let mut runs = 0;
+    let outcome = db.update(|t| {
+        runs += 1;
+        let n = number(&t.get("n")?.unwrap());
+        t.put("n", 8u64.to_be_bytes())?;
+        if n == 7 { Err(Refusal::Own(n)) } else { Ok(()) }
+    });
+    assert!(matches!(outcome, Err(Refusal::Own(7))), "{outcome:?}");
+    assert_eq!((runs, number(&db.get("n").unwrap().unwrap())), (1, 7));
+    let viewed = db.view(|s| if s.contains("n")? { Err(Refusal::Own(1)) } else { Ok(()) });
+    assert!(matches!(viewed, Err(Refusal::Own(1))), "{viewed:?}");
+
+    // A conflict of its commit is met as ever, and what the store says becomes the user's error.
+    let mut runs = 0;
+    let seen = db.update(|t| {
+        runs += 1;
+        let n = number(&t.get("n")?.unwrap());
+        if runs < 4 {
+            db.put("n", (n + 1).to_be_bytes())?;
+        }
+        t.put("seen", n.to_be_bytes())?;
+        Ok::<_, Refusal>(n)
+    });
+    assert_eq!((seen.unwrap(), runs), (10, 4));
+    let empty = db.update(|t| Ok::<_, Refusal>(t.put("", "")?));
+    assert!(matches!(empty, Err(Refusal::Store(Error::EmptyKey))), "{empty:?}");
+    db.close().unwrap();
+    let closed = db.update(|_| Ok::<_, Refusal>(()));
+    assert!(matches!(closed, Err(Refusal::Store(Error::Closed))), "{closed:?}");
+}
+
+#[test]
+fn rule_16_what_is_not_a_conflict_of_its_own_commit_runs_a_closure_once() {
+    let (db, _fs) = memory();
+    let mut runs = 0;
+    let outcome: Result<()> = db.update(|_| {
+        runs += 1;
+        Err(Error::Conflict)
+    });
+    assert!(matches!(outcome, Err(Error::Conflict)));
+    assert_eq!(runs, 1);
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub(crate) fn del(args: &DelArgs) -> Result<Outcome, Failure> {
     let key = bytes::key(&args.key, args.form)?;
     let db = store::open(&args.store, Access::Change, Durability::Sync)?;
     let was_there = db
-        .update(|transaction| {
+        .update(|transaction| -> kvdb::Result<bool> {
             let was_there = transaction.contains(&key)?;
             if was_there {
                 transaction.delete(&key)?;
