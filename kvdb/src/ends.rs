@@ -30,6 +30,8 @@ pub(crate) enum Place<A> {
     Start,
     /// About to start from a position: where it was sent, or where it met the other end.
     From(A),
+    /// On an entry that it has not given out yet. Stays so if that panics.
+    Reached,
     /// On the entry it gave out last.
     Given,
     /// Past the last entry of its direction: nothing is left for the other end.
@@ -50,10 +52,19 @@ impl<W: Walk<A>, A> End<W, A> {
     fn leaves(&self, walk: &W, side: Ordering) -> bool {
         match (&self.place, &self.walk) {
             (Place::From(at), _) => walk.cmp_at(at) != side.reverse(),
+            (Place::Reached, Some(own)) => walk.cmp(own) != side.reverse(),
             (Place::Given, Some(own)) => walk.cmp(own) == side,
             (Place::Past, _) => false,
             _ => true,
         }
+    }
+
+    /// Gives out the entry that it has reached. `take` may run a merge operator: if that panics, nothing
+    /// was given out, and the next step gives the same entry.
+    pub(crate) fn give<R>(&mut self, take: impl FnOnce(&W) -> R) -> Option<R> {
+        let given = take(self.walk.as_ref()?);
+        self.place = Place::Given;
+        Some(given)
     }
 
     /// Notes where this end's walk came to stand, and says whether that is an entry for it to give
@@ -67,7 +78,7 @@ impl<W: Walk<A>, A> End<W, A> {
     ) -> Result<bool> {
         let on = match moved {
             Ok(true) if other.leaves(&walk, side) => {
-                self.place = Place::Given;
+                self.place = Place::Reached;
                 Ok(true)
             }
             Ok(true) => {

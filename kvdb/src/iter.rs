@@ -17,7 +17,8 @@ use crate::versions::Versions;
 /// back meet once.
 ///
 /// Items are owned, and lazy in their values: a value in the log is read when asked for. An error
-/// is an item, not an end: after it the iterator is finished unless it is positioned anew.
+/// is an item, not an end: after it the iterator is finished unless it is positioned anew. If a merge
+/// operator panics in a step, that step has not been taken: the next one gives the same entry.
 ///
 /// Iterators of a snapshot or database are `'static`; one of a transaction borrows it, and sees
 /// the writes the transaction had made when the iterator was created.
@@ -224,6 +225,7 @@ impl<'t> Iter<'t> {
         let moved = match &self.front.end.place {
             Place::Start => cursor.first(),
             Place::From(key) => cursor.seek(key),
+            Place::Reached => Ok(true),
             Place::Given => cursor.next(),
             Place::Past | Place::Failed => Ok(false),
         };
@@ -236,6 +238,7 @@ impl<'t> Iter<'t> {
         let moved = match &self.back.end.place {
             Place::Start => cursor.last(),
             Place::From(key) => cursor.seek_for_prev(key),
+            Place::Reached => Ok(true),
             Place::Given => cursor.prev(),
             Place::Past | Place::Failed => Ok(false),
         };
@@ -284,11 +287,11 @@ impl<'t> Iter<'t> {
     fn give<R>(
         &mut self,
         step: fn(&mut Self) -> Result<bool>,
-        side: fn(&Self) -> &Side<'t>,
+        side: fn(&mut Self) -> &mut Side<'t>,
         take: impl FnOnce(&Cursor<'t>) -> Result<R>,
     ) -> Option<Result<R>> {
         match step(self) {
-            Ok(true) => side(self).end.walk.as_ref().map(take),
+            Ok(true) => side(self).end.give(take),
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         }
@@ -299,7 +302,7 @@ impl Iterator for Iter<'_> {
     type Item = Result<Item>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let item = self.give(Self::step, |iter| &iter.front, Cursor::item)?;
+        let item = self.give(Self::step, |iter| &mut iter.front, Cursor::item)?;
         let along = self.look_ahead(|iter| &mut iter.front, Cursor::next);
         Some(item.map(|item| item.along(along)))
     }
@@ -307,7 +310,7 @@ impl Iterator for Iter<'_> {
 
 impl DoubleEndedIterator for Iter<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        let item = self.give(Self::step_back, |iter| &iter.back, Cursor::item)?;
+        let item = self.give(Self::step_back, |iter| &mut iter.back, Cursor::item)?;
         let along = self.look_ahead(|iter| &mut iter.back, Cursor::prev);
         Some(item.map(|item| item.along(along)))
     }
@@ -333,13 +336,13 @@ impl Iterator for Keys<'_> {
     type Item = Result<Vec<u8>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.give(Iter::step, |iter| &iter.front, |cursor| Ok(cursor.key().to_vec()))
+        self.0.give(Iter::step, |iter| &mut iter.front, |cursor| Ok(cursor.key().to_vec()))
     }
 }
 
 impl DoubleEndedIterator for Keys<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.0.give(Iter::step_back, |iter| &iter.back, |cursor| Ok(cursor.key().to_vec()))
+        self.0.give(Iter::step_back, |iter| &mut iter.back, |cursor| Ok(cursor.key().to_vec()))
     }
 }
 

@@ -23,7 +23,7 @@ type Function = dyn Fn(&[u8], &[u8], &[u8]) -> Vec<u8> + Send + Sync;
 /// The function must be associative, `f(k, f(k, a, b), c) == f(k, a, f(k, b, c))`, must not depend on
 /// anything but its arguments, and must be the same whenever the store is opened. It runs on
 /// readers' threads and on the threads that flush and compact. If it panics in a call of yours, the
-/// call is broken off and has changed nothing; if it does in the background, background work
+/// call is broken off and has changed nothing: an iterator gives the same entry again. If it does in the background, background work
 /// stops, and writers are told with its message. It must not use the database. It need not be
 /// commutative: older comes first.
 ///

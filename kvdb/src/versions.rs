@@ -147,6 +147,7 @@ impl<'t> Versions<'t> {
         let stream = &mut walk.stream;
         let mut on = match place {
             Place::Past | Place::Failed => return Ok(false),
+            Place::Reached => return Ok(true),
             Place::Given => stream.next()?,
             Place::From((key, version)) if !stream.is_below(key) => {
                 note(&walk.track, |track| track.jump_forward(Bound::Included(key.clone())));
@@ -179,6 +180,7 @@ impl<'t> Versions<'t> {
         let stream = &mut walk.stream;
         let mut on = match place {
             Place::Past | Place::Failed => return Ok(false),
+            Place::Reached => return Ok(true),
             Place::Given => stream.prev()?,
             Place::From((key, version)) if !stream.is_above(key) => {
                 note(&walk.track, |track| track.jump_backward(Bound::Included(key.clone())));
@@ -199,21 +201,18 @@ impl<'t> Versions<'t> {
         note(&walk.track, |track| track.backward_to_start(&self.lower));
         Ok(false)
     }
+}
 
-    fn item(&self, end: &End<Stretch, At>) -> Option<Result<Item>> {
-        let stream = &end.walk.as_ref()?.stream;
-        Some(self.item_at(stream.key(), stream.version(), stream.value()))
+/// The version that a walk stands on.
+fn item(folds: &Folds, clock: u64, walk: &Stretch) -> Result<Item> {
+    let (key, version) = (walk.stream.key(), walk.stream.version());
+    let entry = Entry::decode(walk.stream.value()).map_err(kvdb_lsm::Error::from)?;
+    if entry.kind.is_merge() {
+        return Ok(Item::folded(key, version, folds.fold(key, version, &entry)?));
     }
-
-    fn item_at(&self, key: &[u8], version: u64, value: &[u8]) -> Result<Item> {
-        let entry = Entry::decode(value).map_err(kvdb_lsm::Error::from)?;
-        if entry.kind.is_merge() {
-            return Ok(Item::folded(key, version, self.folds.fold(key, version, &entry)?));
-        }
-        let expired = entry.is_expired(self.picture.clock);
-        let payload = Payload::of(key, &entry, self.folds.view())?;
-        Ok(Item::new(key, version, &entry, payload).with_expired(expired))
-    }
+    let expired = entry.is_expired(clock);
+    let payload = Payload::of(key, &entry, folds.view())?;
+    Ok(Item::new(key, version, &entry, payload).with_expired(expired))
 }
 
 impl Iterator for Versions<'_> {
@@ -221,7 +220,7 @@ impl Iterator for Versions<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.step() {
-            Ok(true) => self.item(&self.front),
+            Ok(true) => self.front.give(|walk| item(&self.folds, self.picture.clock, walk)),
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         }
@@ -231,7 +230,7 @@ impl Iterator for Versions<'_> {
 impl DoubleEndedIterator for Versions<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
         match self.step_back() {
-            Ok(true) => self.item(&self.back),
+            Ok(true) => self.back.give(|walk| item(&self.folds, self.picture.clock, walk)),
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         }

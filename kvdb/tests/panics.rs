@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{PATH, contents, manual, tiny, value};
 use kvdb::vfs::{Fs, Keep, MemFs, Op};
-use kvdb::{Db, Durability, ErrorKind, GcOptions, GcStage, Health, MergeOperator, Options};
+use kvdb::{
+    Db, Durability, ErrorKind, GcOptions, GcStage, Health, Item, MergeOperator, Options, Result,
+};
 
 /// An operator that appends, and panics while it is told to.
 fn fragile() -> (MergeOperator, Arc<AtomicBool>) {
@@ -90,6 +92,60 @@ fn rule_38_an_operator_that_panics_in_a_read_or_a_write_breaks_off_that_call_alo
     drop(snapshot);
     db.compact().unwrap();
     assert_eq!(db.get("k").unwrap().unwrap(), "abc");
+    db.close().unwrap();
+}
+
+#[test]
+fn rule_38_an_entry_whose_fold_panicked_is_still_the_iterator_s_next() {
+    let fs = Arc::new(MemFs::new());
+    let (operator, breaks) = fragile();
+    let db = open(&manual(), operator, &fs);
+    for key in ["a", "b", "c"] {
+        db.put(key, "1").unwrap();
+        db.merge(key, "2").unwrap();
+    }
+    // Steps whose fold panics, from the front or the back, then all that is left.
+    let left = |iter: &mut dyn DoubleEndedIterator<Item = Result<Item>>, steps: &[bool], back| {
+        for step in steps {
+            breaks.store(true, Ordering::SeqCst);
+            let fails = || if *step { iter.next_back() } else { iter.next() }.map(drop);
+            assert!(panics(fails).contains("fragile"));
+            breaks.store(false, Ordering::SeqCst);
+        }
+        let mut items = Vec::new();
+        while let Some(item) = if back { iter.next_back() } else { iter.next() } {
+            let item = item.unwrap();
+            items.push((item.value().unwrap().into_vec(), item.into_key()));
+        }
+        let keys: Vec<u8> = items.iter().map(|(_, key)| key[0]).collect();
+        (String::from_utf8(keys).unwrap(), items)
+    };
+    for steps in [&[false][..], &[true], &[false, false], &[true, false], &[false, true]] {
+        for back in [false, true] {
+            let sorted = |keys: &str| match back {
+                true => keys.chars().rev().collect(),
+                false => keys.to_owned(),
+            };
+            let (keys, items) = left(&mut db.iter().unwrap(), steps, back);
+            assert_eq!(keys, sorted("abc"), "{steps:?}");
+            assert!(items.iter().all(|(value, _)| value == b"12"), "{items:?}");
+            let mut iter = db.iter().unwrap();
+            iter.next().unwrap().unwrap();
+            iter.next_back().unwrap().unwrap();
+            assert_eq!(left(&mut iter, steps, back).0, "b", "{steps:?}");
+            let versions = &mut db.snapshot().unwrap().versions();
+            versions.seek_back("b");
+            let steps: Vec<bool> = steps.iter().map(|_| false).collect();
+            assert_eq!(left(versions, &steps, back).0, sorted("aabb"));
+        }
+    }
+    // What one end could not give out the other may, and then it is given out.
+    let mut iter = db.range("a".."b").unwrap();
+    breaks.store(true, Ordering::SeqCst);
+    panics(|| iter.next().map(drop));
+    breaks.store(false, Ordering::SeqCst);
+    assert_eq!(iter.next_back().unwrap().unwrap().key(), b"a");
+    assert!(iter.next().is_none() && iter.next_back().is_none());
     db.close().unwrap();
 }
 
