@@ -21,7 +21,9 @@ use crate::write_set::{WriteOptions, WriteSet};
 /// and not used when the process dies are never used: a gap of at most one lease per owner. Those
 /// given back, by [`release`](Sequence::release) or by dropping it, go to the next who asks.
 ///
-/// Whoever writes the key otherwise, or restores an older state of it, gets numbers twice.
+/// If the key is deleted, or dropped with its range, the sequence starts over at 0, and what was given
+/// back before is forgotten; owners go on with what they have leased. Whoever writes the key otherwise,
+/// or restores an older state of it, gets numbers twice.
 ///
 /// ```
 /// # fn main() -> kvdb::Result<()> {
@@ -103,10 +105,14 @@ impl Sequence {
 
     fn lease(&self) -> Result<Range<u64>> {
         let mut returned = self.core.returned.lock();
-        if let Some(range) = returned.get_mut(&self.key).and_then(Vec::pop) {
-            return Ok(range);
-        }
         let start = self.stored()?;
+        if let Some(ranges) = returned.get_mut(&self.key) {
+            // Of what lies above, the key knows nothing: it was deleted or dropped since.
+            ranges.retain(|range| range.end <= start);
+            if let Some(range) = ranges.pop() {
+                return Ok(range);
+            }
+        }
         let end = start.saturating_add(self.lease);
         if start == end {
             return Err(self.refuse("all of its numbers are used up"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::common::{PATH, memory, scale, tiny};
 use kvdb::vfs::{Fault, FaultFs, FaultPlan, Keep, MemFs, Op};
-use kvdb::{Durability, Error};
+use kvdb::{Db, Durability, Error, Result};
 
 #[test]
 fn rule_37_concurrent_owners_never_get_a_number_twice() {
@@ -83,6 +83,29 @@ fn rule_37_released_leases_are_reused_also_after_reopening() {
     drop((first, second));
     let db = options.open_in(fs, PATH).unwrap();
     assert_eq!(db.sequence("ids", 1).unwrap().next().unwrap(), 101);
+}
+
+#[test]
+fn rule_37_a_sequence_that_starts_over_gives_no_number_twice_to_its_owner() {
+    let resets: [fn(&Db) -> Result<u64>; 2] = [|db| db.delete("ids"), Db::drop_all];
+    for reset in resets {
+        let (db, _fs) = memory();
+        // Of these two 1..10 and 11..20 are given back.
+        let (one, other) = (db.sequence("ids", 10).unwrap(), db.sequence("ids", 10).unwrap());
+        assert_eq!((one.next().unwrap(), other.next().unwrap()), (0, 10));
+        drop((one, other));
+        reset(&db).unwrap();
+        let ids = db.sequence("ids", 10).unwrap();
+        let all: Vec<u64> = (0..40).map(|_| ids.next().unwrap()).collect();
+        assert_eq!(all, (0..40).collect::<Vec<_>>());
+    }
+    // Those that are given back without that are used as before.
+    let (db, _fs) = memory();
+    let (one, other) = (db.sequence("ids", 10).unwrap(), db.sequence("ids", 10).unwrap());
+    assert_eq!((one.next().unwrap(), other.next().unwrap()), (0, 10));
+    drop(one);
+    let ids = db.sequence("ids", 10).unwrap();
+    assert_eq!((1..10).map(|_| ids.next().unwrap()).collect::<Vec<_>>(), Vec::from_iter(1..10));
 }
 
 #[test]
