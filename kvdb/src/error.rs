@@ -66,8 +66,13 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The two directories do not belong to the same store.
-    #[error("{} and {} are halves of different databases", path.display(), value_dir.display())]
+    /// The two directories are not halves of the same store: the value log is not here, or another
+    /// store's is. A store is opened with the [`value_dir`](crate::Options#structfield.value_dir)
+    /// that it was created with, or with none if it was created with none.
+    #[error(
+        "option value_dir: {} does not hold the value log of the database at {}",
+        value_dir.display(), path.display()
+    )]
     WrongValueDir {
         /// The store's directory.
         path: PathBuf,

@@ -51,7 +51,7 @@ pub(crate) fn open(
     path: &Path,
 ) -> Result<Core> {
     let _span = tracing::info_span!("open", path = %path.display()).entered();
-    let place = Place::claim(&options, &*fs, path)?;
+    let place = Place::claim(&options, &fs, path)?;
     let (manifest, manifest_was_cut) = open_manifest(&options, &fs, &place)?;
     let manifest = Arc::new(manifest);
 
@@ -75,7 +75,7 @@ pub(crate) fn open(
         options.log_options(),
         options.read_only,
     )
-    .map_err(|error| place.explain(error))?;
+    .map_err(|error| place.explain(&*fs, error))?;
 
     let clock = Arc::new(EngineClock::new(clock, manifest.read(StoreState::clock)));
     let companion = Arc::new(ValueLog::new(
@@ -169,7 +169,7 @@ struct Place {
 }
 
 impl Place {
-    fn claim(options: &Options, fs: &dyn Fs, path: &Path) -> Result<Place> {
+    fn claim(options: &Options, fs: &Arc<dyn Fs>, path: &Path) -> Result<Place> {
         let create = options.create_if_missing && !options.read_only;
         let log_dir = options.value_dir.clone().unwrap_or_else(|| path.to_owned());
         let mut locks = Vec::new();
@@ -180,11 +180,14 @@ impl Place {
                     let reason = "a file is there, a directory is wanted".into();
                     return Err(Error::NotADatabase { path: dir.to_owned(), reason });
                 }
-                Err(e) if e.kind() == kvdb_vfs::ErrorKind::NotFound && create => {
-                    fs.create_dir_all(dir)?;
-                }
                 Err(e) if e.kind() == kvdb_vfs::ErrorKind::NotFound => {
-                    return Err(Error::NotFound { path: dir.to_owned() });
+                    if dir != path && has_log(fs, path)? {
+                        return Err(wrong_value_dir(path, dir));
+                    }
+                    if !create {
+                        return Err(Error::NotFound { path: dir.to_owned() });
+                    }
+                    fs.create_dir_all(dir)?;
                 }
                 Err(e) => return Err(e.into()),
             }
@@ -221,15 +224,48 @@ impl Place {
         dirs
     }
 
-    /// A segment of another database in the value directory is two halves that do not match.
-    fn explain(&self, error: kvdb_vlog::Error) -> Error {
+    /// What it means that the log does not open: a segment of another database in the value
+    /// directory, or none of this one, is two halves that do not match.
+    fn explain(&self, fs: &dyn Fs, error: kvdb_vlog::Error) -> Error {
         match error {
             kvdb_vlog::Error::WrongDatabase { .. } if self.log_dir != self.dir => {
-                Error::WrongValueDir { path: self.dir.clone(), value_dir: self.log_dir.clone() }
+                wrong_value_dir(&self.dir, &self.log_dir)
+            }
+            kvdb_vlog::Error::Io(error) if error.kind() == kvdb_vfs::ErrorKind::NotFound => {
+                match fs.list(&self.log_dir) {
+                    Ok(entries) if !entries.iter().any(|entry| is_of_a_log(&entry.name)) => {
+                        wrong_value_dir(&self.dir, &self.log_dir)
+                    }
+                    _ => Error::Inconsistent(format!(
+                        "{} is missing, a file of the value log (value_dir: {})",
+                        error.path().display(),
+                        self.log_dir.display()
+                    )),
+                }
             }
             error => error.into(),
         }
     }
+}
+
+fn wrong_value_dir(path: &Path, value_dir: &Path) -> Error {
+    Error::WrongValueDir { path: path.to_owned(), value_dir: value_dir.to_owned() }
+}
+
+/// Whether the store in `dir` has a value log, so that a directory for it cannot be a new one.
+fn has_log(fs: &Arc<dyn Fs>, dir: &Path) -> Result<bool> {
+    if !kvdb_manifest::exists(&**fs, dir)? {
+        return Ok(false);
+    }
+    let settings = kvdb_manifest::Options { read_only: true, ..Default::default() };
+    let (manifest, _) = Manifest::<StoreState>::open(fs.clone(), dir, settings)?;
+    Ok(manifest.read(|state| !state.segments().is_empty()))
+}
+
+/// Whether a file of this name is one of a value log.
+fn is_of_a_log(name: &Path) -> bool {
+    kvdb_vlog::parse_segment_path(name).is_some()
+        || kvdb_vlog::parse_relocation_path(name).is_some()
 }
 
 /// Makes the names on the way to a directory durable. For a store that holds nothing yet: whoever
@@ -288,10 +324,7 @@ fn check_unclaimed(fs: &dyn Fs, place: &Place) -> Result<()> {
         }
         for entry in fs.list(dir)? {
             let name = &entry.name;
-            let ours = kvdb_lsm::parse_table_file_name(name).is_some()
-                || kvdb_vlog::parse_segment_path(name).is_some()
-                || kvdb_vlog::parse_relocation_path(name).is_some();
-            if ours {
+            if kvdb_lsm::parse_table_file_name(name).is_some() || is_of_a_log(name) {
                 return refuse(format!("{} but no manifest", name.display()));
             }
             if FOREIGN.iter().any(|foreign| name == Path::new(foreign)) {

@@ -87,8 +87,9 @@ pub struct Options {
     pub read_only: bool,
     /// What a commit promises unless it says otherwise itself. Default: [`Durability::Sync`].
     pub durability: Durability,
-    /// A directory of its own for the value log, for example on a second disk. Default: none, the
-    /// log lives beside the tables.
+    /// A directory of its own for the value log, for example on a second disk. The same at every
+    /// opening of a store: another one is [`Error::WrongValueDir`]. Default: none, the log lives
+    /// beside the tables.
     pub value_dir: Option<PathBuf>,
     /// Values of at least this many bytes live in the log only; shorter ones in the tree.
     /// 0: all values in the log. Default: 1 KiB.

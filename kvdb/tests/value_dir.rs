@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{tiny, value};
-use kvdb::Error;
-use kvdb::vfs::{Fs, MemFs, OpenMode};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, MemFs, OpenMode};
+use kvdb::{Error, ErrorKind, Options};
 
 #[test]
 fn rule_2b_a_new_store_refuses_the_value_directory_of_another_and_leaves_it_whole() {
@@ -42,6 +42,81 @@ fn rule_2b_a_new_store_refuses_a_store_as_its_value_directory_and_leaves_it_whol
     let db = tiny().open_in(fs, "/plain").unwrap();
     assert_eq!(db.get("k").unwrap().unwrap(), value(1, 5000));
     db.verify().unwrap();
+}
+
+#[test]
+fn rule_2b_a_store_that_is_opened_without_its_value_directory_says_which_option_is_wrong() {
+    let fs = Arc::new(MemFs::new());
+    let open = |options: &Options, path| options.open_in(fs.clone(), path);
+    let (apart, together) = (tiny().value_dir("/log"), tiny());
+    for (options, path) in [(&apart, "/apart"), (&together, "/together")] {
+        let db = open(options, path).unwrap();
+        db.put("k", value(1, 5000)).unwrap();
+        db.close().unwrap();
+    }
+    fs.create_dir_all("/empty".as_ref()).unwrap();
+    for (path, options, log) in [
+        ("/apart", tiny(), "/apart"),
+        ("/apart", tiny().value_dir("/empty"), "/empty"),
+        ("/apart", tiny().value_dir("/none"), "/none"),
+        ("/together", tiny().value_dir("/empty"), "/empty"),
+        ("/together", tiny().value_dir("/none"), "/none"),
+    ] {
+        for options in [options.clone().read_only(true), options] {
+            let error = open(&options, path).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                matches!(&error, Error::WrongValueDir { path: of, value_dir }
+                    if of == Path::new(path) && value_dir == Path::new(log)),
+                "{path}, {log}: {error:?}"
+            );
+            assert!(text.contains("value_dir") && text.contains(log), "{text}");
+            assert_eq!(error.kind(), ErrorKind::Usage);
+        }
+    }
+    assert!(fs.metadata("/none".as_ref()).is_err(), "a wrong directory was created");
+    assert!(fs.list("/empty".as_ref()).unwrap().is_empty());
+    for (options, path) in [(&apart, "/apart"), (&together, "/together")] {
+        assert_eq!(open(options, path).unwrap().get("k").unwrap().unwrap(), value(1, 5000));
+    }
+}
+
+#[test]
+fn rule_49_a_file_of_the_log_that_is_missing_is_damage_that_names_it() {
+    let fs = Arc::new(MemFs::new());
+    let options = tiny().value_dir("/log");
+    let db = options.open_in(fs.clone(), "/db").unwrap();
+    for i in 0..400u64 {
+        db.put(i.to_be_bytes(), value(i, 5000)).unwrap();
+    }
+    db.close().unwrap();
+    let first = fs.list("/log".as_ref()).unwrap().into_iter().map(|e| e.name).min().unwrap();
+    let first = Path::new("/log").join(first);
+    fs.remove(&first).unwrap();
+    let left = fs.list("/log".as_ref()).unwrap().len();
+    assert!(left > 1, "the log has several files");
+    let error = options.open_in(fs.clone(), "/db").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+    let text = error.to_string();
+    assert!(text.contains(first.to_str().unwrap()) && text.contains("value_dir"), "{text}");
+    assert_eq!(fs.list("/log".as_ref()).unwrap().len(), left, "nothing is deleted");
+}
+
+#[test]
+fn rule_2b_a_value_directory_that_a_first_opening_did_not_come_to_is_created_by_the_next() {
+    let fs = Arc::new(MemFs::new());
+    let faulty = FaultFs::new(fs.clone() as Arc<dyn Fs>);
+    faulty.arm(FaultPlan::new(Fault::Io).path(".vlog").forever());
+    let options = tiny().value_dir("/log");
+    options.open_in(Arc::new(faulty), "/db").unwrap_err();
+    // As after a power cut: the manifest was durable, and the name of the other directory was not.
+    assert!(fs.metadata("/db/MANIFEST".as_ref()).is_ok());
+    fs.remove_dir("/log".as_ref()).unwrap();
+    let read_only = options.clone().read_only(true).open_in(fs.clone(), "/db").unwrap_err();
+    assert_eq!(read_only.kind(), ErrorKind::NotFound, "{read_only}");
+    let db = options.open_in(fs, "/db").unwrap();
+    db.put("k", "v").unwrap();
+    db.close().unwrap();
 }
 
 #[test]
