@@ -305,9 +305,25 @@ fn open_manifest(
     Ok((manifest, false))
 }
 
-/// Files by which other databases know their directories.
-const FOREIGN: [&str; 7] =
-    ["CURRENT", "IDENTITY", "KEYREGISTRY", "DISCARD", "PG_VERSION", "data.mdb", "WiredTiger"];
+/// Names by which other databases know their directories. Of a pair either one alone says nothing.
+const FOREIGN: [&[&str]; 14] = [
+    &["CURRENT"],
+    &["IDENTITY"],
+    &["KEYREGISTRY"],
+    &["DISCARD"],
+    &["PG_VERSION"],
+    &["data.mdb"],
+    &["WiredTiger"],
+    &["__db.001"],
+    &["log.0000000001"],
+    &[".fjall"],
+    &["journals", "partitions"],
+    &["version", "partitions"],
+    &["version", "keyspaces"],
+    &["conf", "db"],
+];
+/// And endings of names.
+const FOREIGN_EXTENSION: &str = "redb";
 
 /// A new store takes no directory that holds files of another one, or of a store that has lost its
 /// manifest: they would pass for leftovers of the new one.
@@ -322,15 +338,22 @@ fn check_unclaimed(fs: &dyn Fs, place: &Place) -> Result<()> {
         if dir != place.dir && kvdb_manifest::exists(fs, dir)? {
             return refuse("a store of its own".into());
         }
-        for entry in fs.list(dir)? {
-            let name = &entry.name;
+        let names: Vec<PathBuf> = fs.list(dir)?.into_iter().map(|entry| entry.name).collect();
+        for name in &names {
             if kvdb_lsm::parse_table_file_name(name).is_some() || is_of_a_log(name) {
                 return refuse(format!("{} but no manifest", name.display()));
             }
-            if FOREIGN.iter().any(|foreign| name == Path::new(foreign)) {
-                let reason = format!("it holds {}, of another program", name.display());
-                return Err(Error::NotADatabase { path: dir.to_owned(), reason });
-            }
+        }
+        let there = |name: &&str| names.iter().any(|there| there == Path::new(name));
+        let known = FOREIGN.iter().find(|of_one| of_one.iter().all(there));
+        let foreign = known.map(|names| names.join(" and ")).or_else(|| {
+            let name =
+                names.iter().find(|name| name.extension() == Some(FOREIGN_EXTENSION.as_ref()));
+            name.map(|name| name.display().to_string())
+        });
+        if let Some(what) = foreign {
+            let reason = format!("it holds {what}, of another program");
+            return Err(Error::NotADatabase { path: dir.to_owned(), reason });
         }
     }
     Ok(())

@@ -38,6 +38,11 @@ struct RawHeader {
     checksum: U32,
 }
 
+/// Whether a manifest can begin with these bytes, however few they are.
+pub(crate) fn is_ours(start: &[u8]) -> bool {
+    start.iter().zip(MAGIC).all(|(&byte, magic)| byte == magic)
+}
+
 /// What the file's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -71,13 +76,10 @@ impl Header {
         out
     }
 
-    /// Reads the header of the manifest at `path`. The layout of these bytes is the same in every
+    /// Reads the header of the manifest at `path`, which begins [as one](is_ours). The layout of these bytes is the same in every
     /// format version, so a checksum that does not match is damage, whatever the version says.
     pub(crate) fn decode(bytes: &[u8; HEADER_LEN as usize], path: &Path) -> Result<Header> {
         let raw: RawHeader = zerocopy::transmute!(*bytes);
-        if raw.magic != MAGIC {
-            return Err(Error::NotAManifest { path: path.to_owned() });
-        }
         let header =
             Header { database: raw.database.get(), nonce: raw.nonce.get(), base: raw.base.get() };
         if !header.salt().matches(raw.checksum.get(), raw.crc(), 0, 0) {

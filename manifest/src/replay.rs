@@ -5,7 +5,7 @@ use std::path::Path;
 use kvdb_vfs::File;
 use prost::Message;
 
-use crate::format::{HEADER_LEN, Header, Kind, MAX_CHANGE_LEN, RECORD_HEADER_LEN, Record};
+use crate::format::{HEADER_LEN, Header, Kind, MAX_CHANGE_LEN, RECORD_HEADER_LEN, Record, is_ours};
 use crate::{Error, Result, State};
 
 /// How much is read at once.
@@ -39,11 +39,16 @@ pub(crate) fn read_header(file: &dyn File, path: &Path, len: u64) -> Result<Head
     if len == 0 {
         return Err(Error::Empty { path: path.to_owned() });
     }
+    let mut bytes = [0; HEADER_LEN as usize];
+    let there = &mut bytes[..len.min(HEADER_LEN) as usize];
+    file.read_exact_at(there, 0)?;
+    // Whose it is comes first: a short file of another program is not a cut one of ours.
+    if !is_ours(there) {
+        return Err(Error::NotAManifest { path: path.to_owned() });
+    }
     if len < HEADER_LEN {
         return Err(Error::TooShort { path: path.to_owned(), len });
     }
-    let mut bytes = [0; HEADER_LEN as usize];
-    file.read_exact_at(&mut bytes, 0)?;
     Header::decode(&bytes, path)
 }
 

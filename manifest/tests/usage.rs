@@ -42,9 +42,15 @@ fn a_missing_empty_short_or_foreign_file_is_an_error_of_its_own_and_stays() {
         assert!(matches!(open(&short), Err(Error::TooShort { len: l, .. }) if l == len as u64));
         assert_eq!(bytes_of(&short), &good[..len]);
     }
-    let foreign = with_bytes(&[b'x'; 200]);
-    assert!(matches!(open(&foreign), Err(Error::NotAManifest { .. })));
-    assert_eq!(bytes_of(&foreign), [b'x'; 200]);
+    // Whatever its length is, and also where it differs in one byte of the magic only.
+    let almost: Vec<u8> = (0..200).map(|i| if i == 7 { b'x' } else { good[i % HEADER] }).collect();
+    for (bytes, first) in [(vec![b'x'; 200], 0), (almost, 7)] {
+        for len in (first + 1..HEADER + 2).chain([200]) {
+            let foreign = with_bytes(&bytes[..len]);
+            assert!(matches!(open(&foreign), Err(Error::NotAManifest { .. })), "{len} bytes");
+            assert_eq!(bytes_of(&foreign), &bytes[..len]);
+        }
+    }
     let again: Result<Manifest<Numbers>, _> =
         Manifest::create(Arc::new(fs.clone()), Path::new(DIR), 1, manual());
     assert!(matches!(again, Err(Error::AlreadyExists { .. })));

@@ -132,10 +132,19 @@ fn a_directory_of_another_program_is_refused_and_left_whole() {
         let file = fs.open(&Path::new(PATH).join(name), OpenMode::CreateNew).unwrap();
         file.write_all_at(bytes, 0).unwrap();
     };
+    let names = |fs: &MemFs| -> Vec<_> {
+        fs.list(PATH.as_ref()).unwrap().into_iter().map(|e| e.name).collect()
+    };
     for (name, bytes) in [
         ("CURRENT", &b"MANIFEST-000001\n"[..]),
         ("MANIFEST", b"Bdgr\0\0\0\x04 and what follows, and more, and more, and more, and more"),
+        ("MANIFEST", b"Bdgr\0\0\0\x04"),
+        ("MANIFEST", b"B"),
         ("data.mdb", b"\0\0"),
+        ("__db.001", b""),
+        ("log.0000000001", b""),
+        (".fjall", b""),
+        ("store.redb", b"redb"),
         ("000005.sst", b"a table of somebody's"),
         ("000001.vlog", b"a log of somebody's"),
     ] {
@@ -148,13 +157,45 @@ fn a_directory_of_another_program_is_refused_and_left_whole() {
             assert!(refused, "{name}: {error}");
             assert!(error.to_string().contains(PATH), "{name}: {error}");
         }
-        let names: Vec<_> = fs.list(PATH.as_ref()).unwrap().into_iter().map(|e| e.name).collect();
-        assert_eq!(names, [Path::new(name)], "{name}");
+        assert_eq!(names(&fs), [Path::new(name)], "{name}");
+    }
+    // Two common names that only together are somebody's.
+    for [one, other] in [
+        ["conf", "db"],
+        ["journals", "partitions"],
+        ["version", "partitions"],
+        ["version", "keyspaces"],
+    ] {
+        let fs = Arc::new(MemFs::new());
+        file(&fs, one, b"");
+        file(&fs, other, b"");
+        let error = open(&tiny(), &fs).unwrap_err();
+        assert!(matches!(error, Error::NotADatabase { .. }), "{one}, {other}: {error}");
+        assert!(error.to_string().contains(one) && error.to_string().contains(other), "{error}");
+        assert_eq!(names(&fs).len(), 2, "something was created");
     }
     // Files that say nothing are no hindrance.
     let fs = Arc::new(MemFs::new());
-    file(&fs, "README", b"notes");
+    for name in ["README", "db", "version", "redb"] {
+        file(&fs, name, b"notes");
+    }
     open(&tiny(), &fs).unwrap().close().unwrap();
+}
+
+#[test]
+fn a_manifest_that_was_cut_is_damage_and_not_another_program_s() {
+    let (db, fs) = memory();
+    db.close().unwrap();
+    let path = Path::new(PATH).join("MANIFEST");
+    let mut whole = [0; 63];
+    fs.open(&path, OpenMode::Read).unwrap().read_exact_at(&mut whole, 0).unwrap();
+    for len in [63, 8, 4, 1, 0] {
+        fs.remove(&path).unwrap();
+        let cut = fs.open(&path, OpenMode::CreateNew).unwrap();
+        cut.write_all_at(&whole[..len], 0).unwrap();
+        let error = open(&tiny(), &fs).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{len}: {error}");
+    }
 }
 
 #[test]
