@@ -105,7 +105,7 @@ pub enum Error {
     /// The call would wait for the one that it was made within: see [`Db::gc_with`](crate::Db::gc_with).
     #[error("this call would wait for the one it was made within")]
     Reentrant,
-    /// A setting out of its range.
+    /// A setting out of its range, or an empty path.
     #[error("option {name}: {reason}")]
     InvalidOption {
         /// Name of the option.

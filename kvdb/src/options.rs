@@ -408,7 +408,9 @@ impl Options {
         path: impl AsRef<Path>,
     ) -> Result<Db> {
         self.validate()?;
-        Db::open_with(self.clone(), fs, clock, path.as_ref())
+        let path = path.as_ref();
+        named("path", path)?;
+        Db::open_with(self.clone(), fs, clock, path)
     }
 
     pub(crate) fn log_options(&self) -> kvdb_vlog::Options {
@@ -486,6 +488,9 @@ impl Options {
     /// # Errors
     /// [`Error::InvalidOption`] with the name of the first option that is out of its range.
     pub fn validate(&self) -> Result<()> {
+        if let Some(dir) = &self.value_dir {
+            named("value_dir", dir)?;
+        }
         range("memtable_size", self.memtable_size, 64 * KIB, 1024 * MIB)?;
         range("max_memtables", self.max_memtables, 2, 64)?;
         range("table_size", self.table_size, 16 * KIB, 1024 * MIB)?;
@@ -526,6 +531,17 @@ impl Options {
             return Err(Error::InvalidOption { name: "memory_budget", reason });
         }
         Ok(())
+    }
+}
+
+/// Refuses the empty path, which the system would report as one that does not exist.
+fn named(name: &'static str, path: &Path) -> Result<()> {
+    match path.as_os_str().is_empty() {
+        true => {
+            let reason = "the path is empty; \".\" is the current directory".into();
+            Err(Error::InvalidOption { name, reason })
+        }
+        false => Ok(()),
     }
 }
 

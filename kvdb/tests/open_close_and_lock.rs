@@ -32,6 +32,24 @@ fn rule_1_a_path_that_is_a_file_is_an_error_naming_it() {
 }
 
 #[test]
+fn rule_1_an_empty_path_is_an_error_that_says_so() {
+    let fs = Arc::new(MemFs::new());
+    let opened = [
+        ("path", Db::open("")),
+        ("path", tiny().open_in(fs.clone(), "")),
+        ("path", tiny().read_only(true).open_in(fs.clone(), "")),
+        ("value_dir", tiny().value_dir("").open_in(fs.clone(), PATH)),
+    ];
+    for (what, outcome) in opened {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        let text = error.to_string();
+        assert!(text.contains(what) && text.contains("the path is empty"), "{text}");
+    }
+    assert!(fs.metadata(PATH.as_ref()).is_err(), "something was created");
+}
+
+#[test]
 fn rule_1_nothing_is_created_unless_asked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("absent");
