@@ -119,6 +119,29 @@ fn a_flipped_bit_in_a_record_is_found_when_it_is_read() {
     log.view().read(pointer, &key, version).unwrap();
 }
 
+/// Without the checksum there is still no other key's value, and none beyond what is there.
+#[test]
+fn with_verification_off_a_flipped_bit_of_a_value_is_not_looked_for() {
+    let (fs, manifest, log, pointer, (key, _, value, version)) = one_record();
+    log.close().unwrap();
+    drop(log);
+    let path = segment_path(DIR.as_ref(), manifest.state().segments[0].meta.file);
+    let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
+    let (log, ..) = open(&fs, &manifest, &Options { verify_reads: false, ..options() }).unwrap();
+    let flip = |at: u32| {
+        let (place, mut byte) = (u64::from(pointer.offset() + at), [0]);
+        file.read_exact_at(&mut byte, place).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], place).unwrap();
+    };
+    flip(pointer.len() - 1);
+    let read = log.view().read(pointer, &key, version).unwrap();
+    assert!(read.len() == value.len() && *read != *value);
+    flip(pointer.len() - 1);
+    assert_eq!(*log.view().read(pointer, &key, version).unwrap(), *value);
+    let other = [&key[..], b"!"].concat();
+    assert!(matches!(log.view().read(pointer, &other, version), Err(Error::KeyMismatch { .. })));
+}
+
 #[test]
 fn files_of_others_are_told_apart() {
     let (fs, manifest, log, ..) = one_record();
