@@ -234,6 +234,11 @@ fn a_record_is_copied_only_if_it_verifies_and_a_failed_copy_changes_nothing() {
     assert_eq!(writer.copy(&log.view(), &live, most, &mut offsets).unwrap(), 2, "no more fit");
     assert_eq!((writer.len(), offsets.len()), (most, 2));
 
+    let other = [live[0], LiveRecord { key: b"x", ..live[1] }];
+    let copied = writer.copy(&log.view(), &other, u64::MAX, &mut offsets);
+    assert!(matches!(copied, Err((1, Error::KeyMismatch { .. }))), "{copied:?}");
+    assert_eq!((writer.len(), offsets.len()), (most, 2));
+
     let path = segment_path(dir, manifest.state().segments[0].meta.file);
     let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
     let last_byte = live[1].pointer.offset() + live[1].pointer.len() - 1;
@@ -274,5 +279,112 @@ fn a_table_or_record_file_that_was_cut_short_is_an_error_when_it_is_opened() {
             cut += 1;
         }
         assert_eq!(cut, 4, "two of each");
+    }
+}
+
+/// A record file that holds nothing.
+fn record_file(fs: &Arc<dyn Fs>, database: u128, file: u64, nonce: u64) -> Output {
+    RecordWriter::create(fs, DIR.as_ref(), database, file, nonce).unwrap().finish().unwrap()
+}
+
+#[test]
+fn another_table_or_record_file_is_never_taken_for_the_one_that_is_named() {
+    let (fs, state, options, ..) = relocated(true);
+    let dir = std::path::Path::new(DIR);
+    let refused = |fs: &Arc<dyn Fs>, state: &State, what: &str| match recovery(fs, state, &options)
+        .unwrap_err()
+    {
+        Error::WrongFile { what: found, .. } => assert_eq!(found, what),
+        Error::WrongDatabase { .. } => assert_eq!(what, "database"),
+        other => panic!("{what}: {other}"),
+    };
+    let swap = |a: std::path::PathBuf, b: std::path::PathBuf| {
+        let aside = dir.join("aside");
+        fs.rename(&a, &aside).unwrap();
+        fs.rename(&b, &a).unwrap();
+        fs.rename(&aside, &b).unwrap();
+    };
+    let named = |segment: usize, relocated: Relocated| {
+        let mut other = state.clone();
+        other.segments[segment].relocated = Some(relocated);
+        other
+    };
+    let [first, second] = [0, 1].map(|segment| state.segments[segment].relocated.clone().unwrap());
+    refused(&fs, &named(0, second.clone()), "segment");
+    refused(&fs, &named(0, Relocated { table_nonce: 7, ..first.clone() }), "nonce");
+    let tables = [&first, &second].map(|r| relocation_table_path(dir, r.table));
+    swap(tables[0].clone(), tables[1].clone());
+    refused(&fs, &state, "file id");
+    swap(tables[0].clone(), tables[1].clone());
+    // The name of one record file and the contents of the other, which are long enough.
+    for file in [899, 900] {
+        let file = fs.open(&record_file_path(dir, file), OpenMode::ReadWrite).unwrap();
+        file.set_len(20_000).unwrap();
+    }
+    swap(record_file_path(dir, 899), record_file_path(dir, 900));
+    refused(&fs, &state, "file id");
+    swap(record_file_path(dir, 899), record_file_path(dir, 900));
+    recovery(&fs, &state, &options).unwrap();
+
+    // Of the same names, but for the nonce or the database.
+    for (database, nonce, what) in [(DATABASE, 6, "nonce"), (DATABASE + 1, 5, "database")] {
+        let path = record_file_path(dir, 900);
+        let len = fs.metadata(&path).unwrap().len;
+        fs.rename(&path, &dir.join("aside")).unwrap();
+        record_file(&fs, database, 900, nonce).keep();
+        fs.open(&path, OpenMode::ReadWrite).unwrap().set_len(len).unwrap();
+        refused(&fs, &state, what);
+        fs.remove(&path).unwrap();
+        fs.rename(&dir.join("aside"), &path).unwrap();
+    }
+    fs.remove(&tables[0]).unwrap();
+    let none = TableWriter::new(1);
+    let name = (first.table, first.table_nonce);
+    none.finish(&fs, dir, DATABASE + 1, name, &[]).unwrap().keep();
+    refused(&fs, &state, "database");
+}
+
+#[test]
+fn a_record_of_any_of_several_files_of_several_chunks_is_found() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let (log, ..) = open(&fs, &Manifest::new(State::default()), &options()).unwrap();
+    append(&log, Entry { version: 1, seed: 1, size: 900 }, Durability::Sync).unwrap();
+    let dir = std::path::Path::new(DIR);
+    let mut writers =
+        [900, 901].map(|file| RecordWriter::create(&fs, dir, DATABASE, file, 1).unwrap());
+    let mut table = TableWriter::new(1);
+    let value = |i: u32| vec![i as u8; 30_000 + i as usize * 50];
+    for i in 0..200u32 {
+        // In no order of files, and of both some megabytes.
+        let file = usize::from(i % 3 == 0);
+        let at = writers[file].push(&i.to_be_bytes(), b"", &value(i), 9).unwrap();
+        table.add(4096 + i, file, at).unwrap();
+    }
+    assert_eq!(table.files(), [1, 0], "in the order that they were first used in");
+    let outputs = writers.map(|writer| writer.finish().unwrap());
+    assert!(outputs.iter().all(|output| output.len() > 2 << 20));
+    let output = table.finish(&fs, dir, DATABASE, (902, 1), &outputs).unwrap();
+    let relocated = Relocated { table: output.file(), table_nonce: output.nonce() };
+    log.relocate(vec![log.open_relocated(1, &relocated, &mut RecordFiles::default()).unwrap()]);
+    let view = log.view();
+    for i in 0..200 {
+        let pointer = Pointer::new(1, 4096 + i, record_len(4, 0, value(i).len()) as u32);
+        assert!(*view.read(pointer, &i.to_be_bytes(), 9).unwrap() == *value(i), "{i}");
+    }
+    assert_eq!(view.verify(1, None).unwrap().records, 200);
+}
+
+#[test]
+fn a_table_of_a_record_that_went_to_two_places_or_nowhere_is_refused() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let dir = std::path::Path::new(DIR);
+    fs.create_dir_all(dir).unwrap();
+    let outputs = [record_file(&fs, DATABASE, 900, 1)];
+    for moved in [[(4096, 0, 4096), (4096, 0, 5000)], [(4096, 0, 4096), (5000, 1, 5000)]] {
+        let mut table = TableWriter::new(1);
+        moved.iter().for_each(|&(old, file, new)| table.add(old, file, new).unwrap());
+        let refused = table.finish(&fs, dir, DATABASE, (901, 1), &outputs);
+        assert!(matches!(refused, Err(Error::Misuse(_))), "{refused:?}");
+        assert!(fs.metadata(&relocation_table_path(dir, 901)).is_err(), "and not begun");
     }
 }
