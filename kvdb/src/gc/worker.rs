@@ -382,7 +382,8 @@ mod tests {
             }
         });
         *core.gc.thread.lock() = Some(thread);
-        closing.recv().unwrap().join().unwrap().unwrap();
+        let closes = closing.recv_timeout(Duration::from_secs(60)).expect("nothing is collected");
+        closes.join().unwrap().unwrap();
         fs.clear_hook();
         let more = after.load(Ordering::SeqCst);
         // A batch is two segments long, and each file is written in two parts.
@@ -447,6 +448,22 @@ mod tests {
         }
     }
 
+    /// Files of collections on disk are those that the manifest names, and the log reads segments
+    /// where the manifest says they are.
+    fn check_named(fs: &MemFs, db: &Db) {
+        let files = fs.list(Path::new("/db")).unwrap();
+        let made = |e: &kvdb_vfs::Entry| kvdb_vlog::parse_relocation_path(&e.name);
+        let mut files: Vec<u64> = files.iter().filter_map(made).collect();
+        files.sort_unstable();
+        let view = db.core().log().unwrap().view();
+        let read: Vec<_> = view.segments().map(|s| (s, view.meta(s).is_none())).collect();
+        db.core().manifest.read(|state| {
+            assert!(state.log_files().keys().eq(&files), "{files:?} {:?}", state.log_files());
+            let named = state.segments().iter().map(|(id, s)| (*id, s.relocated.is_some()));
+            assert_eq!(read, named.collect::<Vec<_>>());
+        });
+    }
+
     #[test]
     fn rule_39_a_store_at_rest_takes_little_more_than_what_is_in_use() {
         let fs = Arc::new(MemFs::new());
@@ -459,6 +476,7 @@ mod tests {
         }
         round.come_to_rest(&db);
         assert!(size(&fs) <= in_use(1000), "overwritten: {}", size(&fs));
+        check_named(&fs, &db);
         // Then of what was collected before most is garbage, and then all.
         let delete = |keys: &mut dyn Iterator<Item = u32>| {
             keys.for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
@@ -467,6 +485,7 @@ mod tests {
         round.next_flush = Instant::now();
         round.come_to_rest(&db);
         assert!(size(&fs) <= in_use(100), "deleted: {}", size(&fs));
+        check_named(&fs, &db);
         for key in (0..1000u32).step_by(10) {
             assert_eq!(db.get(key.to_be_bytes()).unwrap().unwrap(), [2; 10_000]);
         }
@@ -475,6 +494,7 @@ mod tests {
         round.next_flush = Instant::now();
         round.come_to_rest(&db);
         assert!(size(&fs) <= fixed, "nothing left: {}", size(&fs));
+        check_named(&fs, &db);
         let moved = |e: &kvdb_vfs::Entry| e.name.extension().is_some_and(|x| x != "vlog");
         let left: Vec<_> = fs.list(Path::new("/db")).unwrap().into_iter().filter(moved).collect();
         assert!(left.is_empty(), "{left:?}");
