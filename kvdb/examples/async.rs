@@ -1,4 +1,4 @@
-//! The database in an async program: `cargo run --example async`.
+//! The database in an async program: `cargo run -p kvdb --example async`.
 //!
 //! Reads and transactions may wait for the disk, so they go to the threads that a runtime keeps for
 //! that (`spawn_blocking`). A commit need not be waited for by any thread: `commit_async` returns a
