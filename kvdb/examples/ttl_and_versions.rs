@@ -21,15 +21,18 @@ fn main() -> Result<()> {
     clock.set(1_700_000_060);
     assert!(db.get("session:42")?.is_none(), "its second has come");
 
-    // Each commit is a version, and each version can be read for as long as it is kept.
+    // Each commit is a version. From that of a snapshot that is held on, each can be read.
     let first = db.put("page", "draft")?;
+    let held = db.snapshot()?;
     let second = db.put("page", "final")?;
     db.delete("page")?;
+    db.compact()?;
     assert_eq!(db.snapshot_at(first)?.get("page")?.expect("then"), "draft");
     assert_eq!(db.snapshot_at(second)?.get("page")?.expect("then"), "final");
     assert!(db.get("page")?.is_none());
+    drop(held); // without one, whatever is kept, compaction may end that
 
-    // All there is of every key: newest first, deletes and expired entries marked.
+    // All that is kept of every key: newest first, deletes and expired entries marked.
     for item in db.snapshot()?.versions() {
         let item = item?;
         let what = match (item.is_deleted(), item.is_expired()) {

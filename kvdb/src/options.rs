@@ -120,8 +120,10 @@ pub struct Options {
     /// Bytes a transaction may have in the log, all keys, values and headers counted; capped by
     /// the segment size. Default: no cap but that.
     pub max_transaction_size: Option<usize>,
-    /// How many versions of a key survive compaction although no snapshot needs them. 1 and up,
-    /// default 1. `usize::MAX` keeps every version, and every version can be read for ever.
+    /// How many versions of a key survive compaction although no snapshot needs them: for
+    /// [`versions`](crate::Snapshot::versions) to show. They make no whole picture of the store, so
+    /// [`Db::snapshot_at`] does not read at theirs once compaction has passed it. 1 and up, default 1.
+    /// `usize::MAX` keeps every version, and every version can be read for ever.
     pub versions_to_keep: usize,
     /// Bytes of a table block before compression. 1 KiB ..= 1 MiB, default 4 KiB.
     pub block_size: usize,
@@ -135,8 +137,9 @@ pub struct Options {
     /// Whether transactions check at commit that what they read has not changed. Without it the
     /// last commit wins. Default: true.
     pub detect_conflicts: bool,
-    /// Bytes the conflict detection may use while read-write transactions are open. Past it the
-    /// oldest such transaction fails with *too old*. Default 64 MiB.
+    /// Bytes the conflict detection may use while read-write transactions are open, and always in
+    /// [managed mode](#structfield.managed). Past it the oldest such transaction fails with *too old*.
+    /// Default 64 MiB.
     pub max_conflict_memory: usize,
     /// Managed mode: the caller chooses the versions, with [`Db::begin_at`],
     /// [`Transaction::commit_at`](crate::Transaction::commit_at) and

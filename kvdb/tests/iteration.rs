@@ -102,6 +102,7 @@ fn rule_25_versions_to_keep_survive_compaction() {
         let versions: Vec<u64> = (0..20u64).map(|i| db.put("k", value(i, 9)).unwrap()).collect();
         db.compact().unwrap();
         assert_eq!(db.stats().levels.iter().map(|l| l.entries).sum::<u64>(), left, "keep {keep}");
+        assert_eq!(db.iter().unwrap().versions().count() as u64, left, "what is kept is shown");
         for (i, version) in versions.iter().enumerate() {
             match db.snapshot_at(*version) {
                 Ok(snapshot) => {
@@ -116,6 +117,28 @@ fn rule_25_versions_to_keep_survive_compaction() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn rule_25_every_version_from_that_of_a_held_snapshot_on_can_be_read() {
+    for keep in [1, 10] {
+        let db = open(&tiny().versions_to_keep(keep), &Arc::new(MemFs::new())).unwrap();
+        let put = |i: u64| db.put("k", value(i, 9)).unwrap();
+        let (before, first) = (put(0), put(1));
+        let held = db.snapshot().unwrap();
+        let versions: Vec<u64> = [first].into_iter().chain((2..5).map(put)).collect();
+        db.compact().unwrap();
+        for (i, version) in versions.iter().enumerate() {
+            let got = db.snapshot_at(*version).unwrap().get("k").unwrap().unwrap();
+            assert_eq!(got, value(i as u64 + 1, 9));
+        }
+        assert!(matches!(db.snapshot_at(before), Err(Error::BelowWatermark { .. })));
+        drop(held);
+        put(6);
+        db.compact().unwrap();
+        // However many are kept of the key.
+        assert!(matches!(db.snapshot_at(first), Err(Error::BelowWatermark { .. })));
     }
 }
 
