@@ -18,6 +18,8 @@ pub(crate) struct Commit {
     pub(crate) writes: WriteSet,
     /// None for a batch.
     pub(crate) reads: Option<(ReadMark, ReadSet)>,
+    /// Began at a version after which some writes were forgotten already.
+    pub(crate) late: bool,
 }
 
 /// What the pipeline needs to know of a commit.
@@ -44,7 +46,17 @@ impl Commit {
         }
         match self.nothing_to_write()? {
             Some(version) => Ok(version),
-            None => self.core.commit(self.request(Some(version), durability)),
+            None => {
+                self.core.commit(self.request(Some(version), durability)).map_err(|error| {
+                    match (&error, &self.reads) {
+                        (Error::TooOld, Some((mark, _))) if self.late => Error::ForgottenVersion {
+                            version: mark.version(),
+                            remembered_after: self.core.oracle.remembered_after(),
+                        },
+                        _ => error,
+                    }
+                })
+            }
         }
     }
 
@@ -184,8 +196,9 @@ macro_rules! ways_to_commit {
             /// Returns the version.
             ///
             /// # Errors
-            #[doc = concat!("As [`", stringify!($kind), "::commit`], [`Error::VersionNotAbove`], and [`Error::NotManaged`]")]
-            /// unless [`Options::managed`](crate::Options#structfield.managed) is set.
+            #[doc = concat!("As [`", stringify!($kind), "::commit`], [`Error::VersionNotAbove`], [`Error::ForgottenVersion`] if")]
+            /// it read at a version that is too old to be checked, and [`Error::NotManaged`] unless
+            /// [`Options::managed`](crate::Options#structfield.managed) is set.
             pub fn commit_at(self, version: u64) -> Result<u64> {
                 let commit = self.into_commit();
                 let durability = commit.core.options.durability;

@@ -264,7 +264,9 @@ impl Db {
 
     /// Managed mode: begins a read-write transaction that reads at `version`, to be committed with
     /// [`Transaction::commit_at`]. A version above the newest one reads the newest; what is
-    /// committed between the two later is a conflict for whoever read it. Snapshots at a version
+    /// committed between the two later is a conflict for whoever read it. At a version that the
+    /// conflict detection does not reach back to, a transaction can commit only if it reads nothing
+    /// ([`Error::ForgottenVersion`]). Snapshots at a version
     /// are taken with [`Db::snapshot_at`], in either mode.
     ///
     /// ```
@@ -334,7 +336,9 @@ impl Db {
         self.begin_read()
     }
 
-    /// The store as it was at an earlier version.
+    /// The store as it was at an earlier version: while a snapshot of that version or an older one is
+    /// held, or for ever with [`Options::versions_to_keep`](crate::Options#structfield.versions_to_keep)
+    /// at `usize::MAX`. Otherwise compaction ends it sooner or later, however many versions are kept.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {

@@ -17,6 +17,18 @@ pub enum Error {
         "transaction too old: the conflict detection no longer remembers its time; run it again, or raise max_conflict_memory"
     )]
     TooOld,
+    /// Managed mode: the transaction has read something at a version so old that, when it began, the
+    /// conflict detection no longer knew all that was committed after it: for want of memory, or
+    /// because the database was opened since. Begun there again it never gets through.
+    #[error(
+        "version {version} is too old to begin at: what was committed up to {remembered_after} is no longer checked for conflicts; begin there or above, or raise max_conflict_memory"
+    )]
+    ForgottenVersion {
+        /// The version it began at.
+        version: u64,
+        /// The oldest version to begin at.
+        remembered_after: u64,
+    },
     /// Keys have at least one byte.
     #[error("empty key: keys have 1 to {} bytes", crate::MAX_KEY_LEN)]
     EmptyKey,
@@ -242,7 +254,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Conflict | Error::TooOld => ErrorKind::Retry,
-            Error::EmptyKey
+            Error::ForgottenVersion { .. }
+            | Error::EmptyKey
             | Error::KeyTooLong { .. }
             | Error::ValueTooLarge { .. }
             | Error::TransactionTooBig { .. }

@@ -28,7 +28,10 @@ pub struct Stats {
     /// Open read-write transactions.
     pub open_transactions: u64,
     /// Bytes that the conflict detection takes for writes that open read-write transactions may
-    /// have to be checked against; 0 when none is open.
+    /// have to be checked against; 0 when none is open. In managed mode, where a transaction may begin
+    /// at an older version at any time, for all that was committed above the discard watermark: with
+    /// or without transactions it grows up to
+    /// [`max_conflict_memory`](crate::Options#structfield.max_conflict_memory).
     pub conflict_memory: u64,
     /// The segments of the value log, oldest first.
     pub segments: Vec<SegmentStats>,

@@ -63,14 +63,21 @@ pub struct Transaction {
     writes: WriteSet,
     reads: Mutex<ReadSet>,
     tracks: Mutex<Vec<SharedTrack>>,
+    /// Began at a version after which some writes were forgotten already.
+    late: bool,
 }
 
 impl Transaction {
     pub(crate) fn new(core: Arc<Core>, mark: ReadMark, clock: ClockMark) -> Self {
+        // Who reads the newest version there is cannot be late, only overtaken.
+        let oracle = &core.oracle;
+        let late = core.options.managed
+            && mark.version() < oracle.remembered_after().min(oracle.read_version());
         Transaction {
             core,
             mark,
             clock,
+            late,
             writes: WriteSet::default(),
             reads: Mutex::default(),
             tracks: Mutex::default(),
@@ -258,7 +265,12 @@ impl Transaction {
         for track in self.tracks.into_inner() {
             track.lock().collect(&mut reads);
         }
-        Commit { core: self.core, writes: self.writes, reads: Some((self.mark, reads)) }
+        Commit {
+            core: self.core,
+            writes: self.writes,
+            reads: Some((self.mark, reads)),
+            late: self.late,
+        }
     }
 
     /// Discards it. The same as dropping it.
@@ -426,7 +438,7 @@ impl Batch {
 
     /// What it commits.
     pub(crate) fn into_commit(self) -> Commit {
-        Commit { core: self.core, writes: self.writes, reads: None }
+        Commit { core: self.core, writes: self.writes, reads: None, late: false }
     }
 }
 

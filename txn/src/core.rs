@@ -179,6 +179,11 @@ impl Core {
         lowest.map_or(wanted, |lowest| lowest.min(wanted))
     }
 
+    /// The newest version of which the window has forgotten the writes.
+    pub(crate) fn remembered_after(&self) -> u64 {
+        self.forgotten.load(SeqCst)
+    }
+
     /// How far a scan would like to go.
     fn wanted(&self) -> u64 {
         let published = self.published.load(SeqCst);

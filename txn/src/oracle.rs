@@ -116,6 +116,12 @@ impl Oracle {
         Ok(mark)
     }
 
+    /// The newest version of which the writes are no longer remembered. A transaction that begins
+    /// below it and reads something is [too old](CommitError::TooOld) from the start.
+    pub fn remembered_after(&self) -> u64 {
+        self.core.remembered_after()
+    }
+
     fn handle(&self, place: Place) -> Handle {
         let i = match place {
             Place::Slot(i) => i,

@@ -202,7 +202,9 @@ fn rule_23_past_the_cap_the_oldest_transaction_is_too_old_and_younger_ones_are_n
     }
     let young = young.unwrap();
     let verdict = oracle.commit(&old, &point(b"other"), [b"x"], |_| ());
-    assert!(matches!(verdict, Err(CommitError::TooOld { read_version: 0, .. })), "{verdict:?}");
+    let remembered_after = oracle.remembered_after();
+    assert!((1..young.version()).contains(&remembered_after), "{remembered_after}");
+    assert_eq!(verdict, Err(CommitError::TooOld { read_version: 0, remembered_after }));
     let verdict = oracle.commit(&young, &point(&key(39_500)), [b"x"], |_| ());
     assert_eq!(verdict, Err(CommitError::Conflict));
     assert_eq!(oracle.commit(&young, &point(&key(38_999)), [b"x"], |v| v), Ok(Some(40_001)));
