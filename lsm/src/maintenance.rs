@@ -188,7 +188,8 @@ impl<C: Companion> Tree<C> {
 
     /// Compacts everything from `start` to `end` (both inclusive; `None`: no bound) down to the
     /// last level that has tables, and rewrites what is there if something in it can go. Flushes
-    /// first. Runs on the calling thread, beside background compactions.
+    /// first. Runs on the calling thread, beside background compactions. What is written meanwhile is
+    /// not waited for.
     ///
     /// # Errors
     /// That of a job; [`Error::Closed`]; [`Error::ReadOnly`].
@@ -200,33 +201,19 @@ impl<C: Companion> Tree<C> {
         let Some(largest) = end.or(largest) else { return Ok(()) };
         let range =
             Range { smallest: start.unwrap_or_default().to_vec(), largest: largest.to_vec() };
-        let levels = current.version().levels();
-        let last = (1..levels.len()).rev().find(|&l| !levels[l].is_empty()).unwrap_or(1);
+        // Every job takes something this old further down, so it ends however much is written.
+        let newest = current.version().tables().map(|t| t.record.largest_version).max();
+        let newest = newest.unwrap_or(0);
         drop(current);
-        for level in 0..last {
-            while self.run_manual(|picker| picker.manual(level, &range))? && level > 0 {}
-        }
-        // New since: level 0 may have gone to a base level below `last`.
+        let down = |picker: &Picker<'_>| picker.manual_down(&range, newest);
+        while self.run_manual(down)? {}
         let rewritten_with = shared.companion.floor();
-        loop {
-            let more = self.run_manual(|picker| {
-                let levels = picker.version.levels();
-                let Some(last) = (1..levels.len()).rev().find(|&l| !levels[l].is_empty()) else {
-                    return Ok(None);
-                };
-                let overlapping = levels[last].overlapping(&range.smallest, &range.largest);
-                let worth = overlapping.iter().find(|t| {
-                    let r = &t.record;
-                    let old = t.built.floor < rewritten_with.discard.min(r.largest_version)
-                        || t.built.clock < rewritten_with.clock;
-                    r.tombstones + r.stale + r.expiring > 0 && old
-                });
-                worth.map(|t| picker.rewrite(last, t)).transpose()
-            })?;
-            if !more {
-                return Ok(());
-            }
-        }
+        // Jobs in the background may have begun a deeper level since.
+        while self.run_manual(|picker| match down(picker)? {
+            Some(job) => Ok(Some(job)),
+            None => picker.manual_rewrite(&range, newest, rewritten_with),
+        })? {}
+        Ok(())
     }
 
     /// Runs the job that `pick` finds on this thread, after waiting for those in its way. False: it

@@ -195,6 +195,11 @@ impl Version {
         &self.levels[depth]
     }
 
+    /// The deepest level that has tables, level 0 aside.
+    pub(crate) fn last_level(&self) -> Option<usize> {
+        (1..self.levels.len()).rev().find(|&l| !self.levels[l].is_empty())
+    }
+
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<TableFile>> {
         self.levels.iter().flat_map(|l| l.tables())
     }

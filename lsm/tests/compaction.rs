@@ -173,3 +173,85 @@ fn a_flush_whose_memtable_was_dropped_meanwhile_installs_nothing() {
     assert_eq!((count(&tree), tree.stats().flushes), (0, 0), "what was dropped stays dropped");
     assert!(store.table_files().is_empty(), "{:?}", store.table_files());
 }
+
+/// One version of so many keys.
+fn one_version(tree: &Tree<NoCompanion>, keys: u64, version: u64) {
+    for key in 0..keys {
+        tree.write(version, &[(&key.to_be_bytes(), Entry::value(&[version as u8; 40]))]).unwrap();
+    }
+}
+
+fn levels_in_use(tree: &Tree<NoCompanion>) -> usize {
+    tree.superversion().table_counts().iter().filter(|&&tables| tables > 0).count()
+}
+
+#[test]
+fn a_major_compaction_leaves_one_level_whatever_ran_when_it_began() {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let fs = kvdb_vfs::MemFs::new();
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    for version in 1..=2 {
+        one_version(&tree, 1000, version);
+        tree.flush().unwrap();
+    }
+    // Level 0 is on its way to the last level, where nothing is yet, and comes no further.
+    let (once, gate) = (AtomicBool::new(false), Arc::new(Barrier::new(2)));
+    let waiting = gate.clone();
+    fs.on_operation(move |_, op, path| {
+        let written = op == kvdb_vfs::Op::SyncDir && path.ends_with("db");
+        if written && !once.swap(true, Ordering::SeqCst) {
+            waiting.wait();
+            waiting.wait();
+        }
+    });
+    std::thread::scope(|s| {
+        s.spawn(|| tree.step(Job::Compact).unwrap());
+        gate.wait();
+        one_version(&tree, 1000, 3);
+        let flushes = tree.stats().flushes;
+        let compacting = s.spawn(|| tree.major_compact().unwrap());
+        while tree.stats().flushes == flushes {
+            std::thread::yield_now();
+        }
+        // Time to look at the levels; too little of it can only hide that they have changed since.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!compacting.is_finished(), "it waits for level 0");
+        gate.wait();
+    });
+    assert_eq!(levels_in_use(&tree), 1, "{}", tree.superversion().shape());
+    assert_eq!(count(&tree), 3000);
+}
+
+#[test]
+fn a_major_compaction_ends_although_others_go_on_writing() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    let fs = kvdb_vfs::MemFs::new();
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    one_version(&tree, 1000, 1);
+    tree.flush().unwrap();
+    one_version(&tree, 1000, 2);
+    tree.flush().unwrap();
+    // With every compaction another version comes in, down to level 0.
+    let (version, writing) = (Arc::new(AtomicU64::new(2)), tree.clone());
+    let newest = version.clone();
+    let busy = std::sync::atomic::AtomicBool::new(false);
+    fs.on_operation(move |_, op, path| {
+        let written = op == kvdb_vfs::Op::SyncDir && path.ends_with("db");
+        if written && newest.load(Ordering::SeqCst) < 50 && !busy.swap(true, Ordering::SeqCst) {
+            one_version(&writing, 1000, newest.fetch_add(1, Ordering::SeqCst) + 1);
+            writing.flush().unwrap();
+            busy.store(false, Ordering::SeqCst);
+        }
+    });
+    tree.major_compact().unwrap();
+    fs.clear_hook();
+    let newest = version.load(Ordering::SeqCst);
+    assert!((3..10).contains(&newest), "{newest} versions");
+    assert_eq!(count(&tree) as u64, 1000 * newest);
+    tree.verify().unwrap();
+}

@@ -264,7 +264,7 @@ impl Picker<'_> {
         let bytes = |l: usize| -> u64 {
             levels[l].tables().iter().map(|t| t.pointer_bytes()).fold(0, u64::saturating_add)
         };
-        let last = (1..levels.len()).rev().find(|&l| !levels[l].is_empty())?;
+        let last = self.version.last_level()?;
         let upper: u64 = (0..last).map(bytes).fold(0, u64::saturating_add);
         let files: u64 = levels.iter().map(|l| l.bytes()).sum();
         let lower = bytes(last);
@@ -331,9 +331,36 @@ impl Picker<'_> {
         Ok(Some(job))
     }
 
-    /// Rewrites one table of a level in place.
-    pub(crate) fn rewrite(&self, level: usize, table: &Arc<TableFile>) -> Result<Job, Busy> {
-        self.if_free(self.job(Reason::Manual, level, level, vec![table.clone()])).ok_or(Busy)
+    /// The next job of those that bring a range down to the last level that has tables: one on the
+    /// uppermost level above it with something of the range that is no newer than `newest`.
+    pub(crate) fn manual_down(&self, range: &Range, newest: u64) -> Result<Option<Job>, Busy> {
+        let last = self.version.last_level().unwrap_or(1);
+        let due = |t: &Arc<TableFile>| {
+            t.record.smallest_version <= newest && t.overlaps(&range.smallest, &range.largest)
+        };
+        let level = (0..last).find(|&l| self.version.level(l).tables().iter().any(due));
+        level.map_or(Ok(None), |level| self.manual(level, range))
+    }
+
+    /// Rewrites in place one table of the last level that has something no newer than `newest`, and
+    /// something that can go with this floor and could not when it was written.
+    pub(crate) fn manual_rewrite(
+        &self,
+        range: &Range,
+        newest: u64,
+        floor: Floor,
+    ) -> Result<Option<Job>, Busy> {
+        let Some(last) = self.version.last_level() else { return Ok(None) };
+        let tables = self.version.level(last).overlapping(&range.smallest, &range.largest);
+        let worth = tables.iter().find(|t| {
+            let r = &t.record;
+            let old =
+                t.built.floor < floor.discard.min(r.largest_version) || t.built.clock < floor.clock;
+            r.tombstones + r.stale + r.expiring > 0 && old && r.smallest_version <= newest
+        });
+        let Some(table) = worth else { return Ok(None) };
+        let job = self.job(Reason::Manual, last, last, vec![table.clone()]);
+        self.if_free(job).ok_or(Busy).map(Some)
     }
 }
 
