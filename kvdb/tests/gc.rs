@@ -527,7 +527,7 @@ fn what_is_written_before_the_victims_are_chosen_is_seen_whatever_was_seen_befor
     let writes = parking_lot::Mutex::new(Some((db.clone(), model)));
     let (written, wrote) = std::sync::mpsc::channel();
     fs.on_operation(move |_, op, path| {
-        if op != Op::Remove || !path.extension().is_some_and(|x| x == "vlog") {
+        if op != Op::Remove || path.extension().is_none_or(|x| x != "vlog") {
             return;
         }
         let Some((db, mut model)) = writes.lock().take() else { return };
