@@ -455,9 +455,10 @@ mod tests {
     }
 
     #[test]
-    fn a_new_cursor_must_be_positioned_and_damage_is_no_end() {
+    fn a_new_cursor_stands_before_the_first_entry_and_damage_is_no_end() {
         let mut cursor = over(&[("a", 1, V)], VisibleOptions::default());
-        assert!(cursor.next().is_err() && cursor.prev().is_err() && !cursor.valid());
+        assert!(!cursor.valid() && !cursor.prev().unwrap());
+        assert!(cursor.next().unwrap() && cursor.key() == b"a");
         let memtable = Memtable::new(1 << 20, 1, Default::default()).unwrap();
         memtable.insert(b"a", 1, V).unwrap();
         memtable.list().insert(b"b", 1, &[0]).unwrap();
