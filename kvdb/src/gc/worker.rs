@@ -532,23 +532,52 @@ mod tests {
     }
 
     #[test]
+    fn at_rest_an_active_segment_full_of_garbage_is_left_for_a_small_one() {
+        let fs = Arc::new(MemFs::new());
+        let db = small().open_in(fs.clone(), "/db").unwrap();
+        // One segment, and in use a fiftieth of it.
+        (0..50).for_each(|value| put(&db, [1], value));
+        Round::of(&db).come_to_rest(&db);
+        assert!(size(&fs) < 400 << 10, "{}", size(&fs));
+        check_named(&fs, &db);
+        assert_eq!(db.get(1u32.to_be_bytes()).unwrap().unwrap(), [49; 10_000]);
+    }
+
+    #[test]
+    fn at_rest_what_was_overwritten_is_brought_together_with_what_overwrote_it() {
+        let fs = Arc::new(MemFs::new());
+        // As far as the tree is concerned, it could wait.
+        let db = small().level0_compaction_trigger(8).open_in(fs.clone(), "/db").unwrap();
+        put(&db, 0..300, 0);
+        db.compact().unwrap();
+        put(&db, 0..300, 1);
+        Round::of(&db).come_to_rest(&db);
+        assert_eq!(db.stats().levels.iter().map(|level| level.entries).sum::<u64>(), 300);
+        assert!(size(&fs) <= 300 * 10_000 * 5 / 4 + MIB, "{}", size(&fs));
+    }
+
+    #[test]
     fn while_it_is_written_to_the_memtable_is_sealed_once_until_it_is_flushed() {
         let db = small().open_in(Arc::new(MemFs::new()), "/db").unwrap();
         let mut round = Round::of(&db);
         let sealed = || db.stats().sealed_memtables;
+        let mut look = || {
+            // However long ago it was that something had been written before.
+            round.since = Instant::now().checked_sub(REST).unwrap();
+            round.look().unwrap();
+        };
         put(&db, 0..10, 0);
-        round.look().unwrap();
+        look();
         assert_eq!(sealed(), 0, "not for two memtables' bytes");
         for _ in 0..3 {
             put(&db, 0..10, 0);
-            round.look().unwrap();
-            assert!(round.since.elapsed() < REST, "it was written to");
+            look();
             assert_eq!(sealed(), 1);
         }
         // And without anything above the last level.
         db.compact().unwrap();
         put(&db, 0..20, 0);
-        round.look().unwrap();
+        look();
         assert_eq!(sealed(), 1, "again when it was flushed");
     }
 
