@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     for thread in threads {
         thread.join().expect("no panic")?;
     }
-    let sum = db.view(|snapshot| -> Result<u64> {
+    let sum = db.view(|snapshot| {
         let mut sum = 0;
         for item in snapshot.iter() {
             sum += item?.value()?.as_ref().try_into().map_or(0, u64::from_le_bytes);

@@ -1,6 +1,7 @@
 //! What ties the tree to the value log: the tree asks, the log answers, and the other way round.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use kvdb_lsm::{BoxError, Companion, FileIds, Floor, Tree};
@@ -175,6 +176,8 @@ pub(crate) struct Namer {
     pub(crate) tree: Weak<Tree<ValueLog>>,
     pub(crate) segments: SegmentIds,
     pub(crate) housekeeper: Arc<Housekeeper>,
+    /// It is not known whether a segment was named: none may be named behind it.
+    pub(crate) in_doubt: AtomicBool,
 }
 
 /// The next segment id. Ids are never reused.
@@ -213,11 +216,19 @@ impl SegmentNamer for Namer {
             // Says why no segment can be named. Housekeeping would make one all the time.
             tree.install(StoreChange::default())?;
         }
+        if self.in_doubt.load(Ordering::SeqCst) {
+            return Err("a segment may have been named behind which the log cannot go on".into());
+        }
         Ok(segment_name(tree.file_ids(), &self.segments))
     }
 
     fn name(&self, meta: &SegmentMeta) -> Result<(), BoxError> {
-        self.install(StoreChange { segments_named: vec![named(meta)], ..StoreChange::default() })
+        let change = StoreChange { segments_named: vec![named(meta)], ..StoreChange::default() };
+        self.tree()?.install(change).map_err(|error| {
+            // A poisoned manifest names nothing more by itself.
+            self.in_doubt.fetch_or(error.may_be_installed(), Ordering::SeqCst);
+            error.into()
+        })
     }
 
     fn is_refusal(&self, error: &BoxError) -> bool {

@@ -369,22 +369,35 @@ impl Db {
 
     /// Runs a closure in a read-write transaction and commits it; runs it again if another commit
     /// got in the way of this one, with growing pauses, up to 64 times. An error of the closure
-    /// discards, and is returned as it is.
-    ///
-    /// The error may be of any type that an [`Error`] can become. Where nothing else tells which, as
-    /// with `?` behind the call of a closure that ends in `Ok(…)`, the closure has to:
-    /// `|t| -> kvdb::Result<_> { … }`.
+    /// discards, and is returned as it is. For closures with errors of their own there is
+    /// [`try_update`](Db::try_update).
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {
     /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
-    /// let visits = db.update(|t| -> kvdb::Result<_> {
+    /// let visits = db.update(|t| {
     ///     let visits = t.get("visits")?.map_or(0, |v| v[0]) + 1;
     ///     t.put("visits", [visits])?;
     ///     Ok(visits)
     /// })?;
     /// assert_eq!(visits, 1);
+    /// # db.close()
+    /// # }
+    /// ```
     ///
+    /// # Errors
+    /// The closure's; [`Error::Conflict`] or [`Error::TooOld`] if it never got through; those of
+    /// [`Transaction::commit`].
+    pub fn update<R>(&self, f: impl FnMut(&mut Transaction) -> Result<R>) -> Result<R> {
+        self.try_update(f)
+    }
+
+    /// As [`update`](Db::update), for a closure whose error is of any type that an [`Error`] can become:
+    /// how a transaction is called off for a reason of one's own.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
     /// #[derive(Debug)]
     /// enum Refused {
     ///     TooMany,
@@ -395,7 +408,7 @@ impl Db {
     ///         Refused::Store(error)
     ///     }
     /// }
-    /// let refused = db.update(|t| {
+    /// let refused = db.try_update(|t| {
     ///     t.delete("visits")?;
     ///     match t.get("limit")? {
     ///         Some(_) => Ok(()),
@@ -408,9 +421,8 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// The closure's; [`Error::Conflict`] or [`Error::TooOld`] if it never got through; those of
-    /// [`Transaction::commit`].
-    pub fn update<R, E: From<Error>>(
+    /// As of [`update`](Db::update).
+    pub fn try_update<R, E: From<Error>>(
         &self,
         mut f: impl FnMut(&mut Transaction) -> Result<R, E>,
     ) -> Result<R, E> {
@@ -431,8 +443,7 @@ impl Db {
         }
     }
 
-    /// Runs a closure on a snapshot of now. Never conflicts. Its error may be of any type, as that of
-    /// [`update`](Db::update).
+    /// Runs a closure on a snapshot of now. Never conflicts.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {
@@ -448,7 +459,15 @@ impl Db {
     ///
     /// # Errors
     /// The closure's, or [`Error::Closed`].
-    pub fn view<R, E: From<Error>>(
+    pub fn view<R>(&self, f: impl FnOnce(&Snapshot) -> Result<R>) -> Result<R> {
+        self.try_view(f)
+    }
+
+    /// As [`view`](Db::view), for a closure whose error is of any type that an [`Error`] can become.
+    ///
+    /// # Errors
+    /// As of [`view`](Db::view).
+    pub fn try_view<R, E: From<Error>>(
         &self,
         f: impl FnOnce(&Snapshot) -> Result<R, E>,
     ) -> Result<R, E> {

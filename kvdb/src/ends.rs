@@ -59,6 +59,15 @@ impl<W: Walk<A>, A> End<W, A> {
         }
     }
 
+    /// Takes its walk, to move it. One that is not there although it stood on an entry was lost when
+    /// a move panicked, and the end with it.
+    pub(crate) fn take_walk(&mut self) -> Option<W> {
+        if self.walk.is_none() && matches!(self.place, Place::Given | Place::Reached) {
+            self.place = Place::Failed;
+        }
+        self.walk.take()
+    }
+
     /// Gives out the entry that it has reached. `take` may run a merge operator: if that panics, nothing
     /// was given out, and the next step gives the same entry.
     pub(crate) fn give<R>(&mut self, take: impl FnOnce(&W) -> R) -> Option<R> {

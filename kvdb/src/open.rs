@@ -16,6 +16,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use kvdb_lsm::Tree;
 use kvdb_manifest::Manifest;
@@ -446,6 +447,6 @@ fn start_log(
         Start::At(fresh.segment)
     };
     let (tree, housekeeper) = (Arc::downgrade(tree), housekeeper.clone());
-    let namer = Namer { tree, segments, housekeeper };
+    let namer = Namer { tree, segments, housekeeper, in_doubt: AtomicBool::new(false) };
     Ok(Arc::new(recovery.into_log(Arc::new(namer), start)?))
 }

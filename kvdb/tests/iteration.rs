@@ -642,7 +642,7 @@ fn rule_35_an_expired_entry_is_absent_hides_older_versions_and_never_exposes_the
 fn rule_35_a_clock_that_was_wrong_for_a_moment_does_not_end_what_expires() {
     let clock = Arc::new(ManualClock::new(1_000));
     let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
-    let db = tiny().open_with(fs.clone(), clock.clone(), common::PATH).unwrap();
+    let db = common::manual().open_with(fs.clone(), clock.clone(), common::PATH).unwrap();
     let until = |second| WriteOptions::default().expires_at(second);
     db.put("k", "v").unwrap();
     db.put_with("gone", "v", until(1_010)).unwrap();
@@ -654,7 +654,7 @@ fn rule_35_a_clock_that_was_wrong_for_a_moment_does_not_end_what_expires() {
     assert!(db.get("session").unwrap().is_some(), "as soon as the clock is right again");
     assert!(db.get("gone").unwrap().is_none(), "and nothing is revived");
     db.close().unwrap();
-    let db = tiny().open_with(fs, clock.clone(), common::PATH).unwrap();
+    let db = common::manual().open_with(fs, clock.clone(), common::PATH).unwrap();
     assert!(db.get("session").unwrap().is_some() && db.get("gone").unwrap().is_none());
     clock.set(1_061);
     assert!(db.get("session").unwrap().is_none());

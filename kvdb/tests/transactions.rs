@@ -268,7 +268,7 @@ fn rule_16_a_closure_may_fail_with_an_error_of_the_user_s_own() {
     let (db, _fs) = memory();
     db.put("n", 7u64.to_be_bytes()).unwrap();
     let mut runs = 0;
-    let outcome = db.update(|t| {
+    let outcome = db.try_update(|t| {
         runs += 1;
         let n = number(&t.get("n")?.unwrap());
         t.put("n", 8u64.to_be_bytes())?;
@@ -276,12 +276,12 @@ fn rule_16_a_closure_may_fail_with_an_error_of_the_user_s_own() {
     });
     assert!(matches!(outcome, Err(Refusal::Own(7))), "{outcome:?}");
     assert_eq!((runs, number(&db.get("n").unwrap().unwrap())), (1, 7));
-    let viewed = db.view(|s| if s.contains("n")? { Err(Refusal::Own(1)) } else { Ok(()) });
+    let viewed = db.try_view(|s| if s.contains("n")? { Err(Refusal::Own(1)) } else { Ok(()) });
     assert!(matches!(viewed, Err(Refusal::Own(1))), "{viewed:?}");
 
     // A conflict of its commit is met as ever, and what the store says becomes the user's error.
     let mut runs = 0;
-    let seen = db.update(|t| {
+    let seen = db.try_update(|t| {
         runs += 1;
         let n = number(&t.get("n")?.unwrap());
         if runs < 4 {
@@ -291,10 +291,10 @@ fn rule_16_a_closure_may_fail_with_an_error_of_the_user_s_own() {
         Ok::<_, Refusal>(n)
     });
     assert_eq!((seen.unwrap(), runs), (10, 4));
-    let empty = db.update(|t| Ok::<_, Refusal>(t.put("", "")?));
+    let empty = db.try_update(|t| Ok::<_, Refusal>(t.put("", "")?));
     assert!(matches!(empty, Err(Refusal::Store(Error::EmptyKey))), "{empty:?}");
     db.close().unwrap();
-    let closed = db.update(|_| Ok::<_, Refusal>(()));
+    let closed = db.try_update(|_| Ok::<_, Refusal>(()));
     assert!(matches!(closed, Err(Refusal::Store(Error::Closed))), "{closed:?}");
 }
 

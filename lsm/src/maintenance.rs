@@ -8,7 +8,7 @@ use kvdb_sstable::Cursor;
 
 use crate::compaction::job::{self, Range};
 use crate::compaction::pick::{Busy, Picker};
-use crate::companion::Companion;
+use crate::companion::{Companion, Floor};
 use crate::cursor::Sourced;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
@@ -211,7 +211,12 @@ impl<C: Companion> Tree<C> {
         // Jobs in the background may have begun a deeper level since.
         while self.run_manual(|picker| match down(picker)? {
             Some(job) => Ok(Some(job)),
-            None => picker.manual_rewrite(&range, newest, rewritten_with),
+            None => {
+                // If the clock went back, jobs drop by less than they could have: a table that was
+                // rewritten since would for ever look as if more of it could go.
+                let clock = rewritten_with.clock.min(shared.companion.floor().clock);
+                picker.manual_rewrite(&range, newest, Floor { clock, ..rewritten_with })
+            }
         })? {}
         Ok(())
     }

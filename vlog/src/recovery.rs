@@ -58,8 +58,14 @@ impl std::fmt::Debug for Recovery {
 }
 
 impl Recovery {
+    /// The segment that was left for the first one here behind segment `at`, as its link says.
+    pub(crate) fn left_behind(&self, at: u64) -> Option<u32> {
+        let next = self.segments.iter().find(|(_, s)| u64::from(s.id()) > at);
+        Some(read_link(&next?.1).ok()??.segment.get())
+    }
+
     /// The segment that was left for the first one here, as its link says, if that held anything.
-    pub(crate) fn before_first(&self) -> Result<Option<u32>> {
+    pub(crate) fn left_for_first(&self) -> Result<Option<u32>> {
         let Some((_, first)) = self.segments.first() else { return Ok(None) };
         let link = read_link(first)?.filter(|link| link.length.get() > FIRST_FRAME);
         Ok(link.map(|link| link.segment.get()))

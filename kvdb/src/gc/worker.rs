@@ -284,11 +284,17 @@ impl Core {
         let _choosing = self.collector.choosing();
         let mut installed = Ok(());
         let was_poisoned = self.manifest.is_poisoned();
-        let spares = self.log()?.give_up_spares(|spares| {
+        let log = self.log()?;
+        let spares = log.give_up_spares(|spares| {
             let segments_freed = spares.iter().map(|s| s.segment).collect();
             installed = self.tree.install(StoreChange { segments_freed, ..StoreChange::default() });
             // If that is unknown, no segment will ever be named behind them.
-            installed.is_ok() || !was_poisoned && self.manifest.is_poisoned()
+            let poisoned = !was_poisoned && self.manifest.is_poisoned();
+            let in_doubt = installed.as_ref().err().is_some_and(kvdb_lsm::Error::may_be_installed);
+            if in_doubt && !self.manifest.is_poisoned() {
+                log.poison(kvdb_vlog::Error::Misuse("spare segments may have been freed"));
+            }
+            installed.is_ok() || poisoned || in_doubt
         });
         installed?;
         if spares.is_empty() {

@@ -156,6 +156,7 @@ impl Admission {
     /// Leaves the active segment for the next spare.
     fn rotate(&mut self) -> Option<Arc<Segment>> {
         let spare = self.spares.pop_front()?;
+        self.dormant = None;
         self.left = usable(spare.capacity());
         Some(spare)
     }
@@ -192,6 +193,7 @@ impl Admission {
     pub(crate) fn put_back(&mut self, spares: Vec<Arc<Segment>>) {
         self.spares.extend(spares);
         self.giving_up.clear();
+        self.dormant = None;
     }
 
     /// Whether a segment is a spare that is being given up, or was the last to be.
@@ -407,7 +409,10 @@ impl Shared {
             None => Segment::create(fs, dir, self.database, name, capacity, &options)?,
         };
         self.add_to_view(&segment);
-        if let Err(e) = self.namer.name(&segment.meta) {
+        let in_doubt = InDoubt(self);
+        let named = self.namer.name(&segment.meta);
+        std::mem::forget(in_doubt);
+        if let Err(e) = named {
             self.remove_from_view(&[segment.id()]);
             let path = &segment.data.path;
             if self.namer.is_refusal(&e)
@@ -418,6 +423,16 @@ impl Shared {
             return Err(Error::Namer(e));
         }
         Ok(segment)
+    }
+}
+
+/// Dropped where a caller has unwound that was naming or freeing a segment: whether it did is not
+/// known, so the log may go on neither in it nor behind it.
+pub(crate) struct InDoubt<'a>(pub(crate) &'a Shared);
+
+impl Drop for InDoubt<'_> {
+    fn drop(&mut self) {
+        self.0.set_poison(Error::Misuse("naming or freeing a segment panicked"));
     }
 }
 

@@ -310,8 +310,8 @@ impl<C> Log<C> {
                 Ok(false)
             }
         };
-        let kept = self.sync_and_seal();
-        Ok(spare? | kept?)
+        let kept = self.sync_and_seal()?;
+        Ok(spare? | kept)
     }
 
     /// The part of [`prepare`](Log::prepare) that takes no space.
@@ -329,7 +329,11 @@ impl<C> Log<C> {
         loop {
             let first = shared.left.lock().first().cloned();
             let Some((segment, sealed)) = first else { break };
-            shared.sync_to(Position::new(segment.id(), sealed.length), SyncSite::LogBackground)?;
+            let end = Position::new(segment.id(), sealed.length);
+            if shared.sync_to(end, SyncSite::LogBackground)? < end {
+                // It was left by a group that is still being written.
+                break;
+            }
             shared.namer.sealed(&sealed).map_err(Error::Namer)?;
             let mut left = shared.left.lock();
             left.retain(|(s, _)| s.id() != segment.id());

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use std::sync::Arc;
 
-use super::admission::Making;
-use super::{Log, Shared};
+use super::Log;
+use super::admission::{InDoubt, Making};
 use crate::format::PAGE;
 use crate::{Error, Position, Result, SegmentMeta};
 
@@ -13,16 +13,6 @@ use crate::{Error, Position, Result, SegmentMeta};
 fn segment_limit(bytes: u64) -> u32 {
     let limit = u32::try_from(bytes).unwrap_or(u32::MAX) / PAGE * PAGE;
     limit.max(64 << 10)
-}
-
-/// Dropped where a caller has unwound that was freeing spares: whether it did is not known, so the log
-/// may go on neither in them nor behind them.
-struct InDoubt<'a>(&'a Shared);
-
-impl Drop for InDoubt<'_> {
-    fn drop(&mut self) {
-        self.0.set_poison(Error::Misuse("freeing spare segments panicked"));
-    }
 }
 
 impl<C> Log<C> {

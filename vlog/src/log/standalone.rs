@@ -116,17 +116,21 @@ impl Directory {
             // The log does not go on where it should: the file there may be why.
             ReplayError::Log(crate::Error::Damaged { path, .. }) => {
                 let at = path.file_name().and_then(|name| parse_segment_path(name.as_ref()));
-                found.wrong(|n| at.is_some_and(|at| n > at)).map_or(e, ReplayError::Log)
+                let left = at.and_then(|at| recovery.left_behind(at));
+                let wrong = left.and_then(|left| found.wrong(|n| n == u64::from(left)));
+                wrong.map_or(e, ReplayError::Log)
             }
             _ => e,
         })?;
-        if let Some(before) = recovery.before_first()?
+        if let Some(before) = recovery.left_for_first()?
             && let Some(wrong) = found.wrong(|n| n == u64::from(before))
         {
             return Err(wrong.into());
         }
         self.remove_unfinished(found.aside.iter().map(|a| &a.path))?;
         if end.clean && recovery.end_segment().is_some() {
+            // A spare may have been made whose name is not durable yet.
+            self.fs.sync_dir(&self.dir, SyncSite::LogSegmentDir).map_err(crate::Error::Io)?;
             return Ok((recovery.into_log(namer, crate::Start::Clean)?, end));
         }
         let fresh = segments.is_empty();
@@ -143,11 +147,14 @@ impl Directory {
         let name = namer.allocate().map_err(crate::Error::Namer)?;
         let meta = recovery.create_segment(name)?;
         let log: Log = recovery.into_log(namer, crate::Start::At(meta.segment))?;
+        let mut writer = log.writer.lock();
         if !fresh {
-            *log.last_version.lock() = end.largest_version.saturating_add(VERSION_GAP);
+            let last = end.largest_version.saturating_add(VERSION_GAP);
+            (*log.last_version.lock(), writer.largest_version) = (last, last);
         }
         // That a segment was begun is taken for durable by the first frames that follow.
-        log.writer.lock().begin(&log.shared)?;
+        writer.begin(&log.shared)?;
+        drop(writer);
         Ok((log, end))
     }
 
@@ -168,7 +175,10 @@ impl Directory {
             let file = self.fs.open(&path, OpenMode::Read)?;
             let header = match read_header(&*file, &path) {
                 Ok(header) => header,
-                Err(e) if !is_blank(&*file, 0, u64::MAX)? => return Err(e),
+                // Without a whole page it was not finished, whatever of its header is there.
+                Err(e) if file.len()? >= PAGE.into() && !is_blank(&*file, 0, u64::MAX)? => {
+                    return Err(e);
+                }
                 Err(error) if frames_follow => {
                     aside.push(Aside { number, path, error });
                     continue;
@@ -235,6 +245,8 @@ impl Directory {
             Err(e) if !e.is_no_space() => return Err(e),
             _ => {}
         }
+        // What will be the first segment says with its link how far versions have come.
+        log.sync()?;
         if position.segment > log.end().segment {
             return Err(crate::Error::Misuse("only segments before the active one can be removed"));
         }

@@ -490,7 +490,8 @@ impl SegmentNamer for Fragile {
 
 #[test]
 fn a_panic_while_a_segment_is_made_or_reported_stops_nobody_else() {
-    for callback in ["allocate", "name", "sealed", "housekeeping_due"] {
+    // In `name` is another matter: whether there was one is not known then.
+    for callback in ["allocate", "sealed", "housekeeping_due"] {
         let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
         fs.create_dir_all(DIR.as_ref()).unwrap();
         let manifest = Manifest::new(State::default());

@@ -2,10 +2,11 @@
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use kvdb_vfs::{
-    DirtyPage, Fault, FaultFs, FaultPlan, Fs, ImagePolicy, Keep, NameChange, Op, OpenMode, SyncSite,
+    DirtyPage, Fault, FaultFs, FaultPlan, Fs, ImagePolicy, Keep, MemFs, NameChange, Op, OpenMode,
+    SyncSite,
 };
 use kvdb_vlog::*;
 
@@ -420,4 +421,128 @@ fn rule_49b_a_version_lost_in_a_power_cut_is_not_given_out_again() {
     assert_eq!(seen.len(), 1);
     let next = put(&log, 100, Durability::Sync).version;
     assert!(next > last, "{next} after {last}");
+}
+
+#[test]
+fn rule_49b_versions_go_on_after_a_removal_and_a_power_loss() {
+    let disk = new_disk();
+    let dir = directory(disk.clone());
+    let (log, ..) = open_dir(&dir, &options()).unwrap();
+    put(&log, 100, Durability::Sync);
+    drop(log);
+    let (log, ..) = open_dir(&dir, &options()).unwrap();
+    let mut acked = put(&log, 100, Durability::Sync);
+    while log.end().offset < 9000 {
+        acked = put(&log, 900, Durability::Sync);
+    }
+    let segment = log.end().segment;
+    let lost = put(&log, 5000, Durability::Buffered);
+    assert!(log.end().segment > segment);
+    dir.remove_before(&log, log.end()).unwrap();
+    let disk = disk.crash_image(&mut Keep::None);
+    let (log, ..) = open_dir(&directory(disk.clone()), &options()).unwrap();
+    let next = put(&log, 100, Durability::Sync);
+    assert!(
+        next.version > acked.version,
+        "next {} acked sync {} lost {}",
+        next.version,
+        acked.version,
+        lost.version
+    );
+}
+
+#[test]
+fn rule_49b_a_version_lost_in_a_second_power_cut_is_not_given_out_again_either() {
+    let disk = new_disk();
+    let dir = directory(disk.clone());
+    let (log, ..) = open_dir(&dir, &options()).unwrap();
+    put(&log, 100, Durability::Sync);
+    drop(log);
+    let (log, ..) = open_dir(&dir, &options()).unwrap();
+    let lost = put(&log, 100, Durability::Buffered);
+    let disk = disk.crash_image(&mut Keep::None);
+    let (log, ..) = open_dir(&directory(disk), &options()).unwrap();
+    let next = put(&log, 100, Durability::Sync);
+    assert!(next.version > lost.version, "next {} lost {}", next.version, lost.version);
+}
+
+#[test]
+fn rule_44_no_frame_is_acknowledged_in_a_spare_whose_name_is_not_durable() {
+    let disk = new_disk();
+    let dir = directory(disk.clone());
+    let (log, ..) = open_dir(&dir, &options()).unwrap();
+    put(&log, 100, Durability::Sync);
+    log.close().unwrap();
+    drop(log);
+    let (log, end, _) = open_dir(&dir, &options()).unwrap();
+    assert!(end.clean);
+    let image: Arc<Mutex<Option<MemFs>>> = Arc::default();
+    let into = image.clone();
+    disk.on_operation(move |fs, op, _| {
+        if op == Op::SyncDir {
+            into.lock().unwrap().get_or_insert_with(|| fs.process_image());
+        }
+    });
+    assert!(log.prepare().unwrap());
+    disk.clear_hook();
+    let disk = image.lock().unwrap().take().unwrap();
+    let (log, ..) = open_dir(&directory(disk.clone()), &options()).unwrap();
+    fill(&log, 2);
+    let last = put(&log, 100, Durability::Sync);
+    assert!(log.durable_to() >= log.end());
+    drop(log);
+    let disk = disk.crash_image(&mut Keep::None);
+    let opened =
+        open_dir(&directory(disk.clone()), &options()).map(|(_, _, seen)| seen.last().copied());
+    assert!(
+        matches!(opened, Ok(Some(v)) if v == last.version),
+        "{opened:?} of {}; files {:?}",
+        last.version,
+        files(&disk)
+    );
+}
+
+#[test]
+fn a_removal_ends_with_a_failed_sync_also_on_a_full_disk() {
+    let disk = new_disk();
+    let faults = FaultFs::new(Arc::new(disk.clone()));
+    let dir = directory(faults.clone());
+    let (log, ..) = open_dir(&dir, &options()).unwrap();
+    put(&log, 100, Durability::Sync);
+    drop(log);
+    let (log, ..) = open_dir(&dir, &options()).unwrap();
+    fill(&log, 3);
+    let acked = put(&log, 100, Durability::Sync);
+    while log.end().segment == 3 {
+        put(&log, 900, Durability::Buffered);
+    }
+    faults.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Open, Op::Allocate]).forever());
+    faults.arm(FaultPlan::new(Fault::Io).on(&[Op::SyncData]));
+    let removed = dir.remove_before(&log, log.end());
+    let disk = disk.crash_image(&mut Keep::None);
+    let (log, ..) = open_dir(&directory(disk), &options()).unwrap();
+    let next = put(&log, 100, Durability::Sync);
+    assert!(removed.is_err() && next.version > acked.version);
+}
+
+#[test]
+fn rule_46_damage_is_told_of_its_own_file_not_of_a_harmless_one_behind_it() {
+    let disk = new_disk();
+    let faults = FaultFs::new(Arc::new(disk.clone()));
+    let dir = directory(faults.clone());
+    let (log, ..) = open_dir(&dir, &options()).unwrap();
+    put(&log, 100, Durability::Sync);
+    faults.arm(FaultPlan::new(Fault::Io).on(&[Op::SyncData]));
+    faults.arm(FaultPlan::new(Fault::Io).on(&[Op::Remove]));
+    assert!(log.prepare().is_err());
+    fill(&log, 3);
+    put(&log, 100, Durability::Sync);
+    log.close().unwrap();
+    drop(log);
+    // Damage in the first segment.
+    let f = disk.open(&segment_path(DIR.as_ref(), 1), OpenMode::ReadWrite).unwrap();
+    f.write_all_at(&[0xff; 8], 6000).unwrap();
+    let opened = open_dir(&dir, &options()).map(|(_, e, _)| e);
+    let text = format!("{opened:?}");
+    assert!(text.contains("000001"), "{text}");
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use kvdb_vfs::{Fault, FaultFs, FaultPlan, Fs, Op};
+use kvdb_vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, Op};
 use kvdb_vlog::*;
 
 use crate::common::*;
@@ -287,4 +287,119 @@ fn an_intact_segment_before_the_head_that_is_not_sealed_verifies() {
     let (log, ..) = open(&fs, &manifest, &options()).unwrap();
     let verified = log.view().verify(1, None);
     assert!(verified.is_ok(), "{verified:?}");
+}
+
+#[test]
+fn a_segment_is_not_reported_as_sealed_while_its_last_frames_are_being_written() {
+    let disk = new_disk();
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    let manifest = Manifest::new(State::default());
+    let (log, ..) = open(&fs, &manifest, &options()).unwrap();
+    while log.end().offset < 9000 {
+        put(&log, 900, Durability::Sync);
+    }
+    while log.prepare().unwrap() {}
+    assert_eq!(log.end().segment, 1);
+    // Two frames of one group, the second of which goes to the next segment.
+    let mut tickets = [100, 5000].map(|size| {
+        let (frame, version) = (frame(size), 1000 + size as u64);
+        let room = log.reserve(frame.len()).unwrap();
+        Some(log.enqueue(frame, version, Durability::Buffered, room, ()))
+    });
+    let (begun, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (begin, go, once) = (begun.clone(), go_on.clone(), AtomicBool::new(false));
+    let path = segment_path(DIR.as_ref(), manifest.state().segments[0].meta.file);
+    disk.on_operation(move |_, op, written| {
+        if op == Op::Write && written == path && !once.swap(true, Ordering::SeqCst) {
+            begin.wait();
+            go.wait();
+        }
+    });
+    thread::scope(|s| {
+        let last = tickets[1].take().unwrap();
+        let driving = s.spawn(|| log.drive(last, &Discard).map(|_| ()));
+        begun.wait();
+        let prepared = log.prepare();
+        assert_eq!(manifest.state().segments[0].sealed, None, "{prepared:?}");
+        go_on.wait();
+        driving.join().unwrap().unwrap();
+    });
+    disk.clear_hook();
+    let fs: Arc<dyn Fs> = Arc::new(disk.crash_image(&mut Keep::None));
+    let m = Manifest::new(manifest.state());
+    let after = open(&fs, &m, &options()).map(|(_, s, _)| s.frames.len());
+    assert!(after.is_ok(), "power loss after a buffered commit: {after:?}");
+}
+
+#[test]
+fn a_spare_that_was_put_back_is_followed_by_the_next_one_in_time() {
+    let mut made = Vec::new();
+    for give in [false, true] {
+        let disk = new_disk();
+        let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+        let manifest = Manifest::new(State::default());
+        let (log, ..) = open(&fs, &manifest, &options()).unwrap();
+        while log.end().offset < 10500 {
+            put(&log, 900, Durability::Sync);
+        }
+        while log.prepare().unwrap() {}
+        if give {
+            assert!(log.give_up_spares(|_| false).is_empty());
+        }
+        while log.end().segment == 1 {
+            put(&log, 900, Durability::Sync);
+        }
+        // Nearly full, as for anybody.
+        while log.end().offset < 13500 {
+            put(&log, 300, Durability::Sync);
+        }
+        let before = files(&disk).len();
+        while log.prepare().unwrap() {}
+        made.push((give, log.end(), files(&disk).len() - before));
+    }
+    assert_eq!(made[0].2, made[1].2, "{made:?}");
+}
+
+struct NamesAndPanics(Arc<Manifest>, AtomicBool);
+impl SegmentNamer for NamesAndPanics {
+    fn allocate(&self) -> Result<SegmentName, BoxError> {
+        self.0.allocate()
+    }
+    fn name(&self, meta: &SegmentMeta) -> Result<(), BoxError> {
+        self.0.name(meta)?;
+        if self.1.swap(false, Ordering::SeqCst) {
+            panic!("after it was named");
+        }
+        Ok(())
+    }
+    fn sealed(&self, sealed: &SealedSegment) -> Result<(), BoxError> {
+        self.0.sealed(sealed)
+    }
+}
+
+#[test]
+fn a_log_whose_namer_panicked_after_it_had_named_a_segment_opens_again() {
+    let disk = new_disk();
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    let manifest = Manifest::new(State::default());
+    let namer = Arc::new(NamesAndPanics(manifest.clone(), AtomicBool::new(false)));
+    let mut recovery = recovery(&fs, &State::default(), &options()).unwrap();
+    recovery.replay(|_| Ok::<_, ()>(())).unwrap();
+    let meta = recovery.create_segment(namer.allocate().unwrap()).unwrap();
+    manifest.name(&meta).unwrap();
+    manifest.0.lock().unwrap().head = Position::new(meta.segment, FIRST_FRAME);
+    let log: Log = recovery.into_log(namer.clone(), Start::At(meta.segment)).unwrap();
+    put(&log, 100, Durability::Sync);
+    namer.1.store(true, Ordering::SeqCst);
+    assert!(catch_unwind(AssertUnwindSafe(|| log.prepare())).is_err());
+    let mut last = 1;
+    while last < 60 {
+        match log.append(frame(900), Durability::Sync) {
+            Ok(done) => last = done.version,
+            Err(_) => break,
+        }
+    }
+    drop(log);
+    let opened = open(&fs, &manifest, &options()).map(|(_, seen, _)| seen.frames.len());
+    assert!(opened.is_ok(), "after {last} commits: {opened:?}");
 }

@@ -161,8 +161,9 @@ fn a_directory_takes_only_the_newest_file_for_unfinished_and_only_if_nothing_is_
         (2, 4096u64, true),
         (2, 5000, false),
         (1, 4096, false),
-        // Its header is not whole.
-        (2, 60, false),
+        // Its header is not whole: so it never was, or its length would be.
+        (2, 60, true),
+        (1, 60, false),
         (2, 0, true),
     ] {
         let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
