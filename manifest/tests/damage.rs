@@ -239,7 +239,12 @@ fn mutated_change_sets_with_valid_checksums_never_panic() {
         };
         let segment = id as u32;
         let change = StoreChange {
-            segments_named: vec![SegmentNamed { segment, file: 50 + id, ..Default::default() }],
+            segments_named: vec![SegmentNamed {
+                segment,
+                file: 50 + id,
+                capacity: 99,
+                ..Default::default()
+            }],
             segments_sealed: vec![SegmentSealed { segment, length: 9, ..Default::default() }],
             log_files_added: vec![LogFile { file: 90 + id, nonce: 7, length: 3 }],
             segments_relocated: vec![SegmentRelocated {
@@ -252,7 +257,7 @@ fn mutated_change_sets_with_valid_checksums_never_panic() {
             replay_head: Some(LogPosition { segment, offset: 64 }),
             range_deletes_added: vec![RangeDelete { version: id, ..Default::default() }],
             largest_version: Some(id),
-            next_segment: Some(id as u32 + 2),
+            next_segment: Some(id as u32 + 1),
             ..StoreChange::default()
         };
         store.append(&change).unwrap();

@@ -286,6 +286,73 @@ fn segments_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn a_segment_number_that_was_freed_is_not_named_again() {
+    let mut state = StoreState::default();
+    let name = |segments: &[u32]| StoreChange {
+        segments_named: segments.iter().copied().map(named).collect(),
+        ..Default::default()
+    };
+    must(&mut state, &name(&[1, 2]));
+    must(&mut state, &StoreChange { segments_freed: vec![2], ..Default::default() });
+    let again = state.check(&name(&[2])).unwrap_err().to_string();
+    assert!(again.contains("segment 2 named, no number below 3"), "{again}");
+    must(&mut state, &name(&[3]));
+    refused(name(&[8]), "no number below 9"); // never there, but not free either
+    // A snapshot of this very state names what it has.
+    let snapshot = state.snapshot();
+    must(&mut state, &snapshot);
+}
+
+/// Ids are handed out, and recorded as such, before there is a file, and jobs end in any order.
+#[test]
+fn files_are_added_in_another_order_than_their_ids_were_handed_out_in() {
+    let mut state = sample();
+    let added = |id| StoreChange {
+        tables_added: vec![table(id, 0, &[])],
+        next_file: Some(3003),
+        ..Default::default()
+    };
+    must(&mut state, &added(3002));
+    must(&mut state, &added(3001));
+    assert_eq!(state.next_file(), 3003);
+}
+
+#[test]
+fn replay_starts_in_a_segment_that_is_there() {
+    let c = StoreChange::default;
+    let head = |segment| Some(LogPosition { segment, offset: 64 });
+    refused(StoreChange { replay_head: head(6), ..c() }, "in a segment that is not there");
+    refused(StoreChange { replay_head: head(99), ..c() }, "in a segment that is not there");
+    let mut state = sample();
+    let moves = StoreChange { segments_named: vec![named(9)], replay_head: head(9), ..c() };
+    must(&mut state, &moves);
+    must(&mut state, &StoreChange { segments_freed: vec![5], ..c() });
+    let reset = StoreChange { reset: true, segments_named: vec![named(5)], ..c() };
+    refused(StoreChange { replay_head: head(6), ..reset.clone() }, "that is not there");
+    must(&mut state, &StoreChange { replay_head: head(5), ..reset });
+
+    // A tree whose log is elsewhere has a head all the same.
+    let mut alone = StoreState::default();
+    must(&mut alone, &StoreChange { replay_head: head(7), ..c() });
+    let behind = StoreChange { segments_named: vec![named(8)], ..c() };
+    must(&mut alone.clone(), &behind);
+    let before = StoreChange { segments_named: vec![named(6)], ..c() };
+    assert!(alone.check(&before).is_err(), "it would start nowhere");
+}
+
+#[test]
+fn a_seal_beyond_the_end_of_the_file_is_refused() {
+    let at = |segment, length| SegmentSealed { length, ..sealed(segment) };
+    let seal = |seal| StoreChange { segments_sealed: vec![seal], ..StoreChange::default() };
+    let fresh = |length| StoreChange { segments_named: vec![named(9)], ..seal(at(9, length)) };
+    must(&mut sample(), &seal(at(4, 1 << 20)));
+    must(&mut sample(), &fresh(1 << 20));
+    refused(seal(at(4, (1 << 20) + 1)), "segment 4 sealed at 1048577, beyond the end");
+    refused(fresh((1 << 20) + 1), "segment 9 sealed at 1048577, beyond the end");
+    refused(StoreChange { reset: true, ..fresh(2 << 20) }, "segment 9 sealed at 2097152");
+}
+
+#[test]
 fn relocations_that_do_not_fit_are_refused() {
     let c = StoreChange::default;
     let relocated = |m| StoreChange { segments_relocated: vec![m], ..StoreChange::default() };

@@ -1,9 +1,12 @@
 //! Whether a change fits a state. Everything is looked at before anything is changed, which is
 //! what makes applying all-or-nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{KNOWN_FEATURES, LogFile, SegmentRelocated, StoreChange, StoreState, TableRecord};
+use super::{
+    KNOWN_FEATURES, LogFile, SegmentNamed, SegmentRelocated, SegmentSealed, StoreChange,
+    StoreState, TableRecord,
+};
 use crate::Inconsistent;
 
 type Check = Result<(), Inconsistent>;
@@ -16,8 +19,12 @@ pub(super) fn check(state: &StoreState, change: &StoreChange) -> Check {
     let after = After::new(base, change)?;
     tables(&after)?;
     segments(&after)?;
+    if !change.reset {
+        new_segments(state, change)?;
+    }
     range_deletes(base, change)?;
     numbers(state, change)?;
+    replay_head(&after)?;
     if let (Some(old), Some(new)) = (base.replay_head, change.replay_head) {
         ensure(new >= old, || format!("the replay head moves back from {old:?} to {new:?}"))?;
     }
@@ -170,12 +177,42 @@ fn segments(after: &After<'_>) -> Check {
             format!("segment {id} freed, replay starts in it")
         })?;
     }
-    for id in &after.segments_sealed {
+    let named: BTreeMap<u32, &SegmentNamed> =
+        change.segments_named.iter().map(|s| (s.segment, s)).collect();
+    for SegmentSealed { segment: id, length, .. } in &change.segments_sealed {
         ensure(after.has_segment(*id), || format!("segment {id} sealed, not there"))?;
-        let before = base.segments.get(id).is_some_and(|s| s.sealed.is_some());
-        ensure(!before, || format!("segment {id} sealed a second time"))?;
+        let before = base.segments.get(id);
+        let again = before.is_some_and(|s| s.sealed.is_some());
+        ensure(!again, || format!("segment {id} sealed a second time"))?;
+        let file = before.map(|s| &s.named).or(named.get(id).copied());
+        ensure(file.is_none_or(|file| *length <= file.capacity), || {
+            format!("segment {id} sealed at {length}, beyond the end of its file")
+        })?;
     }
     relocations(after)
+}
+
+/// Segments are named in the order of their numbers, so one below the next free number was there
+/// once, and pointers may still mean that one. It cannot be told of a file id: `next_file` is above
+/// all ids that were handed out, and jobs that have some may end in any order.
+fn new_segments(state: &StoreState, change: &StoreChange) -> Check {
+    let next = state.next_segment;
+    for SegmentNamed { segment: id, .. } in &change.segments_named {
+        ensure(*id >= next, || format!("segment {id} named, no number below {next} is free"))?;
+    }
+    Ok(())
+}
+
+/// Replay starts in a segment that is there, if the log is this store's: else it starts before all
+/// segments there are, or there are none.
+fn replay_head(after: &After<'_>) -> Check {
+    let (base, change) = (after.base, after.change);
+    let Some(head) = change.replay_head.or(base.replay_head) else { return Ok(()) };
+    let mut there =
+        base.segments.keys().chain(&after.segments_named).filter(|&&id| after.has_segment(id));
+    ensure(after.has_segment(head.segment) || there.all(|id| *id > head.segment), || {
+        format!("replay starts at {head:?}, in a segment that is not there")
+    })
 }
 
 fn relocations(after: &After<'_>) -> Check {

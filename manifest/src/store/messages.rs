@@ -23,7 +23,8 @@ pub struct StoreChange {
     /// Ids of tables that are no longer part of the store.
     #[prost(uint64, repeated, tag = "3")]
     pub tables_removed: Vec<u64>,
-    /// Log segments that exist from now on. Durable before their first frame.
+    /// Log segments that exist from now on. Durable before their first frame. They are named in the
+    /// order of their ids: none below the next free one, unless the change is a reset.
     #[prost(message, repeated, tag = "4")]
     pub segments_named: Vec<SegmentNamed>,
     /// Log segments that will never be appended to again.
@@ -41,7 +42,8 @@ pub struct StoreChange {
     /// Ids of such files that are no longer part of the store.
     #[prost(uint64, repeated, tag = "9")]
     pub log_files_removed: Vec<u64>,
-    /// Where replay of the log starts. Never moves backwards.
+    /// Where replay of the log starts. Never moves backwards. In a segment that exists, or, where the
+    /// log is kept elsewhere, before all that do.
     #[prost(message, optional, tag = "10")]
     pub replay_head: Option<LogPosition>,
     /// The largest version that may have been handed out before this change. Only grows.
@@ -166,7 +168,8 @@ pub struct SegmentSealed {
     /// Segment id.
     #[prost(uint32, tag = "1")]
     pub segment: u32,
-    /// Where its last frame ends (including padding), in bytes from the start of the file.
+    /// Where its last frame ends (including padding), in bytes from the start of the file: at most its
+    /// capacity.
     #[prost(uint32, tag = "2")]
     pub length: u32,
     /// Number of frames.
