@@ -59,8 +59,9 @@
 //!   write into the system's cache; it is there after the death of the process, and after a power
 //!   loss if the system had some seconds of time. [`Manifest::settle`] makes it durable.
 //!
-//! What is left is damage to the very last record, before its mark has reached the disk: that
-//! looks like a torn append, and is cut.
+//! What is left looks like a torn append, or like nothing at all, and is cut: damage to the very last
+//! record, before its mark has reached the disk; and, settled or not, damage that takes all witnesses
+//! along, as zeros do (or a truncation) from anywhere behind `base` to the end of the file.
 //!
 //! An intact record that is no message, does not fit the state, or needs an unknown feature is an
 //! error of its own kind in every position.

@@ -163,9 +163,9 @@ impl<S: State> Manifest<S> {
         self.poison.get().is_some()
     }
 
-    /// Makes the mark behind the last record durable. From then on damage to any record of this
-    /// file is told from a torn append, also after a power loss. Meant for a clean close and for
-    /// idle times; one sync, or nothing if there is nothing to vouch for.
+    /// Makes the mark behind the last record durable. From then on, until the next append, damage to
+    /// any record of this file is told from a torn append, also after a power loss, unless it reaches
+    /// to the end of the file and takes the mark along. Meant for a clean close and for idle times; one sync, or nothing if there is nothing to vouch for.
     ///
     /// # Errors
     /// As [`append`](Self::append); a failed sync poisons, though no change is at stake.

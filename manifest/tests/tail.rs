@@ -129,6 +129,27 @@ fn what_was_cut_behind_a_mark_is_gone_for_good_and_the_mark_is_not() {
     }
 }
 
+/// The limit of what marks and witnesses tell: none of them is left.
+#[test]
+fn a_settled_tail_that_is_gone_or_zeros_to_the_end_passes_for_torn() {
+    let fs = file_system();
+    let manifest = create(&fs);
+    let mut ends = vec![HEADER];
+    for n in 0..6 {
+        manifest.append(&add(n)).unwrap();
+        ends.push(manifest.size() as usize);
+    }
+    manifest.settle().unwrap();
+    let bytes = bytes_of(&fs);
+    for (count, &end) in ends.iter().enumerate() {
+        opens_with(&bytes[..end], count, end, None);
+        let mut zeros = bytes.clone();
+        zeros[end..].fill(0);
+        let cut = Cut { offset: end as u64, bytes: (zeros.len() - end) as u64 };
+        opens_with(&zeros, count, end, Some(cut));
+    }
+}
+
 #[test]
 fn records_of_an_earlier_manifest_are_not_taken_for_records() {
     // The same changes at the same offsets, in a file of the same database with another nonce.
