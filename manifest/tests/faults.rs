@@ -360,3 +360,91 @@ fn a_rewrite_that_failed_is_not_tried_again_with_every_append() {
     }
     assert_eq!(numbers(&open(&fs).unwrap().0), (0..n).collect::<Vec<_>>());
 }
+
+/// Two faults: the second one hits whatever the first made necessary.
+#[test]
+fn two_faults_in_a_row_lose_nothing() {
+    let faults_there_are =
+        [Fault::Io, Fault::IoAfter, Fault::NoSpace, Fault::ShortWrite, Fault::LoseUnsynced];
+    for first in faults_there_are {
+        for second in faults_there_are {
+            for n in 0..40 {
+                for gap in [0, 1, 2] {
+                    let what = format!("{first:?} at {n}, {second:?} {gap} behind it");
+                    let fs = file_system();
+                    create(&fs).append(&add(100)).unwrap();
+                    let faults = FaultFs::new(Arc::new(fs.clone()));
+                    let options =
+                        Options { rewrite_bytes: 2500, rewrite_ratio: 2, ..Options::default() };
+                    let opened = Manifest::<Numbers>::open(
+                        Arc::new(faults.clone()),
+                        Path::new(DIR),
+                        options,
+                    );
+                    let (manifest, _) = opened.unwrap();
+                    faults.arm(FaultPlan::new(first).after(n));
+                    faults.arm(FaultPlan::new(second).after(n + 1 + gap));
+                    let (mut acked, mut unknown) = (vec![100], Vec::new());
+                    for i in 0..6 {
+                        match manifest.append(&heavy(i, [0, 700, 2000][i as usize % 3])) {
+                            Ok(()) => acked.push(i),
+                            Err(Error::OutcomeUnknown { .. }) => unknown.push(i),
+                            Err(_) => {}
+                        }
+                        if i == 3 {
+                            let _ = manifest.rewrite();
+                        }
+                    }
+                    faults.disarm();
+                    acked.sort_unstable();
+                    assert_eq!(numbers(&manifest), acked, "{what}");
+                    for image in [
+                        fs.process_image(),
+                        fs.crash_image(&mut Keep::None),
+                        fs.crash_image(&mut Keep::All),
+                        fs.crash_image(&mut Keep::Random(n * 7 + gap)),
+                    ] {
+                        let (found, _) = open(&image).unwrap_or_else(|e| panic!("{what}: {e}"));
+                        let found = numbers(&found);
+                        assert!(acked.iter().all(|a| found.contains(a)), "{what}: {found:?}");
+                        let extra = found.iter().filter(|f| !acked.contains(f));
+                        assert!(extra.clone().all(|f| unknown.contains(f)), "{what}: {found:?}");
+                        // What was found stays.
+                        let later = image.crash_image(&mut Keep::None);
+                        assert_eq!(numbers(&open(&later).unwrap().0), found, "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn opening_with_a_fault_and_then_a_power_loss_loses_nothing() {
+    for fault in [Fault::Io, Fault::IoAfter, Fault::ShortWrite, Fault::LoseUnsynced] {
+        for n in 0..30 {
+            let fs = file_system();
+            let first = FaultFs::new(Arc::new(fs.clone()));
+            create(&fs).append(&add(1)).unwrap();
+            let (manifest, _) =
+                Manifest::<Numbers>::open(Arc::new(first.clone()), Path::new(DIR), manual())
+                    .unwrap();
+            manifest.append(&add(2)).unwrap();
+            first.arm(FaultPlan::new(Fault::LoseUnsynced).site(SyncSite::ManifestAppend));
+            assert!(manifest.append(&heavy(3, 900)).is_err());
+            drop(manifest);
+            let second = FaultFs::new(Arc::new(fs.clone()));
+            second.arm(FaultPlan::new(fault).after(n));
+            let opened = Manifest::<Numbers>::open(Arc::new(second), Path::new(DIR), manual());
+            let found = opened.map(|(manifest, _)| {
+                let found = numbers(&manifest);
+                let _ = manifest.append(&add(4));
+                found
+            });
+            let (after, _) = open(&fs.crash_image(&mut Keep::None)).unwrap();
+            let after = numbers(&after);
+            let found = found.unwrap_or_else(|_| vec![1, 2]);
+            assert!(found.iter().all(|f| after.contains(f)), "{fault:?} {n}: {found:?} {after:?}");
+        }
+    }
+}
