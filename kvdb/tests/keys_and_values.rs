@@ -4,8 +4,12 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use common::{contents, memory, open, tiny, value};
+use kvdb::vfs::{Clock, MemFs};
 use kvdb::{Durability, Error, ErrorKind, MAX_KEY_LEN, MergeOperator, Result, WriteOptions};
 
 #[test]
@@ -270,4 +274,53 @@ fn rule_35_second_zero_is_long_ago_however_it_is_set() {
     assert!(!t.contains("two").unwrap());
     t.commit().unwrap();
     assert!(!db.contains("one").unwrap() && !db.contains("two").unwrap());
+}
+
+#[derive(Debug, Default)]
+struct GoesBack {
+    calls: AtomicU64,
+    at: AtomicU64,
+    before: AtomicU64,
+    after: AtomicU64,
+}
+
+impl Clock for GoesBack {
+    fn now(&self) -> u64 {
+        let n = self.calls.fetch_add(1, Ordering::SeqCst);
+        let from = if n < self.at.load(Ordering::SeqCst) { &self.before } else { &self.after };
+        from.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn rule_35_a_compaction_ends_although_the_clock_goes_back_meanwhile() {
+    let mut hung = Vec::new();
+    for k in 0..6 {
+        let fs = Arc::new(MemFs::new());
+        let clock = Arc::new(GoesBack::default());
+        clock.after.store(1000, Ordering::SeqCst);
+        let db = common::manual().open_with(fs.clone(), clock.clone(), common::PATH).unwrap();
+        for i in 0..10 {
+            let options = WriteOptions::default().expires_at(1_000_000);
+            db.put_with(format!("key{i}"), "value", options).unwrap();
+        }
+        db.compact().unwrap();
+        clock.before.store(2000, Ordering::SeqCst);
+        clock.after.store(1999, Ordering::SeqCst);
+        clock.at.store(clock.calls.load(Ordering::SeqCst) + k, Ordering::SeqCst);
+        let (done, wait) = mpsc::channel();
+        let operations = fs.operations();
+        let compacting = db.clone();
+        std::thread::spawn(move || {
+            compacting.compact().ok();
+            done.send(()).ok();
+        });
+        if wait.recv_timeout(Duration::from_secs(5)).is_err() {
+            hung.push((k, fs.operations() - operations));
+            // Ends it.
+            clock.after.store(3000, Ordering::SeqCst);
+            wait.recv_timeout(Duration::from_secs(5)).unwrap();
+        }
+    }
+    assert!(hung.is_empty(), "never ends, when back at the call, operations meanwhile: {hung:?}");
 }
