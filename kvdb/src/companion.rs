@@ -234,6 +234,7 @@ impl SegmentNamer for Namer {
     fn is_refusal(&self, error: &BoxError) -> bool {
         match error.downcast_ref() {
             Some(kvdb_lsm::Error::Manifest(error)) => !error.is_outcome_unknown(),
+            Some(kvdb_lsm::Error::Closed) => true,
             _ => false,
         }
     }

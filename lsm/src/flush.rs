@@ -50,6 +50,7 @@ impl<C: Companion> Shared<C> {
         memtables: &[Arc<Memtable>],
         mut change: StoreChange,
     ) -> Result<bool> {
+        self.check_cancelled()?;
         let held = HeldFloor::new(&*self.companion);
         let floor = held.floor;
         let mut used_floor = false;

@@ -80,6 +80,8 @@ impl<C: Companion> Shared<C> {
             return Err(Error::ReadOnly);
         }
         let mut install = self.install.lock();
+        // `Tree::close` sets this and takes the lock: whoever opens the store next has it alone.
+        self.check_cancelled()?;
         let current = self.superversion();
         let version = current.version();
         let has = |id: &u64| version.tables().any(|t| t.id() == *id);

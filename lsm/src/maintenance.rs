@@ -43,7 +43,7 @@ impl<C: Companion> Tree<C> {
     /// `reset`, memtables are emptied as well; no reservation may be outstanding then.
     ///
     /// # Errors
-    /// [`Error::Manifest`], [`Error::ReadOnly`], [`Error::Inconsistent`].
+    /// [`Error::Manifest`], [`Error::ReadOnly`], [`Error::Inconsistent`], [`Error::Closed`].
     pub fn install(&self, change: StoreChange) -> Result<()> {
         self.shared.install_change(change, Installation::default()).map(drop)
     }
@@ -61,7 +61,8 @@ impl<C: Companion> Tree<C> {
     /// the next change set carries it, and the replay head does not pass the frame before.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], [`Error::Inconsistent`], [`Error::Manifest`] if the manifest cannot have it.
+    /// [`Error::ReadOnly`], [`Error::Inconsistent`], [`Error::Closed`], [`Error::Manifest`] if the
+    /// manifest cannot have it.
     pub fn delete_range(&self, range: RangeDelete) -> Result<()> {
         let change = StoreChange {
             // No table will tell of this version.

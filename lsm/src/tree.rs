@@ -143,8 +143,13 @@ impl<C: Companion> Tree<C> {
     /// Stops background work at its next block, flushes included, and waits for it: that takes less
     /// than a second. What is only in memtables stays there: [`flush`](Self::flush) first if it is to be
     /// on disk. Reads go on to work. A second call does nothing.
+    ///
+    /// When it returns, nothing changes the store any more. What callers have begun on their own
+    /// threads ends with [`Error::Closed`] and removes what it has written, at its next block.
     pub fn close(&self) {
         self.shared.request_close();
+        // Who is installing just now comes to the end of it; nobody begins any more.
+        drop(self.shared.install.lock());
         self.workers.lock().join(&self.shared);
         // A compaction on a caller's thread may hold the pool for a moment longer.
         let pool = self.shared.pool.lock().take();
@@ -181,13 +186,14 @@ impl<C: Companion> Tree<C> {
     /// jobs. Returns the names of what it removed.
     ///
     /// # Errors
-    /// Those of the file system; [`Error::ReadOnly`].
+    /// Those of the file system; [`Error::ReadOnly`]; [`Error::Closed`].
     pub fn remove_orphans(&self) -> Result<Vec<std::path::PathBuf>> {
         let shared = &self.shared;
         if shared.read_only {
             return Err(Error::ReadOnly);
         }
         let _no_flush = shared.flushing.lock();
+        shared.check_cancelled()?;
         let current = shared.superversion();
         let mut removed = Vec::new();
         for entry in shared.fs.list(&shared.dir)? {

@@ -1,16 +1,18 @@
-//! Closing stops flushes and compactions at their next look, counted in entries and not in time.
+//! Closing stops flushes and compactions at their next look, counted in entries and not in time, and
+//! nothing changes the store from then on.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 
 use common::*;
 use kvdb_lsm::*;
-use kvdb_manifest::store::StoreChange;
+use kvdb_manifest::store::{RangeDelete, StoreChange};
+use kvdb_vfs::{MemFs, Op, OpenMode};
 use parking_lot::Mutex;
 
 /// Entries that are written between two looks at whether to go on.
@@ -134,4 +136,99 @@ fn a_flush_stops_within_a_few_entries_after_close() {
         drop(tree);
         assert_eq!(count(&open(&store, background)) as u64, ENTRIES);
     }
+}
+
+/// A store with two tables of level 0 over the same keys, and a memtable.
+fn two_tables(fs: &MemFs) -> (Store, Arc<Tree<NoCompanion>>) {
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    for version in 1..=3 {
+        for k in 0..100u64 {
+            tree.write(version, &[(&k.to_be_bytes(), Entry::value(b"v"))]).unwrap();
+        }
+        match version {
+            3 => tree.rotate().unwrap(),
+            _ => tree.flush().unwrap(),
+        }
+    }
+    (store, tree)
+}
+
+#[test]
+fn what_runs_on_a_callers_thread_changes_nothing_once_the_tree_is_closed() {
+    for job in [Job::Flush, Job::Compact] {
+        let fs = MemFs::new();
+        let (store, tree) = two_tables(&fs);
+        let before = store.table_files();
+        // When everything is written and synced but the manifest: the tree is closed, and the store
+        // opened anew, where another table is flushed.
+        let (once, closing, next_store) = (AtomicBool::new(false), tree.clone(), store.clone());
+        fs.on_operation(move |_, op, path| {
+            let written = op == Op::SyncDir && path.ends_with("db");
+            if written && !once.swap(true, Ordering::SeqCst) {
+                closing.close();
+                let next = next_store.open(small());
+                next.write(4, &[(b"next", Entry::value(b"v"))]).unwrap();
+                next.flush().unwrap();
+            }
+        });
+        let outcome = tree.step(job);
+        fs.clear_hook();
+        assert!(matches!(outcome, Err(Error::Closed)), "{outcome:?}");
+        drop(tree);
+        let next = store.open(small());
+        assert!(next.get(b"next", 4, 0).unwrap().is_some());
+        assert_eq!(count(&next), 201);
+        next.verify().unwrap();
+        assert_eq!(store.table_files().len(), before.len() + 1, "{job:?}");
+    }
+}
+
+#[test]
+fn a_closed_tree_neither_moves_nor_removes_nor_installs_anything() {
+    let fs = MemFs::new();
+    let (store, tree) = two_tables(&fs);
+    tree.close();
+    let before = (store.table_files(), tree.superversion().shape());
+    store.fs.open(&store.dir.join("000900.sst"), OpenMode::CreateNew).unwrap();
+    let writes: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = writes.clone();
+    fs.on_operation(move |_, op, path| {
+        if matches!(op, Op::Write | Op::SyncData | Op::Remove | Op::Rename) {
+            seen.lock().push(format!("{op} {}", path.display()));
+        }
+    });
+    let range = RangeDelete { start: Vec::new(), end: None, version: 9 };
+    let outcomes: [Result<()>; 8] = [
+        tree.step(Job::Flush).map(drop),
+        tree.step(Job::Compact).map(drop),
+        tree.flush(),
+        tree.major_compact(),
+        tree.flush_recovered(StoreChange::default()),
+        tree.install(StoreChange::default()),
+        tree.delete_range(range),
+        tree.remove_orphans().map(drop),
+    ];
+    fs.clear_hook();
+    for outcome in &outcomes {
+        assert!(matches!(outcome, Err(Error::Closed)), "{outcomes:?}");
+    }
+    assert!(writes.lock().is_empty(), "{writes:?}");
+    assert_eq!(tree.superversion().shape(), before.1);
+    assert!(store.table_files().contains(&900) && store.table_files().len() == before.0.len() + 1);
+}
+
+#[test]
+fn a_table_that_would_only_change_its_level_stays_where_it_is_in_a_closed_tree() {
+    let store = Store::new();
+    let tree = store.open(small());
+    for version in 1..=2u64 {
+        let key = version.to_be_bytes();
+        tree.write(version, &[(&key, Entry::value(b"v"))]).unwrap();
+        tree.flush().unwrap();
+    }
+    tree.close();
+    let before = tree.superversion().table_counts();
+    assert!(matches!(tree.step(Job::Compact), Err(Error::Closed)));
+    assert_eq!(tree.superversion().table_counts(), before);
 }

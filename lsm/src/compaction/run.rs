@@ -41,7 +41,10 @@ impl<C: Companion> Shared<C> {
     /// tree meanwhile. On an error the inputs are installed as before and the outputs are removed.
     pub(crate) fn run_job(&self, job: &Job) -> Result<bool> {
         let _span = tracing::debug_span!("compaction", from = job.from, to = job.to).entered();
-        let run = || if job.is_move { self.run_move(job) } else { self.run_merge(job) };
+        let run = || {
+            self.check_cancelled()?;
+            if job.is_move { self.run_move(job) } else { self.run_merge(job) }
+        };
         let result = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(result) => result,
             Err(panic) => Err(Error::Panic(panic_message(&*panic))),

@@ -12,6 +12,7 @@ use kvdb_vfs::{Fs, MemFs, OsFs};
 pub const DATABASE: u128 = 0x6b76_6462;
 
 /// A directory in memory that outlives the trees opened in it.
+#[derive(Clone)]
 pub struct Store {
     pub fs: Arc<dyn Fs>,
     pub dir: PathBuf,
