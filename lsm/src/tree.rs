@@ -67,15 +67,11 @@ impl<C: Companion> Tree<C> {
                 ids.skip(id);
             }
         }
-        // Of tables from earlier runs it is not known what they were filtered with. Tables that keep
-        // several versions would be rewritten in vain again and again.
-        let (watermark, clock) = manifest.read(|s| (s.watermark(), s.clock()));
-        let built = match options.versions_to_keep {
-            1 => Built::default(),
-            _ => Built { floor: watermark, clock, patience: 0 },
-        };
+        let watermark = manifest.read(StoreState::watermark);
         let (version, ranges) = manifest.read(|state| {
-            let version = Version::from_state(state, options.max_levels, built, &tables);
+            // What tables from earlier runs were filtered with is not known: the watermark tells of
+            // some of them only.
+            let version = Version::from_state(state, options.max_levels, Built::default(), &tables);
             (version, RangeDeletes::new(state.range_deletes().cloned().collect()))
         });
         for table in version.tables() {

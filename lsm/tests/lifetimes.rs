@@ -515,3 +515,76 @@ fn a_range_that_is_owed_does_not_outlive_a_reset() {
     assert!(tree.superversion().range_deletes().is_empty());
     assert_eq!(store_state(&store, tree).range_deletes().count(), 0);
 }
+
+/// A tree that keeps so many versions, with a table of old entries on the last level and a watermark that
+/// came from dropping something else; opened anew.
+fn reopened_above_the_watermark(
+    keep: usize,
+    entry: Entry<'_>,
+    range: Option<RangeDelete>,
+) -> Arc<Tree<NoCompanion>> {
+    let store = Store::new();
+    let options = Options { versions_to_keep: keep, ..small() };
+    let tree = store.open(options.clone());
+    for k in 0..100u64 {
+        tree.write(1, &[(&k.to_be_bytes(), entry)]).unwrap();
+    }
+    tree.flush().unwrap();
+    tree.major_compact().unwrap();
+    if let Some(range) = range {
+        tree.delete_range(range).unwrap();
+    }
+    for version in 6..=10 {
+        tree.write(version, &[(b"z", Entry::value(b"v"))]).unwrap();
+    }
+    tree.companion().raise_floor(Floor { discard: 10, clock: 0 });
+    tree.flush().unwrap();
+    assert_eq!((tree.superversion().watermark(), count(&tree)), (10, 100 + keep));
+    drop(tree);
+    let tree = store.open(options);
+    tree.companion().raise_floor(Floor { discard: 10, clock: 0 });
+    tree
+}
+
+#[test]
+fn range_deletes_are_applied_after_reopening_however_many_versions_are_kept() {
+    for keep in [1, 2] {
+        let range = RangeDelete { start: Vec::new(), end: None, version: 5 };
+        let tree = reopened_above_the_watermark(keep, Entry::value(b"v"), Some(range));
+        tree.major_compact().unwrap();
+        tree.wait_idle().unwrap();
+        assert_eq!(count(&tree), keep, "{keep} kept");
+        assert!(tree.superversion().range_deletes().is_empty());
+    }
+}
+
+#[test]
+fn tombstones_go_after_reopening_however_many_versions_are_kept() {
+    for keep in [1, 2] {
+        let tree = reopened_above_the_watermark(keep, Entry::tombstone(), None);
+        tree.wait_idle().unwrap();
+        assert_eq!(count(&tree), keep, "{keep} kept");
+    }
+}
+
+#[test]
+fn tables_that_keep_several_versions_are_not_rewritten_after_reopening_for_those() {
+    let store = Store::new();
+    let options = Options { versions_to_keep: 3, ..small() };
+    let tree = store.open(options.clone());
+    for version in 1..=3 {
+        fill(&tree, version);
+    }
+    tree.companion().raise_floor(Floor { discard: 3, clock: 0 });
+    tree.major_compact().unwrap();
+    drop(tree);
+    let tree = store.open(options);
+    tree.companion().raise_floor(Floor { discard: 3, clock: 0 });
+    tree.wait_idle().unwrap();
+    assert_eq!(tree.stats().compactions, 0);
+    // Who asks for it has them looked at, once.
+    for _ in 0..2 {
+        tree.major_compact().unwrap();
+    }
+    assert!(tree.stats().compactions <= tables(&tree) as u64);
+}
