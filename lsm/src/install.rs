@@ -1,6 +1,6 @@
 //! The one way in which the tree changes: manifest first, then the superversion.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -84,7 +84,8 @@ impl<C: Companion> Shared<C> {
         self.check_cancelled()?;
         let current = self.superversion();
         let version = current.version();
-        let has = |id: &u64| version.tables().any(|t| t.id() == *id);
+        let inputs: HashSet<u64> = parts.inputs.iter().copied().collect();
+        let there = version.tables().filter(|t| inputs.contains(&t.id())).count();
         let flushed_are_there = {
             let memtables = self.admission.lock();
             let sealed = &memtables.sealed;
@@ -101,7 +102,7 @@ impl<C: Companion> Shared<C> {
             }
             parts.flushed.iter().all(|f| sealed.iter().any(|s| Arc::ptr_eq(f, s)))
         };
-        if !flushed_are_there || !parts.inputs.iter().all(has) {
+        if !flushed_are_there || there < inputs.len() {
             return Ok(false);
         }
         let listed = |v: &u64| current.range_deletes().iter().any(|r| r.version == *v);
@@ -116,8 +117,12 @@ impl<C: Companion> Shared<C> {
             }
         }
         let gone: Vec<Arc<TableFile>> = {
-            let stays = |t: &&Arc<TableFile>| !next.tables().any(|n| n.id() == t.id());
-            version.tables().filter(stays).cloned().collect()
+            let removed: HashSet<u64> = change.tables_removed.iter().copied().collect();
+            let moved: HashSet<u64> = change.tables_added.iter().map(|t| t.id).collect();
+            let goes = |t: &&Arc<TableFile>| {
+                (change.reset || removed.contains(&t.id())) && !moved.contains(&t.id())
+            };
+            version.tables().filter(goes).cloned().collect()
         };
 
         self.manifest.append(recorded.as_ref().unwrap_or(&change))?;

@@ -1,5 +1,6 @@
 //! [`Tree`]: the handle.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -191,12 +192,13 @@ impl<C: Companion> Tree<C> {
         let _no_flush = shared.flushing.lock();
         shared.check_cancelled()?;
         let current = shared.superversion();
+        let named: HashSet<u64> = current.version().tables().map(|t| t.id()).collect();
         let mut removed = Vec::new();
         for entry in shared.fs.list(&shared.dir)? {
             let unfinished = entry.name.to_str().and_then(|n| n.strip_suffix(".tmp"));
             let name = unfinished.map_or(entry.name.as_path(), Path::new);
             let Some(id) = parse_table_file_name(name) else { continue };
-            if unfinished.is_none() && current.version().tables().any(|t| t.id() == id) {
+            if unfinished.is_none() && named.contains(&id) {
                 continue;
             }
             shared.fs.remove(&shared.dir.join(&entry.name))?;

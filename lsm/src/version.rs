@@ -1,6 +1,6 @@
 //! Which tables are on which level.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use kvdb_manifest::store::{StoreChange, StoreState};
@@ -134,15 +134,14 @@ impl Version {
         fresh: &[Arc<TableFile>],
         context: &Arc<TableContext>,
     ) -> Version {
-        let gone = |id: u64| change.reset || change.tables_removed.contains(&id);
-        let mut moved: HashMap<u64, Arc<TableFile>> = HashMap::new();
-        for table in self.levels.iter().flat_map(|l| l.tables()).filter(|t| gone(t.id())) {
-            moved.insert(table.id(), table.clone());
-        }
+        let removed: HashSet<u64> = change.tables_removed.iter().copied().collect();
+        let gone = |id: u64| change.reset || removed.contains(&id);
+        let moved = self.tables().filter(|t| gone(t.id()));
+        let mut at_hand: HashMap<u64, Arc<TableFile>> =
+            moved.chain(fresh).map(|t| (t.id(), t.clone())).collect();
         let mut added: BTreeMap<usize, Vec<Arc<TableFile>>> = BTreeMap::new();
         for record in &change.tables_added {
-            let shared = fresh.iter().find(|t| t.id() == record.id).cloned();
-            let table = shared.or_else(|| moved.remove(&record.id)).unwrap_or_else(|| {
+            let table = at_hand.remove(&record.id).unwrap_or_else(|| {
                 Arc::new(TableFile::new(record.clone(), Built::default(), context.clone()))
             });
             added.entry(record.level as usize).or_default().push(table);
