@@ -96,9 +96,18 @@ impl Graveyard {
 
     /// Whether nothing waits, here or for the epoch.
     pub(crate) fn is_empty(&self) -> bool {
+        self.is_buried_but(false)
+    }
+
+    /// Whether nothing waits here; something may wait for the epoch, which any reader holds up.
+    pub(crate) fn is_buried(&self) -> bool {
+        self.is_buried_but(true)
+    }
+
+    fn is_buried_but(&self, deferred: bool) -> bool {
         let queue = self.queue.lock();
         queue.waiting.is_empty()
-            && !self.awaits_epoch()
+            && (deferred || !self.awaits_epoch())
             && self.in_hand.load(Ordering::Acquire) == 0
     }
 

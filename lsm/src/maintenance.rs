@@ -1,7 +1,7 @@
 //! What is done to a tree beside reading and writing it: flush, compaction, checks, figures.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvdb_manifest::store::{PointerSum, RangeDelete, StoreChange};
 use kvdb_sstable::Cursor;
@@ -14,6 +14,7 @@ use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::graveyard::Remains;
 use crate::install::Installation;
+use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::table::TableFile;
 use crate::tree::Tree;
@@ -31,9 +32,11 @@ pub enum Job {
     Reclaim,
 }
 
-/// How often a caller of `wait_idle` who does the work itself looks, a millisecond apart, whether what
-/// waits for the epoch has been set free. Not for ever: it may hold a pin itself.
-const EPOCH_TRIES: u32 = 1000;
+/// How long a caller of `wait_idle` waits, when all else is done, for what waits for the epoch. Not for
+/// ever: it may hold a pin itself, and so may any reader of any tree.
+const EPOCH_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks in that time at least: the process may be stopped meanwhile.
+const EPOCH_LOOKS: u32 = 50;
 
 impl<C: Companion> Tree<C> {
     /// Installs a change set of the caller's: durable in the manifest, then part of the current
@@ -271,22 +274,21 @@ impl<C: Companion> Tree<C> {
     pub fn wait_idle(&self) -> Result<()> {
         let shared = &self.shared;
         if !shared.has_threads() {
-            let mut held_up = 0;
+            let mut held_up = None;
             loop {
                 let flushed = !shared.read_only && self.step(Job::Flush)?;
                 let compacted = !shared.read_only && self.step(Job::Compact)?;
                 if flushed || compacted || self.step(Job::Reclaim)? {
-                    held_up = 0;
+                    held_up = None;
                     continue;
                 }
-                // The epoch moves on when every thread that reads just now, of whatever tree, is done.
-                held_up += 1;
-                if shared.tables.graveyard.is_empty() || held_up > EPOCH_TRIES {
+                if shared.has_buried_what_it_can(&mut held_up) {
                     return Ok(());
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
+        let mut held_up = None;
         let mut schedule = shared.scheduler.lock();
         schedule.awaited += 1;
         let result = loop {
@@ -296,9 +298,12 @@ impl<C: Companion> Tree<C> {
             if let Some(failure) = self.health() {
                 break Err(failure);
             }
-            if shared.read_only
-                || shared.is_settled(&schedule) && !shared.can_retire_range_deletes()
-            {
+            if shared.read_only {
+                break Ok(());
+            }
+            if !shared.is_settled(&schedule) || shared.can_retire_range_deletes() {
+                held_up = None;
+            } else if shared.has_buried_what_it_can(&mut held_up) {
                 break Ok(());
             }
             drop(schedule);
@@ -412,5 +417,18 @@ impl<C: Companion> Tree<C> {
             return Err(Error::Inconsistent(what));
         }
         Ok(())
+    }
+}
+
+impl<C: Companion> Shared<C> {
+    /// Whether what nobody reads any more is freed, but for what pins have held up for a while. The
+    /// epoch moves on when every thread that reads just now, of whatever tree, is done. `held_up`: since
+    /// when this was asked again and again, and how often.
+    fn has_buried_what_it_can(&self, held_up: &mut Option<(Instant, u32)>) -> bool {
+        let graveyard = &self.tables.graveyard;
+        let (since, looks) = held_up.get_or_insert_with(|| (Instant::now(), 0));
+        *looks += 1;
+        let patient = *looks > EPOCH_LOOKS && since.elapsed() >= EPOCH_PATIENCE;
+        graveyard.is_empty() || (graveyard.is_buried() && patient)
     }
 }

@@ -216,13 +216,12 @@ impl<C: Companion> Shared<C> {
         }
     }
 
-    /// Whether background work has nothing to do, garbage included. Looks with the eyes of an idle
-    /// tree.
+    /// Whether background work has nothing to do, garbage included, but to free what is gone. Looks
+    /// with the eyes of an idle tree.
     pub(crate) fn is_settled(&self, schedule: &Schedule) -> bool {
         self.admission.lock().sealed.is_empty()
             && schedule.running.len() == 0
             && self.flushing.try_lock().is_some()
             && self.next_job(schedule, false).is_none()
-            && self.tables.graveyard.is_empty()
     }
 }
