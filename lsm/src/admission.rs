@@ -465,7 +465,10 @@ impl Admission {
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        state.spare = None;
+        // Who was admitted before still has its room.
+        if state.reserved == 0 {
+            state.spare = None;
+        }
         drop(state);
         self.wake_all();
     }

@@ -455,3 +455,26 @@ fn the_last_frame_of_a_sealed_memtable_wakes_the_flusher() {
         assert!(flusher.join().unwrap(), "nobody told the flusher");
     });
 }
+
+#[test]
+fn what_was_admitted_before_the_tree_is_closed_finds_its_room_afterwards() {
+    for gives_back in [false, true] {
+        let admission = admission(Background::Threads);
+        let mut before = admission.admit(30_000, true).unwrap();
+        admission.route(&mut before, 0, 1, |_| {});
+        // These count on a spare.
+        let mut waiting: Vec<_> =
+            [40_000, 15_000].map(|bytes| admission.admit(bytes, true).unwrap()).into();
+        assert!(admission.lock().spare.is_some());
+        if gives_back {
+            waiting.clear();
+        }
+        admission.close();
+        assert!(matches!(admission.admit(1, true), Err(Error::Closed)));
+        assert_eq!(admission.lock().spare.is_none(), gives_back);
+        for r in &mut waiting {
+            admission.route(r, 1, 2, |_| {});
+            fill(r, 2);
+        }
+    }
+}
