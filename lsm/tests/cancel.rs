@@ -81,16 +81,28 @@ fn open(store: &Store, background: Background) -> Arc<Tree<Closing>> {
 }
 
 fn fill(tree: &Tree<Closing>, version: u64) {
-    for k in 0..ENTRIES {
-        tree.write(version, &[(&k.to_be_bytes(), Entry::pointer(&[0; 30]))]).unwrap();
+    fill_with(tree, version, ENTRIES, &[0; 30]);
+}
+
+fn fill_with(tree: &Tree<Closing>, version: u64, entries: u64, payload: &[u8]) {
+    for k in 0..entries {
+        tree.write(version, &[(&k.to_be_bytes(), Entry::pointer(payload))]).unwrap();
     }
 }
 
 /// Has the tree closed when `job` has written a thousand entries; how many more it writes then.
 fn written_after_close(tree: &Tree<Closing>, job: impl FnOnce() -> Result<()>) -> u64 {
+    written_after_close_at(tree, 1000, job)
+}
+
+fn written_after_close_at(
+    tree: &Tree<Closing>,
+    entries: u64,
+    job: impl FnOnce() -> Result<()>,
+) -> u64 {
     let companion = tree.companion();
     let so_far = companion.written.load(Ordering::SeqCst);
-    companion.close_at.store(so_far + 1000, Ordering::SeqCst);
+    companion.close_at.store(so_far + entries, Ordering::SeqCst);
     let result = job();
     assert!(matches!(result, Err(Error::Closed)), "{result:?}");
     companion.closer.lock().take().unwrap().join().unwrap();
@@ -135,6 +147,26 @@ fn a_flush_stops_within_a_few_entries_after_close() {
         assert_eq!(found, 2, "what is in memory stays there");
         drop(tree);
         assert_eq!(count(&open(&store, background)) as u64, ENTRIES);
+    }
+}
+
+#[test]
+fn jobs_over_large_entries_stop_within_a_mebibyte_after_close() {
+    let payload = vec![0; 64 << 10];
+    for compacts in [false, true] {
+        let store = Store::new();
+        let tree = open(&store, Background::Manual);
+        fill_with(&tree, 1, 100, &payload);
+        tree.flush().unwrap();
+        fill_with(&tree, 2, 100, &payload);
+        let more = match compacts {
+            true => {
+                tree.flush().unwrap();
+                written_after_close_at(&tree, 20, || tree.major_compact())
+            }
+            false => written_after_close_at(&tree, 20, || tree.flush()),
+        };
+        assert!(more <= 16, "{more} entries, {compacts}");
     }
 }
 

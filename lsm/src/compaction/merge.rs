@@ -16,8 +16,10 @@ use crate::range_delete::RangeDeletes;
 use crate::table_writer::{Finished, TableWriter, WriterContext};
 use crate::version::{Level, check_order};
 
-/// Whether to go on is looked at every so many entries.
-const CANCEL_CHECK: u32 = 256;
+/// Whether to go on is looked at every so many bytes,
+const CANCEL_CHECK: usize = 1 << 20;
+/// of which the smallest entry counts for so many: every so many entries, too.
+const LEAST_COUNTED: usize = CANCEL_CHECK / 256;
 
 /// When a table is finished and the next one begun.
 pub(crate) struct Cuts {
@@ -103,7 +105,7 @@ pub(crate) fn merge_into_tables<C: Companion>(
     let mut key: Vec<u8> = Vec::new();
     let mut started = false;
     let mut last = (0, 0);
-    let mut until_check = CANCEL_CHECK;
+    let mut since_check = 0;
     let folds = context.companion.folds();
     let mut chain: Option<Chain> = None;
     let mut valid = match &part.start {
@@ -111,9 +113,8 @@ pub(crate) fn merge_into_tables<C: Companion>(
         None => cursor.first()?,
     };
     while valid {
-        until_check -= 1;
-        if until_check == 0 {
-            until_check = CANCEL_CHECK;
+        if since_check >= CANCEL_CHECK {
+            since_check = 0;
             if cancel.load(Ordering::Relaxed) {
                 return Err(Error::Closed);
             }
@@ -139,6 +140,7 @@ pub(crate) fn merge_into_tables<C: Companion>(
         }
         last = (version, cursor.source());
         let bytes = cursor.value();
+        since_check += (key.len() + bytes.len()).max(LEAST_COUNTED);
         let entry = Entry::decode(bytes)?;
         let mut verdict = dropping.judge(&key, version, &entry);
         if let Some(above) = &mut chain {
