@@ -383,11 +383,20 @@ impl Admission {
         }
     }
 
-    /// Seals the active memtable unless it is untouched. Returns the sequence number of the newest
-    /// sealed memtable, if there is one.
-    pub(crate) fn rotate(&self, publish: impl FnOnce(&Memtables)) -> Result<Option<u64>> {
+    /// Seals the active memtable unless it is untouched, or unless there are as many as there may be
+    /// and the caller bears that. Returns the sequence number of the newest sealed memtable, if there
+    /// is one.
+    pub(crate) fn rotate(
+        &self,
+        within_limit: bool,
+        publish: impl FnOnce(&Memtables),
+    ) -> Result<Option<u64>> {
         let mut state = self.state.lock();
-        if !state.active.is_untouched() {
+        let full = within_limit
+            && !self.waitless
+            && state.spare.is_none()
+            && state.count() >= self.max_memtables;
+        if !state.active.is_untouched() && !full {
             let next = match state.spare.take() {
                 Some(spare) => spare,
                 None => self.new_memtable(&mut state)?,

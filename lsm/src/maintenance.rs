@@ -124,17 +124,19 @@ impl<C: Companion> Tree<C> {
         self.shared.admission.lock().replay_head_without(&[])
     }
 
-    /// Seals the active memtable, unless it is empty, and wakes the flush thread.
+    /// Seals the active memtable and wakes the flush thread. Does nothing if it is empty, or if there
+    /// are [`Options::max_memtables`](crate::Options::max_memtables) already: flushes are behind then, and the
+    /// next one makes room.
     ///
     /// # Errors
     /// [`Error::Memtable`] if there is no memory for another one.
     pub fn rotate(&self) -> Result<()> {
-        self.seal().map(drop)
+        self.seal(true).map(drop)
     }
 
-    fn seal(&self) -> Result<Option<u64>> {
+    fn seal(&self, within_limit: bool) -> Result<Option<u64>> {
         let current = &self.shared.current;
-        self.shared.admission.rotate(|memtables| {
+        self.shared.admission.rotate(within_limit, |memtables| {
             current.replace(current.pin().with_memtables(memtables));
         })
     }
@@ -148,7 +150,7 @@ impl<C: Companion> Tree<C> {
         if shared.read_only {
             return Err(Error::ReadOnly);
         }
-        let Some(newest) = self.seal()? else { return Ok(()) };
+        let Some(newest) = self.seal(false)? else { return Ok(()) };
         loop {
             let mut state = shared.admission.lock();
             if state.sealed.first().is_none_or(|m| m.sequence() > newest) {
@@ -184,7 +186,7 @@ impl<C: Companion> Tree<C> {
         if shared.read_only {
             return Err(Error::ReadOnly);
         }
-        self.seal()?;
+        self.seal(false)?;
         let _one_at_a_time = shared.flushing.lock();
         let sealed = shared.admission.lock().sealed.clone();
         shared.flush_memtables(&sealed, change).map(drop)

@@ -15,8 +15,8 @@ pub struct Options {
     /// 1 GiB. Default 64 MiB. Its index comes on top: some 13 bytes per entry, 19 at most.
     pub memtable_size: usize,
     /// How many memtables there may be, the active one and its spare included. At least 2;
-    /// default 4. Writers wait when all of them are full. Explicit flushes and frames larger
-    /// than a memtable may exceed it by one.
+    /// default 4. Writers wait when all of them are full. Each flush that is waited for,
+    /// and frames larger than a memtable, may exceed it by one.
     pub max_memtables: usize,
     /// A memtable is sealed when the log has grown by this many bytes since its first frame, full
     /// or not, so that recovery has no more than that per memtable to replay. Default 256 MiB.
@@ -255,7 +255,7 @@ impl Options {
     }
 
     /// The most memory the tree takes, in bytes: memtables with their indexes and filters (and one more for
-    /// a flush or a rotation on demand); block cache, and the indexes and filters of open tables, where tables
+    /// a flush); block cache, and the indexes and filters of open tables, where tables
     /// are read by position; and for each job that may run at once its output buffers, the filter's
     /// hashes and the index of the table it builds. Page cache behind maps is the system's to give and
     /// take. Frames larger than a memtable, and what cursors and values of the caller's keep alive, come

@@ -386,3 +386,23 @@ fn an_idle_tree_drops_what_can_go_by_itself() {
     }
     assert!(tree.health().is_none());
 }
+
+#[test]
+fn sealing_on_demand_makes_no_more_memtables_than_there_may_be() {
+    let store = Store::new();
+    let tree = store.open(Options { max_memtables: 3, ..threaded() });
+    // The first memtable cannot be flushed: a frame in it is not applied yet.
+    let mut first = tree.admit(100).unwrap();
+    tree.route(&mut first, 0, 0);
+    for version in 1..=20 {
+        tree.write(version, &[(b"k", Entry::value(b"v"))]).unwrap();
+        tree.rotate().unwrap();
+    }
+    assert_eq!(tree.stats().sealed_memtables, 2);
+    drop(first);
+    tree.flush().unwrap();
+    tree.write(21, &[(b"k", Entry::value(b"v"))]).unwrap();
+    tree.rotate().unwrap();
+    tree.wait_idle().unwrap();
+    assert_eq!(tree.unflushed_from(), None, "it is sealed again once there is room");
+}

@@ -99,9 +99,9 @@ fn a_memtable_is_flushed_only_when_its_frames_are_applied() {
     let mut first = admission.admit(1000, true).unwrap();
     let mut second = admission.admit(1000, true).unwrap();
     admission.route(&mut first, 10, 20, |_| {});
-    admission.rotate(|_| {}).unwrap();
+    admission.rotate(false, |_| {}).unwrap();
     admission.route(&mut second, 20, 30, |_| {});
-    admission.rotate(|_| {}).unwrap();
+    admission.rotate(false, |_| {}).unwrap();
     drop(second);
     assert!(flush(&admission).is_none(), "the older memtable goes first");
     drop(first);
@@ -118,7 +118,7 @@ fn replay_starts_right_behind_what_is_flushed() {
         admission.route(&mut r, i * 10, i * 10 + 8, |_| {});
         drop(r);
         if i < 2 {
-            admission.rotate(|_| {}).unwrap();
+            admission.rotate(false, |_| {}).unwrap();
         }
     }
     let state = admission.lock();
@@ -126,7 +126,7 @@ fn replay_starts_right_behind_what_is_flushed() {
     assert_eq!(state.replay_head_without(&sealed[..1]), Some(8));
     assert_eq!(state.replay_head_without(&sealed), Some(18));
     drop(state);
-    admission.rotate(|_| {}).unwrap();
+    admission.rotate(false, |_| {}).unwrap();
     let state = admission.lock();
     let all = state.sealed.clone();
     assert_eq!(state.replay_head_without(&all), Some(28), "the end of the last frame");
@@ -323,7 +323,7 @@ fn many_threads_reserve_route_and_flush() {
         for w in writers {
             w.join().unwrap();
         }
-        admission.rotate(|_| {}).unwrap();
+        admission.rotate(false, |_| {}).unwrap();
         done.store(true, Ordering::SeqCst);
         admission.wake_all();
         flusher.join().unwrap();
@@ -375,7 +375,7 @@ fn a_spare_is_prepared_when_a_memtable_was_filled_and_not_otherwise() {
     let mut r = admission.admit(100, true).unwrap();
     admission.route(&mut r, 0, 8, |_| {});
     drop(r);
-    admission.rotate(|_| {}).unwrap();
+    admission.rotate(false, |_| {}).unwrap();
     admission.prepare_spare();
     assert!(admission.lock().spare.is_none(), "it was not full");
     let bytes = admission.standard - 1000;
@@ -438,7 +438,7 @@ fn the_last_frame_of_a_sealed_memtable_wakes_the_flusher() {
     let admission = admission(Background::Manual);
     let mut r = admission.admit(1000, true).unwrap();
     admission.route(&mut r, 0, 8, |_| {});
-    admission.rotate(|_| {}).unwrap();
+    admission.rotate(false, |_| {}).unwrap();
     let waits = AtomicBool::new(false);
     std::thread::scope(|s| {
         let flusher = s.spawn(|| {
