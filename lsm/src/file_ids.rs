@@ -24,15 +24,19 @@ pub fn parse_table_file_name(name: &Path) -> Option<u64> {
     (table_file_name(id) == name).then_some(id)
 }
 
+/// No store has come to this number by counting: a file that bears it is a stranger's, and ids that lay
+/// above it would soon be more than the manifest takes.
+const OUT_OF_REACH: u64 = 1 << 63;
+
 /// The number that any file of a store starts with (`000042.sst`, `000043.log`, `000044.sst.tmp`),
-/// for seeding [`FileIds`] above everything in the directory.
+/// for seeding [`FileIds`] above everything in the directory. `None` for other names, and from 2⁶³ on.
 pub fn leading_file_id(name: &Path) -> Option<u64> {
     let name = name.to_str()?;
     let (digits, _) = name.split_once('.')?;
     if digits.len() < 6 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    digits.parse().ok()
+    digits.parse().ok().filter(|&id| id < OUT_OF_REACH)
 }
 
 /// Hands out file ids, each once, and nonces for the salts of files.
@@ -100,6 +104,11 @@ mod tests {
         assert_eq!(leading_file_id(Path::new("000042.sst.tmp")), Some(42));
         assert_eq!(leading_file_id(Path::new("MANIFEST")), None);
         assert_eq!(leading_file_id(Path::new("2024.txt")), None);
+        for id in [OUT_OF_REACH, u64::MAX] {
+            assert_eq!(leading_file_id(Path::new(&table_file_name(id))), None);
+        }
+        let most = OUT_OF_REACH - 1;
+        assert_eq!(leading_file_id(Path::new(&table_file_name(most))), Some(most));
     }
 
     #[test]

@@ -588,3 +588,18 @@ fn tables_that_keep_several_versions_are_not_rewritten_after_reopening_for_those
     }
     assert!(tree.stats().compactions <= tables(&tree) as u64);
 }
+
+#[test]
+fn a_file_with_a_number_that_no_store_comes_to_does_no_harm() {
+    for name in [format!("{}.sst", u64::MAX), format!("{}.log", u64::MAX - 1)] {
+        let store = Store::new();
+        store.fs.open(&store.dir.join(&name), kvdb_vfs::OpenMode::CreateNew).unwrap();
+        for version in 1..=4 {
+            let tree = store.open(small());
+            for part in [2 * version, 2 * version + 1] {
+                tree.write(part, &[(b"k", Entry::value(b"v"))]).unwrap();
+                tree.flush().unwrap_or_else(|e| panic!("{name}: {e}"));
+            }
+        }
+    }
+}
