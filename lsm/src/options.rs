@@ -257,7 +257,7 @@ impl Options {
     /// The most memory the tree takes, in bytes: memtables with their indexes and filters (and one more for
     /// a flush); block cache, and the indexes and filters of open tables, where tables
     /// are read by position; and for each job that may run at once its output buffers, the filter's
-    /// hashes and the index of the table it builds. Page cache behind maps is the system's to give and
+    /// hashes and the index of the table it builds, and the blocks it reads where they are not part of a map. Page cache behind maps is the system's to give and
     /// take. Frames larger than a memtable, and what cursors and values of the caller's keep alive, come
     /// on top.
     pub fn memory_bound(&self) -> u64 {
@@ -271,7 +271,18 @@ impl Options {
         let flush = BUILDER + self.memtable_size as u64 / 4;
         let parts = (self.compaction_threads * 2 + 1) as u64;
         let jobs = flush + parts * (BUILDER + self.table_size / 4);
-        (self.memtables_bound() + jobs).saturating_add(cache)
+        (self.memtables_bound() + jobs).saturating_add(cache).saturating_add(self.blocks_bound())
+    }
+
+    /// The blocks that a compaction of all of level 0 stands on: one in each table for each of its
+    /// parts, where blocks are not part of a map. Level 0 is full when writers wait, and memtables may
+    /// follow.
+    fn blocks_bound(&self) -> u64 {
+        if self.reads == Reads::Mapped && self.compression == Compression::None {
+            return 0;
+        }
+        let tables = (self.l0_stop_trigger + self.max_memtables) as u64;
+        tables * self.compaction_threads as u64 * self.block_size as u64
     }
 
     /// What the memtables take of it. Of a memtable that is full of the shortest entries, in the order
@@ -366,6 +377,29 @@ mod tests {
         assert!(Options::within_memory(1 << 20, Reads::Mapped).is_err());
         let o = Options { memory_budget: 64 << 20, ..Options::default() };
         assert!(o.validate().unwrap_err().to_string().contains("memory_budget"));
+    }
+
+    #[test]
+    fn the_memory_bound_has_the_blocks_of_level_0_where_they_are_copied() {
+        let bound = |reads, compression, block_size| {
+            Options { reads, compression, block_size, ..Options::default() }.memory_bound()
+        };
+        let positioned = Reads::Positioned { block_cache_bytes: 1 << 20 };
+        for (reads, compression, counts) in [
+            (Reads::Mapped, Compression::None, false),
+            (Reads::Mapped, Compression::Lz4, true),
+            (positioned, Compression::None, true),
+        ] {
+            let more = bound(reads, compression, 1 << 20) - bound(reads, compression, 4096);
+            assert_eq!(
+                more >= 24 * ((1 << 20) - 4096),
+                counts,
+                "{reads:?} {compression:?}: {more}"
+            );
+        }
+        // 24 tables with a mebibyte each do not fit.
+        let large = Options { reads: positioned, block_size: 1 << 20, ..Options::default() };
+        assert!(large.scaled_to(24 << 20).is_err());
     }
 
     #[test]
