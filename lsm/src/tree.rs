@@ -305,6 +305,9 @@ impl<C: Companion> Tree<C> {
     /// the payload of the newest entry, unless it is a tombstone or has expired. For trees that
     /// stand alone; others use [`pin`](Self::pin).
     ///
+    /// Below the [watermark](Superversion::watermark) versions may be missing, which is no error:
+    /// whoever may read that far back compares first.
+    ///
     /// # Errors
     /// As [`Superversion::get`].
     pub fn get(&self, key: &[u8], at_most: u64, clock: u64) -> Result<Option<Vec<u8>>> {
