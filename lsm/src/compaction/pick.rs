@@ -288,7 +288,9 @@ impl Picker<'_> {
                 let mut hidden = tables.tables().iter().filter(|t| {
                     t.record.smallest_version < range.version
                         && range_delete::overlaps(range, t.smallest(), t.largest())
-                        && t.built.floor < range.version
+                        // On level 0 it may reach beyond the range and hold nothing that is
+                        // hidden: below, it will be cut where the range ends, and that is known then.
+                        && (level == 0 || t.built.floor < range.version)
                 });
                 let found = match level {
                     // Tables of level 0 cannot be cut where the range ends.
