@@ -829,6 +829,43 @@ fn what_tables_of_relocated_segments_take_is_not_collected_for_ever() {
 }
 
 #[test]
+fn relocated_segments_of_which_little_is_left_take_no_descriptor_each() {
+    const SEGMENTS: usize = 60;
+    let fs = Arc::new(MemFs::new());
+    let db = open(&manual(), &fs).unwrap();
+    let mut model = Contents::new();
+    for i in 0..SEGMENTS as u64 {
+        put(&db, &mut model, i, 0);
+        db.put("junk", value(i, SIZE)).unwrap();
+        db.gc(&GcOptions::default().min_garbage(1.1).settle(true)).unwrap();
+    }
+    db.gc(&GcOptions::default()).unwrap();
+    db.close().unwrap();
+    assert!(with_extension(&fs, &[".vrel"]).len() >= SEGMENTS - 1, "{:?}", names(&fs));
+
+    let dir = tempfile::tempdir().unwrap();
+    for name in names(&fs) {
+        let file = fs.open(&Path::new(PATH).join(&name), OpenMode::Read).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        std::fs::write(dir.path().join(&name), bytes).unwrap();
+    }
+    let Ok(_) = std::fs::read_dir("/proc/self/fd") else { return };
+    let held = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let held = links.filter_map(|e| std::fs::read_link(e.unwrap().path()).ok());
+        held.filter(|path| path.starts_with(dir.path())).count()
+    };
+    for options in [manual(), manual().memory_map(false)] {
+        let db = options.open(dir.path()).unwrap();
+        let opened = held();
+        model.iter().for_each(|(key, value)| assert_eq!(db.get(key).unwrap().unwrap(), value[..]));
+        assert!(opened.max(held()) < SEGMENTS / 2, "{opened}, {}", held());
+        db.close().unwrap();
+    }
+}
+
+#[test]
 fn rule_48_a_step_towards_rest_that_the_manifest_refuses_leaves_a_log_to_go_on_with() {
     for nth in 0.. {
         let inner = Arc::new(MemFs::new());

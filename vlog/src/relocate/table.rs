@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use kvdb_vfs::{File, Fs, OpenMode, Region};
+use parking_lot::Mutex;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
@@ -14,6 +15,10 @@ use super::{
 };
 use crate::file::LogFile;
 use crate::{Error, Options, Relocated, Result};
+
+/// Tables up to so long are read when they are opened and take no descriptor: there may be one for
+/// every segment that something is left of, however little that is.
+const READ_AT_ONCE: u64 = 16 << 10;
 
 /// The new place of a collected segment, open and ready for [`Log::relocate`](crate::Log::relocate).
 #[derive(Debug)]
@@ -25,11 +30,12 @@ pub struct RelocatedSegment {
 /// The table of one relocated segment, open for lookups.
 ///
 /// Its header is verified when it is opened, the rest when it is first looked into, so that
-/// opening a log takes no longer for having many tables.
+/// opening a log takes no longer for having many tables. A short one is read at once and holds no
+/// descriptor; a long one, of thousands of records, holds one by itself or by its map.
 #[derive(Debug)]
 pub(crate) struct Relocation {
     path: PathBuf,
-    file: Arc<dyn File>,
+    unread: Mutex<Unread>,
     /// Of the whole file.
     len: u64,
     body_crc: u32,
@@ -41,6 +47,13 @@ pub(crate) struct Relocation {
     entries: Range<usize>,
     /// The file's bytes, once they are verified.
     bytes: OnceLock<Region>,
+}
+
+/// Where the bytes come from that are verified when they are first needed.
+#[derive(Debug)]
+enum Unread {
+    Bytes(Region),
+    File(Arc<dyn File>),
 }
 
 impl Relocation {
@@ -61,9 +74,10 @@ impl Relocation {
         if found < expected {
             return Err(Error::Truncated { path, expected, found });
         }
-        let mut header = [0; TableHeader::LEN];
-        file.read_exact_at(&mut header, 0)?;
-        let Ok(header) = TableHeader::read_from_bytes(&header) else {
+        let at_once = found <= READ_AT_ONCE;
+        let mut begin = vec![0; if at_once { found as usize } else { TableHeader::LEN }];
+        file.read_exact_at(&mut begin, 0)?;
+        let Ok((header, _)) = TableHeader::read_from_prefix(&begin) else {
             return Err(Error::NotASegment { path });
         };
         let identity = Identity {
@@ -88,8 +102,15 @@ impl Relocation {
         if found < expected || header.shift.get() > MOST_SHIFT {
             return Err(Error::Truncated { path, expected, found });
         }
-        let mut named = vec![0; files_len];
-        file.read_exact_at(&mut named, TableHeader::LEN as u64)?;
+        let (unread, named) = if at_once {
+            let named = begin[TableHeader::LEN..directory_at].to_vec();
+            begin.truncate(end);
+            (Unread::Bytes(Region::from_vec(begin)), named)
+        } else {
+            let mut named = vec![0; files_len];
+            file.read_exact_at(&mut named, TableHeader::LEN as u64)?;
+            (Unread::File(file), named)
+        };
         let mut files = Vec::with_capacity(header.files.get() as usize);
         for entry in named.chunks_exact(size_of::<FileEntry>()) {
             let Ok(entry) = FileEntry::ref_from_bytes(entry) else { continue };
@@ -97,7 +118,7 @@ impl Relocation {
         }
         Ok(Relocation {
             path,
-            file,
+            unread: Mutex::new(unread),
             len: expected,
             body_crc: header.body_crc.get(),
             maps: options.maps,
@@ -125,19 +146,27 @@ impl Relocation {
 
     #[cold]
     fn load(&self) -> Result<&Region> {
-        let mapped = if self.maps { self.file.map(0..self.len).unwrap_or_default() } else { None };
-        let bytes = match mapped {
-            Some(map) => map,
-            None => {
-                let mut bytes = vec![0; self.len as usize];
-                self.file.read_exact_at(&mut bytes, 0)?;
-                Region::from_vec(bytes)
+        let mut unread = self.unread.lock();
+        let bytes = match &*unread {
+            Unread::Bytes(bytes) => bytes.clone(),
+            Unread::File(file) => {
+                let mapped =
+                    if self.maps { file.map(0..self.len).unwrap_or_default() } else { None };
+                match mapped {
+                    Some(map) => map,
+                    None => {
+                        let mut bytes = vec![0; self.len as usize];
+                        file.read_exact_at(&mut bytes, 0)?;
+                        Region::from_vec(bytes)
+                    }
+                }
             }
         };
         let body = bytes.get(TableHeader::LEN..).unwrap_or_default();
         if crc32fast::hash(body) != self.body_crc {
             return Err(Error::damaged(&self.path, TableHeader::LEN as u64, "a relocation table"));
         }
+        *unread = Unread::Bytes(bytes.clone());
         Ok(self.bytes.get_or_init(|| bytes))
     }
 
