@@ -3,7 +3,7 @@
 use kvdb_manifest::store::StoreState;
 use serde::{Deserialize, Serialize};
 
-use super::units::{Unit, all};
+use super::units::{Unit, all, has_garbage};
 
 /// One file of the value log, relocation tables counted to the record files they lead to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub(crate) fn file_stats(state: &StoreState) -> Vec<LogFileStats> {
                 |at: u64| (u128::from(of) * u128::from(at) / u128::from(total.max(1))) as u64;
             up_to(before + size) - up_to(before)
         };
-        let reclaimable = if collectable { unit.gain() } else { 0 };
+        let reclaimable = if collectable && has_garbage(state, &unit) { unit.gain() } else { 0 };
         let mut before = 0;
         for (&file, &size) in unit.files.iter().zip(&sizes) {
             let live = part(unit.live.bytes, before, size);

@@ -42,7 +42,7 @@ pub use files::LogFileStats;
 pub(crate) use files::file_stats;
 #[cfg(test)]
 pub(crate) use stores::Store;
-pub(crate) use units::{Choice, choose, collectable};
+pub(crate) use units::{Choice, choose, collectable, has_garbage};
 pub(crate) use worker::Worker;
 
 use crate::core::Core;
@@ -287,6 +287,7 @@ impl Core {
                 let _choosing = self.collector.choosing();
                 let (mut units, next) =
                     self.manifest.read(|state| (collectable(state), state.next_segment()));
+                self.manifest.read(|state| units.retain(|unit| has_garbage(state, unit)));
                 units.retain(|unit| !self.collector.is_damaged(unit));
                 let victims = choose(&units, next, choice);
                 if victims.is_empty() {
