@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::db::Db;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gc::{GcTotals, LogFileStats};
 
 /// Figures of an open database, at one moment.
@@ -194,9 +194,13 @@ impl Db {
     /// there was. For [`Background::Manual`](crate::Background::Manual).
     ///
     /// # Errors
-    /// That of the work.
+    /// That of the work; [`Error::Reentrant`] for [`Step::Collect`] and [`Step::Rest`] within a
+    /// collection's progress, on its thread: they would wait for it.
     pub fn step(&self, step: Step) -> Result<bool> {
         let core = self.core();
+        if matches!(step, Step::Collect | Step::Rest) && core.work.holds_this_thread() {
+            return Err(Error::Reentrant);
+        }
         let _inside = core.work.enter()?;
         let log = core.log()?;
         Ok(match step {

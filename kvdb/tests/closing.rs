@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{PATH, memory, open, tiny, value};
 use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, MemFs, Op};
-use kvdb::{Db, Durability, Error, ErrorKind, GcOptions};
+use kvdb::{Db, Durability, Error, ErrorKind, GcOptions, Step};
 
 /// A test of what must not wait for itself fails after a while.
 fn in_time<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
@@ -158,7 +158,12 @@ fn rule_4_who_watches_a_collection_can_neither_close_nor_collect_but_is_told_so(
         let mut asked = 0;
         let watch = |_, _| {
             asked += 1;
-            let refused = [db.close().unwrap_err(), db.gc(&GcOptions::full()).unwrap_err()];
+            let refused = [
+                db.close().unwrap_err(),
+                db.gc(&GcOptions::full()).unwrap_err(),
+                db.step(Step::Collect).unwrap_err(),
+                db.step(Step::Rest).unwrap_err(),
+            ];
             for error in refused {
                 assert!(matches!(error, Error::Reentrant), "{error}");
                 assert_eq!(error.kind(), ErrorKind::Usage);
