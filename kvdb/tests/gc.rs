@@ -482,6 +482,20 @@ fn rule_41_a_cancelled_collection_leaves_no_trace() {
 }
 
 #[test]
+fn rule_41_who_breaks_off_when_a_collection_is_installed_leaves_no_old_file() {
+    let (fs, db, model) = with_garbage();
+    let result = db.gc_with(&GcOptions::default(), |stage, _| match stage {
+        GcStage::Installed => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+    assert_eq!(db.stats().gc.collections, 1);
+    check_image(fs.process_image(), &model, "broken off");
+    let known = db.stats().log_files;
+    assert_eq!(with_extension(&fs, &[".vlog", ".vrec"]).len(), known.len(), "{known:?}");
+}
+
+#[test]
 fn a_collection_ends_when_the_database_is_closed() {
     for closed_at in [GcStage::Copying, GcStage::Copied] {
         let (fs, db, model) = with_garbage();

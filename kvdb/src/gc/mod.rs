@@ -219,7 +219,8 @@ impl Db {
 
     /// As [`Db::gc`], and tells `progress` of each stage and of the bytes that were copied since it
     /// was last told. It may use the database, but not collect or close it, which would wait for
-    /// itself and is refused; if it breaks off, what was begun is undone.
+    /// itself and is refused; if it breaks off, what was begun is undone, or, at
+    /// [`GcStage::Installed`], when it stays, brought to its end.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {
@@ -303,11 +304,13 @@ impl Core {
                     self.count_collection(&done);
                     report.add(&done);
                     drop(claim);
-                    watch.at(GcStage::Installed, 0)?;
+                    // Who breaks off now still gets what was won.
+                    let told = watch.at(GcStage::Installed, 0);
                     self.remove_doomed();
                     // The names are gone. To unmap and free what they stood for takes as long as a
                     // good part of the copying, and is for whoever frees old tables.
                     self.tree.retire(Box::new(former));
+                    told?;
                     watch.at(GcStage::Removed, 0)?;
                     return Ok(true);
                 }
