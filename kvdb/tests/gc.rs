@@ -711,6 +711,41 @@ fn a_full_disk_is_a_clean_refusal_or_a_smaller_collection() {
     assert!(now(&db) == model);
 }
 
+/// What a collection may write at once is less than the best victim takes.
+#[test]
+fn where_the_best_victim_does_not_fit_on_the_disk_smaller_ones_are_collected() {
+    let (inner, db, mut model) = with_garbage();
+    db.gc(&GcOptions::full()).unwrap();
+    // Half of what was moved, which is one unit, becomes garbage, and of some new segments half.
+    (0..300).filter(|i| i % 3 != 1 && i % 9 > 2).for_each(|i| delete(&db, &mut model, i));
+    (400..600).for_each(|i| put(&db, &mut model, i, 0));
+    (400..600).step_by(2).for_each(|i| delete(&db, &mut model, i));
+    while db.step(Step::PrepareLog).unwrap() {}
+    db.gc(&GcOptions::default().min_garbage(1.1).settle(true)).unwrap();
+    db.close().unwrap();
+    let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
+    let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
+    let mut room: Option<kvdb::vfs::ArmedPlan> = None;
+    let result = db.gc_with(&GcOptions::default(), |stage, _| {
+        if stage == GcStage::Chosen {
+            if let Some(room) = room.take() {
+                room.disarm();
+            }
+            let full = FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".vrec");
+            room = Some(fs.arm(full.after(1).forever()));
+        }
+        ControlFlow::Continue(())
+    });
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::NoSpace, "the best one does not fit");
+    let files = db.stats().log_files;
+    let left = |f: &&kvdb::LogFileStats| !f.relocated && f.reclaimable_bytes > 0;
+    assert!(db.stats().gc.collections > 0 && !files.iter().any(|f| left(&f)), "{files:?}");
+    assert!(now(&db) == model);
+    room.unwrap().disarm();
+    assert!(db.gc(&GcOptions::default()).unwrap().collections > 0);
+    assert!(now(&db) == model);
+}
+
 /// Images of power cuts before every operation of a collection.
 fn images(policy: impl Fn(u64) -> Keep + Send + Sync + 'static) -> (Vec<MemFs>, Contents) {
     let (fs, db, model) = with_little_garbage();

@@ -42,7 +42,7 @@ pub use files::LogFileStats;
 pub(crate) use files::file_stats;
 #[cfg(test)]
 pub(crate) use stores::Store;
-pub(crate) use units::{Choice, choose, collectable, has_garbage};
+pub(crate) use units::{Choice, Unit, choose, collectable, has_garbage};
 pub(crate) use worker::Worker;
 
 use crate::core::Core;
@@ -196,7 +196,8 @@ impl Db {
     /// those who want the space, or the key order, at once.
     ///
     /// Reads, commits and compactions go on meanwhile. Needs free space for what is in use of the
-    /// files that are collected together; with less it goes on file by file.
+    /// files that are collected together; with less it goes on file by file, and leaves out what does
+    /// not fit: that is an error only when there is nothing left that does.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {
@@ -279,6 +280,7 @@ impl Core {
     ) -> Result<bool> {
         let _one_at_a_time = self.collector.work();
         let mut choice = choice;
+        let mut too_large = None;
         loop {
             self.check_collecting()?;
             let freed = self.free_dead_segments()?;
@@ -286,13 +288,19 @@ impl Core {
             report.bytes_reclaimed += freed.bytes;
             let claim = {
                 let _choosing = self.collector.choosing();
-                let (mut units, next) =
-                    self.manifest.read(|state| (collectable(state), state.next_segment()));
-                self.manifest.read(|state| units.retain(|unit| has_garbage(state, unit)));
-                units.retain(|unit| !self.collector.is_damaged(unit));
+                let (units, next) = self.manifest.read(|state| {
+                    let mut units = collectable(state);
+                    units.retain(|unit| has_garbage(state, unit));
+                    (units, state.next_segment())
+                });
+                let may_fit = |unit: &Unit| {
+                    too_large.as_ref().is_none_or(|(size, _)| unit.moved_size() < *size)
+                };
+                let fit = |unit: &Unit| may_fit(unit) && !self.collector.is_damaged(unit);
+                let units: Vec<Unit> = units.into_iter().filter(fit).collect();
                 let victims = choose(&units, next, choice);
                 if victims.is_empty() {
-                    return Ok(false);
+                    return too_large.map_or(Ok(false), |(_, error)| Err(error));
                 }
                 self.collector.claim(victims)
             };
@@ -321,10 +329,12 @@ impl Core {
                     report.damaged.push((segment, error.to_string()));
                 }
                 Err(Failure::Failed(error)) => {
-                    let several = claim.units.len() > 1;
-                    if several && error.kind() == ErrorKind::NoSpace {
-                        // One alone may fit, and makes room for the next.
+                    if error.kind() == ErrorKind::NoSpace {
+                        // One alone, or a smaller one, may fit, and makes room for the next.
                         choice.max_live = 0;
+                        if let [alone] = &claim.units[..] {
+                            too_large = Some((alone.moved_size(), error));
+                        }
                         continue;
                     }
                     if !matches!(error, Error::Closed | Error::Cancelled) {
