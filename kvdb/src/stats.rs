@@ -99,7 +99,9 @@ pub enum Health {
     /// It can.
     Good,
     /// Background work failed. For want of space or of descriptors: it is tried again, and this is
-    /// over when it succeeds. Otherwise writers will meet the same error. Reading goes on.
+    /// over when it succeeds. If garbage collection came upon damage, writing goes on, and what it
+    /// leaves alone (see [`SegmentStats::damaged`]) takes its space until the database is opened again.
+    /// Otherwise writers will meet the same error. Reading goes on.
     Failing(String),
     /// The log is poisoned: nothing can be written until the database is opened again.
     Poisoned(String),
@@ -186,7 +188,12 @@ impl Db {
         }
         match core.tree.health() {
             Some(error) => Health::Failing(error.to_string()),
-            None => Health::Good,
+            None => match core.collector.damage().pop_first() {
+                Some((segment, what)) => Health::Failing(format!(
+                    "garbage collection leaves segment {segment} alone: {what}"
+                )),
+                None => Health::Good,
+            },
         }
     }
 

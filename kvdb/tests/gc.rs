@@ -746,6 +746,57 @@ fn where_the_best_victim_does_not_fit_on_the_disk_smaller_ones_are_collected() {
     assert!(now(&db) == model);
 }
 
+/// Two groups of keys, in segments and in tables of their own; a block of a table of the first is
+/// unreadable.
+#[test]
+fn what_an_unreadable_table_refers_to_is_left_alone_and_the_rest_is_collected() {
+    for look_up in [false, true] {
+        let fs = Arc::new(MemFs::new());
+        let db = open(&manual().codec(kvdb::Codec::None), &fs).unwrap();
+        let key = |group: &str, i: u64| format!("{group}{i:04}/{}", "k".repeat(200));
+        let settle = || {
+            while db.step(Step::PrepareLog).unwrap() {}
+            db.gc(&GcOptions::default().min_garbage(1.1).settle(true)).unwrap();
+            while db.step(Step::Reclaim).unwrap() {}
+        };
+        for group in ["a", "b"] {
+            (0..150).for_each(|i| _ = db.put(key(group, i), value(i, SIZE)).unwrap());
+            settle();
+            (0..150).filter(|i| i % 3 != 0).for_each(|i| _ = db.delete(key(group, i)).unwrap());
+        }
+        settle();
+        db.close().unwrap();
+        let mut hit = false;
+        for name in with_extension(&fs, &[".sst"]) {
+            let file = fs.open(&Path::new(PATH).join(&name), OpenMode::ReadWrite).unwrap();
+            let mut bytes = vec![0; file.len().unwrap() as usize];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            let at = bytes.windows(3).position(|w| w == b"a00").filter(|_| !hit);
+            if let Some(at) = at.map(|at| at + 20) {
+                file.write_all_at(&[!bytes[at]], at as u64).unwrap();
+                hit = true;
+            }
+        }
+        assert!(hit);
+        let db = open(&manual(), &fs).unwrap();
+        assert_eq!(db.health(), kvdb::Health::Good);
+        let report = db.gc(&GcOptions::default().look_up(look_up)).unwrap();
+        assert!(report.collections > 0 && !report.damaged.is_empty(), "{look_up} {report:?}");
+        assert!(report.damaged.iter().all(|(_, what)| what.contains(".sst")), "{report:?}");
+        let health = db.health();
+        assert!(
+            matches!(&health, kvdb::Health::Failing(why) if why.contains(".sst")),
+            "{health:?}"
+        );
+        let stats = db.stats();
+        let left = stats.segments.iter().filter(|s| s.damaged.is_some());
+        assert!(left.clone().count() == report.damaged.len() && left.clone().all(|s| !s.relocated));
+        let again = db.gc(&GcOptions::default().look_up(look_up)).unwrap();
+        assert_eq!((again.collections, again.damaged.len()), (0, 0));
+        db.put("more", "v").unwrap();
+    }
+}
+
 /// Images of power cuts before every operation of a collection.
 fn images(policy: impl Fn(u64) -> Keep + Send + Sync + 'static) -> (Vec<MemFs>, Contents) {
     let (fs, db, model) = with_little_garbage();

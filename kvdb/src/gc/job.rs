@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kvdb_manifest::store::{LogFile, SegmentRelocated, StoreChange};
+use kvdb_lsm::Superversion;
+use kvdb_manifest::store::{LogFile, SegmentRelocated, StoreChange, TableRecord};
 use kvdb_vfs::SyncSite;
 use kvdb_vlog::{
     LiveRecord, LogView, Output, Pointer, RecordFiles, RecordWriter, Relocated, TableWriter,
@@ -12,15 +13,15 @@ use kvdb_vlog::{
 };
 
 use super::collector::Claim;
-use super::survivors::Survivors;
+use super::survivors::{self, Survivors};
 use super::{GcStage, Watch};
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How a collection ended that changed nothing.
 pub(super) enum Failure {
-    /// A record that is in use cannot be read.
-    Damaged { segment: u32, error: Error },
+    /// A record that is in use cannot be read, or what says which records of these segments are.
+    Damaged { segments: Vec<u32>, error: Error },
     /// Anything else.
     Failed(Error),
 }
@@ -66,7 +67,7 @@ impl Core {
         let mut survivors = match Survivors::new(&superversion, claim, look_up, &go_on) {
             Ok(survivors) => survivors,
             Err(Error::Log(error)) => return Err(unreadable(claim, &view, error)),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(self.unreadable_table(&superversion, claim, error)),
         };
         let mut outputs = Outputs {
             core: self,
@@ -77,7 +78,12 @@ impl Core {
         };
         let mut done = Done::default();
         let mut ahead = Ahead::default();
-        while !survivors.next_batch()?.is_empty() {
+        loop {
+            match survivors.next_batch() {
+                Ok([]) => break,
+                Ok(_) => {}
+                Err(error) => return Err(self.unreadable_table(&superversion, claim, error)),
+            }
             ahead.prefetch(&view, claim, &survivors);
             let bytes = outputs.push_all(&view, &survivors)?;
             done.bytes_read += bytes;
@@ -86,11 +92,43 @@ impl Core {
         }
         if let Some((segment, count)) = survivors.missing() {
             let what = format!("{count} records in use are not to be found in segment {segment}");
-            return Err(Failure::Damaged { segment, error: Error::Inconsistent(what) });
+            let segments = vec![segment];
+            return Err(Failure::Damaged { segments, error: Error::Inconsistent(what) });
         }
         drop(survivors);
         drop(superversion);
         Ok((outputs.finish(claim, done, watch)?, view))
+    }
+
+    /// After the tree could not be read: if the table is found that cannot, none of the victims that
+    /// it refers to can be collected, but others can.
+    fn unreadable_table(
+        &self,
+        superversion: &Superversion<LogView>,
+        claim: &Claim<'_>,
+        error: Error,
+    ) -> Failure {
+        let lasts = match &error {
+            Error::Tree(error) => !error.is_transient(),
+            _ => true,
+        };
+        if !lasts || !matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Io) {
+            return Failure::Failed(error);
+        }
+        let victims = |table: &TableRecord| -> Vec<u32> {
+            let segments = table.pointers.iter().map(|p| p.segment);
+            segments.filter(|segment| claim.contains(*segment)).collect()
+        };
+        let tables = superversion.table_records().map(|table| (table.id, victims(table)));
+        for (id, segments) in tables.filter(|(_, segments)| !segments.is_empty()) {
+            let go_on = || self.check_collecting();
+            match survivors::read_through(superversion.cursor_over(|t| t.id == id), &go_on) {
+                Ok(()) => {}
+                Err(Error::Closed) => return Failure::Failed(Error::Closed),
+                Err(error) => return Failure::Damaged { segments, error },
+            }
+        }
+        Failure::Failed(error)
     }
 
     /// Whether a collection may go on.
@@ -135,7 +173,7 @@ impl Ahead {
 fn unreadable(claim: &Claim<'_>, view: &LogView, error: kvdb_vlog::Error) -> Failure {
     let unread = |s: &&u32| view.record_names(**s, |_, _, _| {}).is_err();
     match claim.segments().iter().find(unread) {
-        Some(&segment) => Failure::Damaged { segment, error: error.into() },
+        Some(&segment) => Failure::Damaged { segments: vec![segment], error: error.into() },
         None => Failure::Failed(error.into()),
     }
 }
@@ -161,7 +199,7 @@ impl Outputs<'_> {
                 let error = Error::from(error);
                 match error.kind() {
                     ErrorKind::Corruption | ErrorKind::Io => {
-                        Failure::Damaged { segment: left[at].pointer.segment(), error }
+                        Failure::Damaged { segments: vec![left[at].pointer.segment()], error }
                     }
                     _ => Failure::Failed(error),
                 }

@@ -141,7 +141,8 @@ pub struct GcReport {
     /// Bytes of removed files, less what was written. Space comes back when the last reader of a
     /// file is gone.
     pub bytes_reclaimed: u64,
-    /// Segments that were found damaged and left as they are, and how.
+    /// Segments that were found damaged, or that a table refers to which cannot be read, and that were
+    /// left as they are, and how.
     pub damaged: Vec<(u32, String)>,
 }
 
@@ -322,11 +323,13 @@ impl Core {
                     watch.at(GcStage::Removed, 0)?;
                     return Ok(true);
                 }
-                Err(Failure::Damaged { segment, error }) => {
-                    tracing::error!(segment, %error, "damaged: the segment is not collected");
+                Err(Failure::Damaged { segments, error }) => {
+                    tracing::error!(?segments, %error, "damaged: the segments are not collected");
                     self.collector.count(|totals| totals.failed += 1);
-                    self.collector.note_damage(segment, error.to_string());
-                    report.damaged.push((segment, error.to_string()));
+                    for segment in segments {
+                        self.collector.note_damage(segment, error.to_string());
+                        report.damaged.push((segment, error.to_string()));
+                    }
                 }
                 Err(Failure::Failed(error)) => {
                     if error.kind() == ErrorKind::NoSpace {

@@ -19,7 +19,7 @@ use kvdb_vlog::{LiveRecord, LogView, Pointer};
 
 use super::by_records::Found;
 use super::collector::Claim;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::item::decode_pointer;
 
 /// Records that are fetched and written at once: enough that the system can read ahead, and that
@@ -73,12 +73,13 @@ impl<'a> Survivors<'a> {
             }
             entries += if refers { table.entries } else { 0 };
         }
-        let source = match by_records.unwrap_or_else(|| is_sparse(claim, entries)) {
-            true => {
-                let found = Found::new(superversion, claim.segments(), go_on)?;
-                Source::Records { found, next: 0 }
-            }
-            false => {
+        let by_records = by_records.unwrap_or_else(|| is_sparse(claim, entries));
+        let found = by_records.then(|| Found::new(superversion, claim.segments(), go_on));
+        let source = match found.transpose() {
+            Ok(Some(found)) => Source::Records { found, next: 0 },
+            // A lookup may come upon a damaged table that does not refer to the victims at all.
+            Err(error) if !is_damage(&error) => return Err(error),
+            Ok(None) | Err(_) => {
                 let refers = |t: &kvdb_manifest::store::TableRecord| {
                     t.pointers.iter().any(|p| victims(p.segment))
                 };
@@ -148,6 +149,10 @@ impl<'a> Survivors<'a> {
     }
 }
 
+fn is_damage(error: &Error) -> bool {
+    !matches!(error, Error::Log(_)) && error.kind() == ErrorKind::Corruption
+}
+
 /// Whether looking up the victims' records is cheaper than reading `entries` entries of tables.
 fn is_sparse(claim: &Claim<'_>, entries: u64) -> bool {
     let (mut records, mut live) = (0, 0);
@@ -157,6 +162,22 @@ fn is_sparse(claim: &Claim<'_>, entries: u64) -> bool {
         live += unit.live.count;
     }
     entries / LOOKUP_COST > records && live <= MOST_FOUND
+}
+
+/// Reads everything that a cursor goes over, to know whether that can be done.
+pub(crate) fn read_through(mut cursor: TreeCursor, go_on: &dyn Fn() -> Result<()>) -> Result<()> {
+    let mut on = cursor.first()?;
+    for i in 1u64.. {
+        if !on {
+            break;
+        }
+        pointer_at(&cursor)?;
+        on = cursor.next()?;
+        if i % 4096 == 0 {
+            go_on()?;
+        }
+    }
+    Ok(())
 }
 
 /// The pointer that the cursor stands on, if it is one.
