@@ -1,5 +1,7 @@
 //! The names of all records of a segment: key, version, pointer.
 
+use std::ops::ControlFlow;
+
 use crate::file::LogFile;
 use crate::format::{FIRST_FRAME, FRAME_HEADER, Kind, RECORD_HEADER};
 use crate::frame::{RecordParts, stored_len};
@@ -11,7 +13,8 @@ use crate::{Error, Pointer, Result};
 
 impl LogView {
     /// Calls `each` with key, version and pointer of every record of a segment that is not being
-    /// written; of a relocated one, of those that were kept. In no particular order.
+    /// written; of a relocated one, of those that were kept. In no particular order; until `each` breaks
+    /// off.
     ///
     /// Headers of frames are verified, records are not: read a record by its pointer to know that
     /// it is intact. A frame that does not verify is taken for the end, so whoever knows how many
@@ -23,7 +26,7 @@ impl LogView {
     pub fn record_names(
         &self,
         segment: u32,
-        mut each: impl FnMut(&[u8], u64, Pointer),
+        mut each: impl FnMut(&[u8], u64, Pointer) -> ControlFlow<()>,
     ) -> Result<()> {
         match self.place(segment)? {
             Place::Raw(segment) => in_frames(segment, &mut each),
@@ -32,7 +35,10 @@ impl LogView {
     }
 }
 
-fn in_frames(segment: &Segment, each: &mut dyn FnMut(&[u8], u64, Pointer)) -> Result<()> {
+/// Told of a key, a version and a pointer; says whether to go on.
+type Each<'a> = dyn FnMut(&[u8], u64, Pointer) -> ControlFlow<()> + 'a;
+
+fn in_frames(segment: &Segment, each: &mut Each<'_>) -> Result<()> {
     let damaged = |at: u32, what| Error::damaged(&segment.data.path, at.into(), what);
     let end = segment.data.written();
     let mut reader = Reader::new(segment, end);
@@ -50,7 +56,10 @@ fn in_frames(segment: &Segment, each: &mut dyn FnMut(&[u8], u64, Pointer)) -> Re
                 let offset = at + inside as u32;
                 let parts = parts.ok_or_else(|| damaged(offset, "a record"))?;
                 let version = parts.version.unwrap_or(header.version.get());
-                each(parts.key, version, Pointer::new(segment.id(), offset, parts.len as u32));
+                let pointer = Pointer::new(segment.id(), offset, parts.len as u32);
+                if each(parts.key, version, pointer).is_break() {
+                    return Ok(());
+                }
                 inside += parts.stored_len();
             }
         }
@@ -59,18 +68,16 @@ fn in_frames(segment: &Segment, each: &mut dyn FnMut(&[u8], u64, Pointer)) -> Re
     Ok(())
 }
 
-fn in_record_files(
-    segment: u32,
-    table: &Relocation,
-    each: &mut dyn FnMut(&[u8], u64, Pointer),
-) -> Result<()> {
+fn in_record_files(segment: u32, table: &Relocation, each: &mut Each<'_>) -> Result<()> {
     for (old, file, offset) in table.moved()? {
         let bytes = stored(file, offset)?;
         let parts = RecordParts::parse(&bytes);
         let (Some(parts), Some(version)) = (&parts, parts.as_ref().and_then(|p| p.version)) else {
             return Err(Error::damaged(&file.path, offset.into(), "a relocated record"));
         };
-        each(parts.key, version, Pointer::new(segment, old, parts.len as u32));
+        if each(parts.key, version, Pointer::new(segment, old, parts.len as u32)).is_break() {
+            break;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! One collection: from its victims to the change set that replaces them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -171,7 +172,8 @@ impl Ahead {
 
 /// The victim whose records cannot even be told apart.
 fn unreadable(claim: &Claim<'_>, view: &LogView, error: kvdb_vlog::Error) -> Failure {
-    let unread = |s: &&u32| view.record_names(**s, |_, _, _| {}).is_err();
+    let each = |_: &[u8], _, _| ControlFlow::Continue(());
+    let unread = |s: &&u32| view.record_names(**s, each).is_err();
     match claim.segments().iter().find(unread) {
         Some(&segment) => Failure::Damaged { segments: vec![segment], error: error.into() },
         None => Failure::Failed(error.into()),

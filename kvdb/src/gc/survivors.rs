@@ -191,3 +191,57 @@ fn pointer_at(cursor: &TreeCursor) -> Result<Option<Pointer>> {
         false => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use kvdb_vfs::{FaultFs, FaultPlan, MemFs, Op};
+
+    use super::super::units;
+    use super::*;
+    use crate::{Background, Options};
+
+    #[test]
+    fn looking_records_up_asks_often_whether_to_go_on_and_reads_nothing_more_when_not() {
+        let fs = FaultFs::new(Arc::new(MemFs::new()));
+        let options = Options::default()
+            .background(Background::Manual)
+            .segment_size(4 << 20)
+            .memory_map(false);
+        let db = options.open_in(Arc::new(fs.clone()), "/db").unwrap();
+        for key in 0..300u32 {
+            db.put(key.to_be_bytes(), vec![0; 50_000]).unwrap();
+        }
+        let core = db.core();
+        core.tree.flush().unwrap();
+        while core.log().unwrap().prepare().unwrap() {}
+        let units = core.manifest.read(units::collectable);
+        let segments = units.len() as u64;
+        assert!(segments >= 2, "{segments}");
+        let claim = core.collector.claim(units);
+        let superversion = core.superversion();
+        let asked = Cell::new(0u64);
+        let look_up = |most: u64| {
+            asked.set(0);
+            let reads = fs.arm(FaultPlan::count().on(&[Op::Read]).path(".vlog"));
+            let go_on = || {
+                asked.set(asked.get() + 1);
+                if asked.get() <= most { Ok(()) } else { Err(Error::Closed) }
+            };
+            let found = Survivors::new(&superversion, &claim, Some(true), &go_on);
+            (found.map(drop), reads.seen())
+        };
+        let (found, all) = look_up(u64::MAX);
+        found.unwrap();
+        let mebibytes = (segments - 1) * 3;
+        assert!(asked.get() > segments + mebibytes, "{} times", asked.get());
+        for most in 0..3 {
+            let (ended, reads) = look_up(most);
+            assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
+            assert_eq!(asked.get(), most + 1, "and asks no more");
+            assert!(reads <= most * 4 && reads < all, "{reads} of {all} reads");
+        }
+    }
+}
