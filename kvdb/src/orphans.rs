@@ -116,12 +116,18 @@ fn is_orphaned_log_file(fs: &dyn Fs, path: &Path, manifest: &Manifest<StoreState
         return Ok(false);
     }
     // A crash may have left it without a header that verifies; then nobody can miss it.
-    match database(fs, path)? {
-        Some(database) if database != manifest.database() => {
+    match database(fs, path) {
+        Ok(Some(database)) if database != manifest.database() => {
             tracing::warn!(path = %path.display(), "left alone: it belongs to another database");
             Ok(false)
         }
-        _ => Ok(true),
+        Ok(_) => Ok(true),
+        // Nothing that this store needs: no reason not to open, and no leave to remove it either.
+        Err(error @ kvdb_vlog::Error::UnsupportedVersion { .. }) => {
+            tracing::warn!(path = %path.display(), %error, "left alone: a file that is not named");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

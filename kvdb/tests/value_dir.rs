@@ -184,12 +184,17 @@ fn rule_7_relocated_records_of_another_database_are_no_orphans_of_ours() {
         let (ours, theirs) = (of(&ours).unwrap(), of(&theirs).unwrap());
         let to = |number| PathBuf::from(format!("/one/log/{number}.{kind}"));
         plant(&fs, &Path::new("/two/log").join(theirs), &to(999_990));
-        plant(&fs, &Path::new("/one/log").join(ours), &to(999_991));
+        plant(&fs, &Path::new("/one/log").join(&ours), &to(999_991));
         // A crash while it was being made.
         fs.open(&to(999_992), OpenMode::CreateNew).unwrap();
+        // A byte of its format version has turned: whose it is cannot be told.
+        plant(&fs, &Path::new("/one/log").join(&ours), &to(999_993));
+        let turned = fs.open(&to(999_993), OpenMode::ReadWrite).unwrap();
+        turned.write_all_at(&[7], 9).unwrap();
         drop(tiny().value_dir("/one/log").open_in(fs.clone(), "/one").unwrap());
         assert!(fs.metadata(&to(999_990)).is_ok(), "a {kind} of another database was deleted");
         assert!(fs.metadata(&to(999_991)).is_err(), "a leftover {kind} of ours stayed");
         assert!(fs.metadata(&to(999_992)).is_err(), "an unfinished {kind} stayed");
+        assert!(fs.metadata(&to(999_993)).is_ok(), "a {kind} that may be of a newer format");
     }
 }
