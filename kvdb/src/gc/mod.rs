@@ -14,7 +14,8 @@
 //!    reading the tables that refer to them or by looking the victims' records up, whatever is nearer.
 //! 3. **Copy** ([`job`]): each record is verified, then written, with a new checksum, to files cut
 //!    at [`Options::segment_size`](crate::Options::segment_size) by key range. A victim with
-//!    damage is left whole, reported, and not chosen again.
+//!    damage is left whole, reported, and not chosen again: with it all that was collected together
+//!    with it before and has record files in common. So are victims that an unreadable table refers to.
 //! 4. **Install**: files, tables and directory synced, then the change set. From then on new
 //!    superversions read the new files; older ones keep the old.
 //! 5. **Remove**: the old names go at once; what they stood for goes with its last holder.
@@ -88,7 +89,9 @@ impl Default for GcOptions {
 
 impl GcOptions {
     /// Everything that can be gained, whatever it costs: what is in memory is flushed, the tree
-    /// compacted, every file with garbage collected, every segment brought into key order.
+    /// compacted, every file with garbage collected, every segment brought into key order. What was
+    /// brought into order before and has no garbage stays where it is: it is not merged with what is
+    /// new, so that after several of these the files of one may overlap in keys with those of another.
     pub fn full() -> Self {
         GcOptions { min_garbage: 0.0, settle: true, sort: true, ..GcOptions::default() }
     }
