@@ -82,7 +82,8 @@ pub enum Error {
     /// store's is. A store is opened with the [`value_dir`](crate::Options#structfield.value_dir)
     /// that it was created with, or with none if it was created with none.
     #[error(
-        "option value_dir: {} does not hold the value log of the database at {}",
+        "option value_dir: {} does not hold the value log of the database at {} \
+         (which has another one, or has lost it)",
         value_dir.display(), path.display()
     )]
     WrongValueDir {

@@ -22,7 +22,7 @@ use kvdb_lsm::Tree;
 use kvdb_manifest::Manifest;
 use kvdb_manifest::store::{RangeDelete, StoreChange, StoreState};
 use kvdb_txn::Oracle;
-use kvdb_vfs::{Clock, EntryKind, Fs, LockGuard, LockMode, SyncSite};
+use kvdb_vfs::{Clock, Entry, EntryKind, Fs, LockGuard, LockMode, SyncSite};
 use kvdb_vlog::{Log, Position, Recovery, ReplayEnd, Start};
 use parking_lot::Mutex;
 
@@ -339,7 +339,11 @@ fn check_unclaimed(fs: &dyn Fs, place: &Place) -> Result<()> {
         if dir != place.dir && kvdb_manifest::exists(fs, dir)? {
             return refuse("a store of its own".into());
         }
-        let names: Vec<PathBuf> = fs.list(dir)?.into_iter().map(|entry| entry.name).collect();
+        // Many an application has a directory `conf` beside its `db`.
+        let is_folder_conf =
+            |entry: &Entry| entry.kind == EntryKind::Dir && entry.name == Path::new("conf");
+        let entries = fs.list(dir)?.into_iter().filter(|entry| !is_folder_conf(entry));
+        let names: Vec<PathBuf> = entries.map(|entry| entry.name).collect();
         for name in &names {
             if kvdb_lsm::parse_table_file_name(name).is_some() || is_of_a_log(name) {
                 return refuse(format!("{} but no manifest", name.display()));

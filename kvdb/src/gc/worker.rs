@@ -4,8 +4,8 @@
 //! to, it collects when the log takes more space than
 //! [`Options::space_amplification`](crate::Options::space_amplification) permits, no faster than
 //! it has to: paced by the bytes that commits write, the more the closer to the limit. When
-//! nothing was written for a while, or next to nothing, it brings the store to rest: flushes the memtable, leaves an
-//! active segment with garbage, and collects at full speed what is worth it.
+//! nothing was written for a while, or next to nothing, it brings the store to rest: flushes the
+//! memtable, leaves an active segment with garbage, and collects at full speed what is worth it.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -174,8 +174,9 @@ fn a_directory_of_another_program_is_refused_and_left_whole() {
         assert!(error.to_string().contains(one) && error.to_string().contains(other), "{error}");
         assert_eq!(names(&fs).len(), 2, "something was created");
     }
-    // Files that say nothing are no hindrance.
+    // What says nothing is no hindrance.
     let fs = Arc::new(MemFs::new());
+    fs.create_dir_all(&Path::new(PATH).join("conf")).unwrap();
     for name in ["README", "db", "version", "redb"] {
         file(&fs, name, b"notes");
     }
