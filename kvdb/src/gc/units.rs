@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(moved(), [false]);
         let files = db.stats().log_files;
         assert!(files.len() > 3 && files.iter().all(|f| f.reclaimable_bytes == 0), "{files:?}");
-        db.delete(7u32.to_be_bytes()).unwrap();
+        (0..60u32).for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
         db.compact().unwrap();
         assert_eq!(moved(), [true]);
         db.gc(&GcOptions::full()).unwrap();
