@@ -88,6 +88,7 @@ mod tests {
             .moved(1, 1 << 20, 20, &[10, 11])
             .moved(2, 1 << 20, 21, &[11])
             .table(1, 0, &[(1, 3, MIB), (2, 4, 2 * MIB + 1)])
+            .segment(9, 1 << 20, None)
             .head(9, 0)
             .state();
         let files = file_stats(&state);

@@ -335,6 +335,7 @@ mod tests {
             .moved(5, 16 << 20, 25, &[10, 13]) // finds files of both in the group they became
             .table(1, 0, &[(1, 1, 10), (2, 2, 20), (4, 8, 80)])
             .table(2, 1, &[(1, 100, 1000), (3, 4, 40), (5, 16, 160)])
+            .segment(9, 1 << 20, None)
             .head(9, 0)
             .state();
         let mut units = collectable(&state);
