@@ -217,7 +217,8 @@ impl SegmentNamer for Namer {
             tree.install(StoreChange::default())?;
         }
         if self.in_doubt.load(Ordering::SeqCst) {
-            return Err("a segment may have been named behind which the log cannot go on".into());
+            let why = "a segment may have been named behind which the log cannot go on";
+            return Err(kvdb_lsm::Error::Panic(why.into()).into());
         }
         Ok(segment_name(tree.file_ids(), &self.segments))
     }

@@ -59,13 +59,18 @@ impl<W: Walk<A>, A> End<W, A> {
         }
     }
 
-    /// Takes its walk, to move it. One that is not there although it stood on an entry was lost when
-    /// a move panicked, and the end with it.
-    pub(crate) fn take_walk(&mut self) -> Option<W> {
-        if self.walk.is_none() && matches!(self.place, Place::Given | Place::Reached) {
-            self.place = Place::Failed;
+    /// Takes its walk, to move it. One that is not there although it stood on an entry was lost when a
+    /// move panicked, and with it which entries are still whose: then both ends have failed, as after an
+    /// error.
+    pub(crate) fn take_walk(&mut self, other: &mut End<W, A>) -> Option<W> {
+        if self.is_lost() || other.is_lost() {
+            (self.place, other.place) = (Place::Failed, Place::Failed);
         }
         self.walk.take()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.walk.is_none() && matches!(self.place, Place::Given | Place::Reached)
     }
 
     /// Gives out the entry that it has reached. `take` may run a merge operator: if that panics, nothing

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crossbeam_utils::CachePadded;
 use kvdb_vfs::{Fs, SyncSite};
 
-use crate::format::{END_RESERVE, FIRST_FRAME, LinkBody, MARKER_LEN, Totals};
+use crate::format::{END_RESERVE, FIRST_FRAME, LinkBody, MARKER_LEN, PAGE, Totals};
 use crate::frame::FrameView;
 use crate::log::admission::{Admission, usable};
 use crate::log::{self, Log, Pool, SegmentNamer, Shared, Tail, Usage, Writer};
@@ -58,6 +58,13 @@ impl std::fmt::Debug for Recovery {
 }
 
 impl Recovery {
+    /// Makes the headers of segments behind the end durable, whoever may have failed to.
+    pub(crate) fn harden_spares(&self) -> Result<()> {
+        let Some(end) = self.end_segment() else { return Ok(()) };
+        let spares = self.segments.iter().filter(|(_, s)| s.id() > end);
+        spares.map(|(_, s)| s).try_for_each(|s| s.rewrite(0..PAGE, SyncSite::LogRecovery))
+    }
+
     /// The segment that was left for the first one here behind segment `at`, as its link says.
     pub(crate) fn left_behind(&self, at: u64) -> Option<u32> {
         let next = self.segments.iter().find(|(_, s)| u64::from(s.id()) > at);

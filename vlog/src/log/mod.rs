@@ -330,8 +330,10 @@ impl<C> Log<C> {
             let first = shared.left.lock().first().cloned();
             let Some((segment, sealed)) = first else { break };
             let end = Position::new(segment.id(), sealed.length);
-            if shared.sync_to(end, SyncSite::LogBackground)? < end {
-                // It was left by a group that is still being written.
+            // It may have been left by a group that is still being written.
+            if lock_busy(&shared.tail).end < end
+                || shared.sync_to(end, SyncSite::LogBackground)? < end
+            {
                 break;
             }
             shared.namer.sealed(&sealed).map_err(Error::Namer)?;

@@ -129,7 +129,8 @@ impl Directory {
         }
         self.remove_unfinished(found.aside.iter().map(|a| &a.path))?;
         if end.clean && recovery.end_segment().is_some() {
-            // A spare may have been made whose name is not durable yet.
+            // A spare may have been made of which neither header nor name is durable yet.
+            recovery.harden_spares()?;
             self.fs.sync_dir(&self.dir, SyncSite::LogSegmentDir).map_err(crate::Error::Io)?;
             return Ok((recovery.into_log(namer, crate::Start::Clean)?, end));
         }
@@ -175,6 +176,9 @@ impl Directory {
             let file = self.fs.open(&path, OpenMode::Read)?;
             let header = match read_header(&*file, &path) {
                 Ok(header) => header,
+                Err(e @ (crate::Error::Io(_) | crate::Error::UnsupportedVersion { .. })) => {
+                    return Err(e);
+                }
                 // Without a whole page it was not finished, whatever of its header is there.
                 Err(e) if file.len()? >= PAGE.into() && !is_blank(&*file, 0, u64::MAX)? => {
                     return Err(e);

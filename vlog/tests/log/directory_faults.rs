@@ -546,3 +546,37 @@ fn rule_46_damage_is_told_of_its_own_file_not_of_a_harmless_one_behind_it() {
     let text = format!("{opened:?}");
     assert!(text.contains("000001"), "{text}");
 }
+
+/// A spare of which the header was written and not synced when the process ended: its first frame may be
+/// one that is durable by itself, and vouches for no byte but its own.
+#[test]
+fn rule_44_no_frame_is_acknowledged_in_a_spare_whose_header_is_not_durable() {
+    for sync_method in [SyncMethod::Fdatasync, SyncMethod::DurableWrite, SyncMethod::Direct] {
+        let options = Options { sync_method, ..options() };
+        let disk = new_disk();
+        let dir = directory(disk.clone());
+        let (log, ..) = open_dir(&dir, &options).unwrap();
+        put(&log, 100, Durability::Sync);
+        log.close().unwrap();
+        drop(log);
+        let (log, ..) = open_dir(&dir, &options).unwrap();
+        let image: Arc<Mutex<Option<MemFs>>> = Arc::default();
+        let into = image.clone();
+        disk.on_operation(move |disk, op, path| {
+            if op == Op::SyncData && path.ends_with("000002.vlog") {
+                into.lock().unwrap().get_or_insert_with(|| disk.process_image());
+            }
+        });
+        assert!(log.prepare().unwrap());
+        disk.clear_hook();
+        let disk = image.lock().unwrap().take().unwrap();
+        let (log, end, _) = open_dir(&directory(disk.clone()), &options).unwrap();
+        assert!(end.clean);
+        fill(&log, 2);
+        let last = put(&log, 100, Durability::Sync);
+        drop(log);
+        let disk = disk.crash_image(&mut Keep::None);
+        let (_, _, seen) = open_dir(&directory(disk), &options).unwrap();
+        assert_eq!(seen.last(), Some(&last.version), "{sync_method:?}");
+    }
+}
