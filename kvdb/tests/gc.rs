@@ -721,7 +721,7 @@ fn where_the_best_victim_does_not_fit_on_the_disk_smaller_ones_are_collected() {
     (400..600).for_each(|i| put(&db, &mut model, i, 0));
     (400..600).step_by(2).for_each(|i| delete(&db, &mut model, i));
     while db.step(Step::PrepareLog).unwrap() {}
-    db.gc(&GcOptions::default().min_garbage(1.1).settle(true)).unwrap();
+    db.gc(&GcOptions::default().min_garbage(1.0).settle(true)).unwrap();
     db.close().unwrap();
     let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
     let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
@@ -756,7 +756,7 @@ fn what_an_unreadable_table_refers_to_is_left_alone_and_the_rest_is_collected() 
         let key = |group: &str, i: u64| format!("{group}{i:04}/{}", "k".repeat(200));
         let settle = || {
             while db.step(Step::PrepareLog).unwrap() {}
-            db.gc(&GcOptions::default().min_garbage(1.1).settle(true)).unwrap();
+            db.gc(&GcOptions::default().min_garbage(1.0).settle(true)).unwrap();
             while db.step(Step::Reclaim).unwrap() {}
         };
         for group in ["a", "b"] {
@@ -937,7 +937,7 @@ fn relocated_segments_of_which_little_is_left_take_no_descriptor_each() {
     for i in 0..SEGMENTS as u64 {
         put(&db, &mut model, i, 0);
         db.put("junk", value(i, SIZE)).unwrap();
-        db.gc(&GcOptions::default().min_garbage(1.1).settle(true)).unwrap();
+        db.gc(&GcOptions::default().min_garbage(1.0).settle(true)).unwrap();
     }
     db.gc(&GcOptions::default()).unwrap();
     db.close().unwrap();

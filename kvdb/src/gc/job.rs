@@ -109,11 +109,8 @@ impl Core {
         claim: &Claim<'_>,
         error: Error,
     ) -> Failure {
-        let lasts = match &error {
-            Error::Tree(error) => !error.is_transient(),
-            _ => true,
-        };
-        if !lasts || !matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Io) {
+        // What may be otherwise the next time (no descriptor is left, a device does not answer) bars none.
+        if error.kind() != ErrorKind::Corruption {
             return Failure::Failed(error);
         }
         let victims = |table: &TableRecord| -> Vec<u32> {
@@ -125,8 +122,10 @@ impl Core {
             let go_on = || self.check_collecting();
             match survivors::read_through(superversion.cursor_over(|t| t.id == id), &go_on) {
                 Ok(()) => {}
-                Err(Error::Closed) => return Failure::Failed(Error::Closed),
-                Err(error) => return Failure::Damaged { segments, error },
+                Err(error) if error.kind() == ErrorKind::Corruption => {
+                    return Failure::Damaged { segments, error };
+                }
+                Err(error) => return Failure::Failed(error),
             }
         }
         Failure::Failed(error)

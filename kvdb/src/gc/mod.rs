@@ -304,7 +304,9 @@ impl Core {
                 let units: Vec<Unit> = units.into_iter().filter(fit).collect();
                 let victims = choose(&units, next, choice);
                 if victims.is_empty() {
-                    return too_large.map_or(Ok(false), |(_, error)| Err(error));
+                    let Some((_, error)) = too_large else { return Ok(false) };
+                    self.collector.count(|totals| totals.failed += 1);
+                    return Err(error);
                 }
                 self.collector.claim(victims)
             };

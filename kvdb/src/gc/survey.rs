@@ -32,9 +32,6 @@ const TREE_PART: u64 = 4;
 const REST_PART: u64 = 32;
 const REST_LEAST: u64 = 256 * KIB;
 
-/// What would take so long to be written as makes a difference at rest is no reason not to be at rest.
-const TRICKLE_SECONDS: f64 = 10.0;
-
 /// The state of the log at one moment.
 #[derive(Debug, Clone)]
 pub(super) struct Survey {
@@ -130,17 +127,7 @@ impl Survey {
     /// Whether a store at rest should be flushed at once; one with less to be flushed only now and
     /// then, since something small may be written every few seconds for ever.
     pub(super) fn wants_flush_at_rest(&self) -> bool {
-        self.unflushed > self.rest_flush()
-    }
-
-    fn rest_flush(&self) -> u64 {
-        ((self.live + self.tree) / REST_PART).max(REST_LEAST)
-    }
-
-    /// Whether a store that so many bytes a second are written to is as good as at rest: a counter or a
-    /// timestamp now and then must not keep for ever what was deleted.
-    pub(super) fn is_trickle(&self, rate: f64) -> bool {
-        rate * TRICKLE_SECONDS < self.rest_flush() as f64
+        self.unflushed > ((self.live + self.tree) / REST_PART).max(REST_LEAST)
     }
 
     /// Whether a store at rest, and flushed, should leave its active segment.

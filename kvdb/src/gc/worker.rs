@@ -4,8 +4,8 @@
 //! to, it collects when the log takes more space than
 //! [`Options::space_amplification`](crate::Options::space_amplification) permits, no faster than
 //! it has to: paced by the bytes that commits write, the more the closer to the limit. When
-//! nothing was written for a while, or next to nothing, it brings the store to rest: flushes the
-//! memtable, leaves an active segment with garbage, and collects at full speed what is worth it.
+//! nothing was written for a while, it brings the store to rest: flushes the memtable, leaves an
+//! active segment with garbage, and collects at full speed what is worth it.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -98,8 +98,6 @@ struct Round<'a> {
     /// Bytes appended to the log up to the last look, and since when there are no more.
     appended: u64,
     since: Instant,
-    /// When more than a trickle was last written.
-    busy: Instant,
     /// Size of the manifest when there was last nothing to do, and whether at rest.
     done: Option<(u64, bool)>,
     /// The replay head when the memtable was last sealed from here.
@@ -120,7 +118,6 @@ impl<'a> Round<'a> {
             stop,
             appended: 0,
             since: now,
-            busy: now,
             done: None,
             sealed: None,
             rate: 0.0,
@@ -155,17 +152,13 @@ impl<'a> Round<'a> {
             return Ok(false);
         }
         self.note_appended(log.appended());
-        let idle = self.since.elapsed() >= REST;
+        let at_rest = self.since.elapsed() >= REST;
         let size = self.core.manifest.size();
         let flushed = self.core.tree.unflushed_from().is_none();
-        if idle && flushed && self.done == Some((size, true)) {
+        if at_rest && flushed && self.done == Some((size, true)) {
             return Ok(false);
         }
         let survey = self.core.manifest.read(|state| Survey::new(state, log.end()));
-        if !survey.is_trickle(self.rate) {
-            self.busy = Instant::now();
-        }
-        let at_rest = idle || self.busy.elapsed() >= REST;
         log.limit_segments(survey.segment_limit(self.rate));
         let did = match at_rest {
             true => {
@@ -691,47 +684,6 @@ mod tests {
             core.come_to_rest(&survey(), false, |_, _| ControlFlow::Continue(())).unwrap();
         }
         assert!(newest() <= before.map(|n| n + 1), "{:?} after {before:?}", newest());
-    }
-
-    /// Something small is written before each look, for ever.
-    #[test]
-    fn rule_39_what_was_deleted_goes_also_while_a_little_is_written_all_the_time() {
-        let fs = Arc::new(MemFs::new());
-        let options = Options::default()
-            .background(Background::Manual)
-            .durability(Durability::Buffered)
-            .segment_size(SEGMENT);
-        let db = options.open_in(fs.clone(), "/db").unwrap();
-        for round in 0..2 {
-            (0..100u32).for_each(|key| _ = db.put(key.to_be_bytes(), vec![round; VALUE]).unwrap());
-        }
-        (0..100u32).for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
-        let size = || -> u64 {
-            let list = fs.list(Path::new("/db")).unwrap();
-            list.iter().map(|e| fs.metadata(&Path::new("/db").join(&e.name)).unwrap().len).sum()
-        };
-        let most = 2 * SEGMENT as u64;
-        let mut round = Round::new(db.core(), &db.core().gc.stop);
-        let mut looks = |bytes: usize| {
-            for i in 0..100u32 {
-                if size() <= most {
-                    break;
-                }
-                db.put("beat", [&i.to_le_bytes()[..], &vec![0; bytes]].concat()).unwrap();
-                // As after a tenth, and these after a second.
-                round.looked = round.looked.checked_sub(LOOK).unwrap();
-                round.busy = round.busy.checked_sub(LOOK).unwrap();
-                round.next_flush = round.next_flush.checked_sub(LOOK).unwrap();
-                round.look().unwrap();
-                for step in [Step::PrepareLog, Step::Compact, Step::Reclaim] {
-                    while db.step(step).unwrap() {}
-                }
-            }
-            size()
-        };
-        assert!(looks(1 << 17) > most, "a megabyte a second is not next to nothing");
-        let left = looks(16);
-        assert!(left <= most, "{left}");
     }
 
     #[test]
