@@ -87,6 +87,14 @@ impl ValueLog {
         // It would hold every file that there was at the opening, for as long as the database is open.
         *self.recovered.write() = Arc::default();
     }
+
+    /// The version below which nobody reads any more.
+    fn discard(&self) -> u64 {
+        match self.running.get() {
+            Some((_, oracle)) if !self.keep_all => oracle.raise_floor(),
+            _ => self.recovered_floor,
+        }
+    }
 }
 
 impl Companion for ValueLog {
@@ -154,15 +162,11 @@ impl Companion for ValueLog {
     }
 
     fn floor(&self) -> Floor {
-        let discard = match self.running.get() {
-            Some((_, oracle)) if !self.keep_all => oracle.raise_floor(),
-            _ => self.recovered_floor,
-        };
-        Floor { discard, clock: self.clock.drop_clock() }
+        Floor { discard: self.discard(), clock: self.clock.drop_clock() }
     }
 
     fn hold_floor(&self) -> Floor {
-        Floor { clock: self.clock.hold_drop_clock(), ..self.floor() }
+        Floor { discard: self.discard(), clock: self.clock.hold_drop_clock() }
     }
 
     fn release_floor(&self, floor: Floor) {

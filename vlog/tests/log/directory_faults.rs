@@ -26,6 +26,13 @@ pub fn open_dir(directory: &Directory, options: &Options) -> Result<(Log, Replay
     Ok((log, end, seen))
 }
 
+/// Opens a log and commits a small frame.
+fn begun(directory: &Directory, options: &Options) -> Log {
+    let (log, ..) = open_dir(directory, options).unwrap();
+    put(&log, 100, Durability::Sync);
+    log
+}
+
 pub fn frame(size: usize) -> Frame {
     let mut builder = FrameBuilder::new();
     builder.push(b"key", b"", &vec![7; size], None).unwrap();
@@ -48,8 +55,7 @@ fn rule_48_a_spare_that_cannot_be_mapped_leaves_no_file_behind() {
     let disk = new_disk();
     let faults = FaultFs::new(Arc::new(disk.clone()));
     let dir = directory(faults.clone());
-    let (log, ..) = open_dir(&dir, &options()).unwrap();
-    put(&log, 100, Durability::Sync);
+    let log = begun(&dir, &options());
     let armed = faults.arm(FaultPlan::new(Fault::Io).on(&[Op::Map]));
     assert!(log.prepare().is_err());
     assert_eq!(armed.fired(), 1);
@@ -166,8 +172,7 @@ fn an_unfinished_file_is_gone_for_good_before_one_behind_it_has_frames() {
     let disk = new_disk();
     let faults = FaultFs::new(Arc::new(disk.clone()));
     let dir = directory(faults.clone());
-    let (log, ..) = open_dir(&dir, &options()).unwrap();
-    put(&log, 100, Durability::Sync);
+    let log = begun(&dir, &options());
     faults.arm(FaultPlan::new(Fault::Io).site(SyncSite::LogSegmentCreate));
     faults.arm(FaultPlan::new(Fault::Io).on(&[Op::Remove]));
     assert!(log.prepare().is_err());
@@ -413,8 +418,7 @@ fn rule_49b_a_version_is_not_given_out_again_when_the_segments_before_were_remov
 #[test]
 fn rule_49b_a_version_lost_in_a_power_cut_is_not_given_out_again() {
     let disk = new_disk();
-    let (log, ..) = open_dir(&directory(disk.clone()), &options()).unwrap();
-    put(&log, 100, Durability::Sync);
+    let log = begun(&directory(disk.clone()), &options());
     let last = put(&log, 100, Durability::Buffered).version;
     let image = disk.crash_image(&mut Keep::None);
     let (log, _, seen) = open_dir(&directory(image), &options()).unwrap();
@@ -427,8 +431,7 @@ fn rule_49b_a_version_lost_in_a_power_cut_is_not_given_out_again() {
 fn rule_49b_versions_go_on_after_a_removal_and_a_power_loss() {
     let disk = new_disk();
     let dir = directory(disk.clone());
-    let (log, ..) = open_dir(&dir, &options()).unwrap();
-    put(&log, 100, Durability::Sync);
+    let log = begun(&dir, &options());
     drop(log);
     let (log, ..) = open_dir(&dir, &options()).unwrap();
     let mut acked = put(&log, 100, Durability::Sync);
@@ -455,8 +458,7 @@ fn rule_49b_versions_go_on_after_a_removal_and_a_power_loss() {
 fn rule_49b_a_version_lost_in_a_second_power_cut_is_not_given_out_again_either() {
     let disk = new_disk();
     let dir = directory(disk.clone());
-    let (log, ..) = open_dir(&dir, &options()).unwrap();
-    put(&log, 100, Durability::Sync);
+    let log = begun(&dir, &options());
     drop(log);
     let (log, ..) = open_dir(&dir, &options()).unwrap();
     let lost = put(&log, 100, Durability::Buffered);
@@ -470,8 +472,7 @@ fn rule_49b_a_version_lost_in_a_second_power_cut_is_not_given_out_again_either()
 fn rule_44_no_frame_is_acknowledged_in_a_spare_whose_name_is_not_durable() {
     let disk = new_disk();
     let dir = directory(disk.clone());
-    let (log, ..) = open_dir(&dir, &options()).unwrap();
-    put(&log, 100, Durability::Sync);
+    let log = begun(&dir, &options());
     log.close().unwrap();
     drop(log);
     let (log, end, _) = open_dir(&dir, &options()).unwrap();
@@ -507,8 +508,7 @@ fn a_removal_ends_with_a_failed_sync_also_on_a_full_disk() {
     let disk = new_disk();
     let faults = FaultFs::new(Arc::new(disk.clone()));
     let dir = directory(faults.clone());
-    let (log, ..) = open_dir(&dir, &options()).unwrap();
-    put(&log, 100, Durability::Sync);
+    let log = begun(&dir, &options());
     drop(log);
     let (log, ..) = open_dir(&dir, &options()).unwrap();
     fill(&log, 3);
@@ -530,8 +530,7 @@ fn rule_46_damage_is_told_of_its_own_file_not_of_a_harmless_one_behind_it() {
     let disk = new_disk();
     let faults = FaultFs::new(Arc::new(disk.clone()));
     let dir = directory(faults.clone());
-    let (log, ..) = open_dir(&dir, &options()).unwrap();
-    put(&log, 100, Durability::Sync);
+    let log = begun(&dir, &options());
     faults.arm(FaultPlan::new(Fault::Io).on(&[Op::SyncData]));
     faults.arm(FaultPlan::new(Fault::Io).on(&[Op::Remove]));
     assert!(log.prepare().is_err());
@@ -555,8 +554,7 @@ fn rule_44_no_frame_is_acknowledged_in_a_spare_whose_header_is_not_durable() {
         let options = Options { sync_method, ..options() };
         let disk = new_disk();
         let dir = directory(disk.clone());
-        let (log, ..) = open_dir(&dir, &options).unwrap();
-        put(&log, 100, Durability::Sync);
+        let log = begun(&dir, &options);
         log.close().unwrap();
         drop(log);
         let (log, ..) = open_dir(&dir, &options).unwrap();

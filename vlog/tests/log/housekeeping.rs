@@ -107,6 +107,12 @@ fn rule_50_a_panic_when_the_sink_is_asked_whether_it_is_concurrent_hangs_nobody(
     assert!(ended, "the next one waits for ever");
 }
 
+/// Commits over several segments, as far as the log takes them. Returns the last version.
+fn append_until_refused(log: Log) -> u64 {
+    let commits = (1..60).map_while(|_| log.append(frame(900), Durability::Sync).ok());
+    commits.last().map_or(1, |done| done.version)
+}
+
 #[test]
 fn spares_are_not_lost_to_the_log_if_the_one_who_frees_them_panics() {
     let fs: Arc<dyn Fs> = Arc::new(new_disk());
@@ -118,14 +124,7 @@ fn spares_are_not_lost_to_the_log_if_the_one_who_frees_them_panics() {
         log.give_up_spares(|_| panic!("asked to"));
     }));
     assert!(panicked.is_err());
-    let mut last = 1;
-    while last < 60 {
-        match log.append(frame(900), Durability::Sync) {
-            Ok(done) => last = done.version,
-            Err(_) => break,
-        }
-    }
-    drop(log);
+    let last = append_until_refused(log);
     let opened = open(&fs, &manifest, &options());
     let (_, seen, _) = opened.unwrap_or_else(|e| panic!("after {last} commits: {e}"));
     assert_eq!(seen.frames.last().unwrap().0, last);
@@ -392,14 +391,7 @@ fn a_log_whose_namer_panicked_after_it_had_named_a_segment_opens_again() {
     put(&log, 100, Durability::Sync);
     namer.1.store(true, Ordering::SeqCst);
     assert!(catch_unwind(AssertUnwindSafe(|| log.prepare())).is_err());
-    let mut last = 1;
-    while last < 60 {
-        match log.append(frame(900), Durability::Sync) {
-            Ok(done) => last = done.version,
-            Err(_) => break,
-        }
-    }
-    drop(log);
+    let last = append_until_refused(log);
     let opened = open(&fs, &manifest, &options()).map(|(_, seen, _)| seen.frames.len());
     assert!(opened.is_ok(), "after {last} commits: {opened:?}");
 }
