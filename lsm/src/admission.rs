@@ -12,7 +12,7 @@
 //! larger than a memtable carries a memtable of its own, made at admission, which is a standard
 //! one's room larger than the frame, so that `R` fits behind it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,8 @@ pub(crate) struct Admission {
     state: CachePadded<Mutex<Memtables>>,
     /// Whether there is a failure in the state: for threads that must not hold writers up.
     failed: AtomicBool,
+    /// As [`Admission::flush_rate`] tells; 0: not known yet.
+    flush_rate: AtomicU64,
     /// Writers wait here for room.
     room: Condvar,
     /// The flush thread waits here for a memtable that can be flushed, and callers of `flush` for
@@ -179,6 +181,7 @@ impl Admission {
                 pace: Instant::now(),
             })),
             failed: AtomicBool::new(false),
+            flush_rate: AtomicU64::new(0),
             room: Condvar::new(),
             work: Condvar::new(),
             stalls: Stalls::default(),
@@ -293,11 +296,36 @@ impl Admission {
         Memtable::new(self.memtable_size, state.next_seed(), self.this.clone())
     }
 
-    /// Holds a writer back in proportion to the debt.
+    /// Arena bytes that writers may fill in a second, if they are held back: in proportion to the
+    /// debt, and to how full the last memtable is when there can be no other before a flush ends.
+    fn rate(&self, state: &Memtables) -> Option<f64> {
+        let part = |left: f64| left.max(1.0 / 64.0);
+        let backlog = state.pressure.slows().map(|debt| self.delayed_write_rate * part(1.0 - debt));
+        let last = state.spare.is_none() && state.count() >= self.max_memtables;
+        // Twice as fast as room comes back while the memtable is empty, as fast when it is half full.
+        // So a flush ends before it is full, and nobody has to wait for all of it at once.
+        let flushing = (self.flush_rate().filter(|_| last))
+            .map(|rate| 2.0 * rate * part(state.left as f64 / self.standard as f64));
+        backlog.into_iter().chain(flushing).reduce(f64::min)
+    }
+
+    /// Arena bytes that a second of flushing has freed lately, if there was a flush.
+    pub(crate) fn flush_rate(&self) -> Option<f64> {
+        let rate = self.flush_rate.load(Ordering::Relaxed);
+        (rate > 0).then_some(rate as f64)
+    }
+
+    /// A flush has freed a memtable of so many bytes in so much time.
+    pub(crate) fn note_flushed(&self, bytes: usize, time: Duration) {
+        let rate = (bytes as f64 / time.as_secs_f64().max(1e-6)) as u64;
+        let rate = self.flush_rate().map_or(rate, |before| (before as u64).midpoint(rate));
+        self.flush_rate.store(rate.max(1), Ordering::Relaxed);
+    }
+
+    /// Holds a writer back.
     fn slow_down(&self, state: &mut MutexGuard<'_, Memtables>, bytes: usize) {
-        let Some(debt) = state.pressure.slows() else { return };
+        let Some(rate) = self.rate(state) else { return };
         let now = Instant::now();
-        let rate = self.delayed_write_rate * (1.0 - debt).max(1.0 / 64.0);
         let cost = Duration::from_secs_f64(bytes as f64 / rate);
         let (due, next) = pace(state.pace, now, cost);
         state.pace = next;
@@ -306,7 +334,7 @@ impl Admission {
         while Instant::now() < due
             && !state.closed
             && state.failure.is_none()
-            && state.pressure.slows().is_some()
+            && self.rate(state).is_some()
         {
             waited = true;
             self.room.wait_until(state, due);

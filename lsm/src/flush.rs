@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use kvdb_manifest::store::StoreChange;
 use kvdb_vfs::SyncSite;
@@ -31,6 +32,7 @@ impl<C: Companion> Shared<C> {
         let Some(memtable) = self.admission.lock().flushable() else { return Ok(false) };
         let memtables = [memtable];
         let _span = tracing::debug_span!("flush").entered();
+        let start = Instant::now();
         let flush = || self.flush_memtables(&memtables, StoreChange::default());
         let result = match catch_unwind(AssertUnwindSafe(flush)) {
             Ok(result) => result,
@@ -39,6 +41,9 @@ impl<C: Companion> Shared<C> {
         if let Err(error) = &result {
             add(&self.work.failed_jobs, 1);
             self.tables.note_refusal(error);
+        }
+        if let (Ok(true), [memtable]) = (&result, &memtables) {
+            self.admission.note_flushed(memtable.bytes(), start.elapsed());
         }
         result.map(|_| true)
     }

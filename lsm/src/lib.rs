@@ -27,8 +27,8 @@
 //! Three steps, so that a log can be written between them:
 //!
 //! 1. [`Tree::admit`] reserves memtable room for a frame. This is where writers wait: for a memtable,
-//!    for level 0, or for the backlog of compactions; slowed in proportion first, then on a condition
-//!    variable. From here on nothing can refuse the frame.
+//!    for level 0, or for the backlog of compactions; slowed in proportion first (in the last memtable to
+//!    about what flushes free), then on a condition variable. From here on nothing can refuse the frame.
 //! 2. [`Tree::route`], called in the order of the log, binds the reservation to a memtable and rotates
 //!    to the spare if it does not fit. It cannot fail: outstanding reservations always fit into what is
 //!    left of the active memtable, or into a spare that is there.

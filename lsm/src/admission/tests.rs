@@ -331,6 +331,53 @@ fn many_threads_reserve_route_and_flush() {
     assert_eq!(written.load(Ordering::SeqCst), flushed.load(Ordering::SeqCst));
 }
 
+/// Fills a memtable but for `left` bytes.
+fn fill_but(admission: &Arc<Admission>, left: usize, frame: u64) {
+    let bytes = admission.standard - left;
+    let mut r = admission.admit(bytes, true).unwrap();
+    admission.route(&mut r, frame * 8, frame * 8 + 8, |_| {});
+}
+
+#[test]
+fn writers_of_the_last_memtable_are_slowed_down_the_more_the_fuller_it_is() {
+    let admission = admission(Background::Threads);
+    let rate = |a: &Admission| a.rate(&a.lock());
+    let standard = admission.standard;
+    fill_but(&admission, 100, 0);
+    fill_but(&admission, 100, 1);
+    assert_eq!(rate(&admission), None, "there may be one more");
+    fill_but(&admission, standard / 2, 2);
+    assert_eq!(admission.lock().count(), 3);
+    assert_eq!(rate(&admission), None, "how fast flushes are is not known");
+    admission.note_flushed(1 << 20, Duration::from_secs(1));
+    let half = rate(&admission).unwrap();
+    assert!((half / (1 << 20) as f64 - 1.0).abs() < 0.01, "half full, as fast as a flush: {half}");
+    drop(admission.admit(standard / 4, true).unwrap());
+    let (slowdowns, _) = admission.stalls.slowdowns();
+    drop(admission.admit(1, true).unwrap());
+    assert_eq!(admission.stalls.slowdowns().0, slowdowns + 1);
+    let mut r = admission.admit(standard / 4, true).unwrap();
+    admission.route(&mut r, 24, 32, |_| {});
+    let quarter = rate(&admission).unwrap();
+    assert!((quarter / half - 0.5).abs() < 0.01, "{quarter} of {half}");
+    drop(r);
+    drop(flush(&admission).unwrap());
+    assert_eq!(rate(&admission), None, "there is room for another one");
+}
+
+#[test]
+fn the_rate_of_flushes_follows_the_last_ones() {
+    let admission = admission(Background::Threads);
+    let rate = |a: &Admission| a.flush_rate.load(Ordering::Relaxed);
+    admission.note_flushed(1000, Duration::from_secs(1));
+    assert_eq!(rate(&admission), 1000);
+    admission.note_flushed(3000, Duration::from_secs(1));
+    assert_eq!(rate(&admission), 2000);
+    admission.note_flushed(0, Duration::ZERO);
+    admission.note_flushed(1, Duration::from_secs(1 << 20));
+    assert!((1..=1000).contains(&rate(&admission)), "never unknown again");
+}
+
 #[test]
 fn slowed_writers_keep_the_pace_on_average_and_never_sleep_for_less_than_a_sleep_takes() {
     let start = Instant::now();

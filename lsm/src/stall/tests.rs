@@ -170,3 +170,11 @@ fn a_reopened_tree_holds_writers_back_for_what_was_left_undone() {
     assert_eq!(slowed(&levels(3, 0)), 1, "tables of level 0");
     assert_eq!(slowed(&levels(2, 3 << 20)), 1, "bytes above the targets");
 }
+
+#[test]
+fn a_flush_tells_how_fast_room_comes_back() {
+    let tree = tree_with(options(), NoCompanion::default());
+    assert_eq!(tree.shared.admission.flush_rate(), None);
+    flush(&tree, &[("k", 1, Entry::value(b"v"))]);
+    assert!(tree.shared.admission.flush_rate().is_some());
+}
