@@ -194,6 +194,11 @@ pub const TARGETS: &[Target] = &[
     row("lsm-load", LSM_LOAD, "longest put at 80 %", "", Goal::AtMostNanos(10_000_000.0)),
     row("lsm-load", LSM_LOAD, "longest put at 80 %, since due", "", Goal::Shown),
     row("lsm-load", LSM_LOAD, "puts at 80 % slowed down", "", Goal::Shown),
+    // Waiting for a memtable or for compaction: all waits together.
+    row("lsm-load", LSM_LOAD, "puts without a pause stopped", "", Goal::Shown),
+    row("lsm-load", LSM_LOAD, "puts at 80 % stopped", "", Goal::AtMostNanos(10_000_000.0)),
+    // Of a thread that looks at the clock, beside as many busy threads as the tree has.
+    row("lsm-load", LSM_LOAD, "longest without a core", "", Goal::Shown),
     row("gc", GC_RESOLVE, "resolve a relocated pointer", "", Goal::AtMostNanos(100.0)),
     // Nanoseconds per KiB.
     row("gc", GC_MOVE, "moving what is in use", "copying", Goal::AtLeast(0.8)),

@@ -1,6 +1,7 @@
 //! Ten million random keys: what they cost in bytes, and how long a put takes at a steady rate.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -13,6 +14,8 @@ use crate::targets::LSM_LOAD;
 
 /// The steady rate, as a part of what was reached without a pause.
 const STEADY: f64 = 0.8;
+/// For how long a thread is watched that does nothing.
+const WITHOUT_CORE: Duration = Duration::from_secs(10);
 
 /// The `n`th key: a permutation of the numbers, so that none comes twice.
 fn key(n: u64) -> [u8; 16] {
@@ -35,6 +38,8 @@ struct Load {
     written: f64,
     space: f64,
     slowed: u64,
+    /// How long puts waited for a memtable or for compaction, in all.
+    stopped: f64,
 }
 
 /// Loads a tree; `every`: a put is due so often. Without it, whenever the one before has returned.
@@ -80,7 +85,35 @@ fn load(dir: &Path, every: Option<f64>) -> Load {
         written: (stats.flushed_bytes + stats.compacted_write_bytes) as f64 / user,
         space: space as f64 / user,
         slowed: stats.slowdowns,
+        stopped: stats.stalls.iter().map(|stall| stall.nanos as f64).sum(),
     }
+}
+
+/// The longest time for which a thread that does nothing but look at the clock does not get a core,
+/// beside as many busy threads as a tree has for flushes and compactions, at their priorities.
+fn longest_without_a_core(time: Duration, options: &Options) -> f64 {
+    let stop = AtomicBool::new(false);
+    let busy = |nice: Option<i32>| {
+        if let Some(nice) = nice {
+            kvdb_lsm::lower_priority(nice);
+        }
+        while !stop.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| busy(None));
+        for _ in 0..options.compaction_threads {
+            scope.spawn(|| busy(Some(options.nice)));
+        }
+        let (start, mut last, mut longest) = (Instant::now(), Duration::ZERO, Duration::ZERO);
+        while last < time {
+            let now = start.elapsed();
+            (last, longest) = (now, longest.max(now - last));
+        }
+        stop.store(true, Ordering::Relaxed);
+        longest.as_nanos() as f64
+    })
 }
 
 /// What so many of the puts stay below, in nanoseconds.
@@ -101,6 +134,7 @@ pub(super) fn run(recorder: &mut Recorder) {
     recorder.record("the same until settled", free.settled.as_nanos() as f64 / n, 1.0);
     recorder.record("puts slowed down", free.slowed as f64, 1.0);
     recorder.record("longest put without a pause", percentile(&free.since_call, 1.0), 1.0);
+    recorder.record("puts without a pause stopped", free.stopped, 1.0);
     drop(free);
 
     let steady = load(&dir, Some(put / STEADY));
@@ -112,4 +146,7 @@ pub(super) fn run(recorder: &mut Recorder) {
     recorder.record("longest put at 80 %", percentile(&steady.since_call, 1.0), 1.0);
     recorder.record("longest put at 80 %, since due", percentile(&steady.since_due, 1.0), 1.0);
     recorder.record("puts at 80 % slowed down", steady.slowed as f64, 1.0);
+    recorder.record("puts at 80 % stopped", steady.stopped, 1.0);
+    let without_core = longest_without_a_core(WITHOUT_CORE, &Options::default());
+    recorder.record("longest without a core", without_core, 1.0);
 }
