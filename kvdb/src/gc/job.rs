@@ -19,6 +19,9 @@ use super::{GcStage, Watch};
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
 
+/// Bytes of records that are copied and then written: they fit into a processor's second cache.
+const PIECE_BYTES: u64 = 256 << 10;
+
 /// How a collection ended that changed nothing.
 pub(super) enum Failure {
     /// A record that is in use cannot be read, or what says which records of these segments are.
@@ -169,6 +172,16 @@ impl Ahead {
     }
 }
 
+/// How many of the records, at least one, are copied and written at a time.
+fn piece(records: &[LiveRecord<'_>]) -> usize {
+    let mut bytes = 0;
+    let fits = |record: &&LiveRecord<'_>| {
+        bytes += u64::from(record.pointer.len());
+        bytes <= PIECE_BYTES
+    };
+    records.iter().take_while(fits).count().max(1).min(records.len())
+}
+
 /// The victim whose records cannot even be told apart.
 fn unreadable(claim: &Claim<'_>, view: &LogView, error: kvdb_vlog::Error) -> Failure {
     let each = |_: &[u8], _, _| ControlFlow::Continue(());
@@ -180,8 +193,8 @@ fn unreadable(claim: &Claim<'_>, view: &LogView, error: kvdb_vlog::Error) -> Fai
 }
 
 impl Outputs<'_> {
-    /// Copies a batch of records, each verified before it gets its new checksum. Returns their
-    /// bytes.
+    /// Copies a batch of records, piece by piece, each verified before it gets its new checksum.
+    /// Returns their bytes.
     fn push_all(&mut self, view: &LogView, survivors: &Survivors<'_>) -> Result<u64, Failure> {
         let records: Vec<LiveRecord<'_>> = survivors.records().collect();
         let mut left = &records[..];
@@ -196,11 +209,12 @@ impl Outputs<'_> {
                 }
             };
             offsets.clear();
-            let taken = writer.copy(view, left, most, &mut offsets).map_err(|(at, error)| {
+            let next = &left[..piece(left)];
+            let taken = writer.copy(view, next, most, &mut offsets).map_err(|(at, error)| {
                 let error = Error::from(error);
                 match error.kind() {
                     ErrorKind::Corruption | ErrorKind::Io => {
-                        Failure::Damaged { segments: vec![left[at].pointer.segment()], error }
+                        Failure::Damaged { segments: vec![next[at].pointer.segment()], error }
                     }
                     _ => Failure::Failed(error),
                 }
@@ -209,7 +223,7 @@ impl Outputs<'_> {
             let (copied, rest) = left.split_at(taken);
             self.note(copied, &offsets)?;
             left = rest;
-            if !rest.is_empty()
+            if taken < next.len()
                 && let Some(writer) = self.writer.take()
             {
                 self.finished.push(writer.finish()?);
