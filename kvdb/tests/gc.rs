@@ -732,7 +732,7 @@ fn where_the_best_victim_does_not_fit_on_the_disk_smaller_ones_are_collected() {
                 room.disarm();
             }
             let full = FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".vrec");
-            room = Some(fs.arm(full.after(1).forever()));
+            room = Some(fs.arm(full.after(4).forever()));
         }
         ControlFlow::Continue(())
     });
