@@ -117,7 +117,8 @@ fn moving(recorder: &mut Recorder) {
 /// Nanoseconds to copy as many bytes into as many files, each synced at the end: full segments, and
 /// small ones in the place of relocation tables.
 fn copy(place: &Place, report: &GcReport) -> f64 {
-    const CHUNK: u64 = 1 << 20;
+    const CHUNK: u64 = 256 << 10;
+    const WRITE_BACK: u64 = 1 << 20;
     let fs = OsFs::new();
     let path = |i: u64| place.path(&format!("copy{i}"));
     let create = |i| fs.open(&path(i), OpenMode::CreateNew).expect("a file");
@@ -140,7 +141,10 @@ fn copy(place: &Place, report: &GcReport) -> f64 {
         }
         let target = targets.last().expect("a file");
         target.write_all_at(&buffer[..n], to).expect("room");
-        target.advise(to..to + n as u64, Advice::WriteBack);
+        let end = to + n as u64;
+        if end.is_multiple_of(WRITE_BACK) {
+            target.advise(end - WRITE_BACK..end, Advice::WriteBack);
+        }
     }
     let rest = report.bytes_written.saturating_sub(report.bytes_read);
     let tables = report.files_written.saturating_sub(targets.len() as u64);
