@@ -73,7 +73,8 @@ impl BulkWriter {
     ///
     /// # Errors
     /// For this write alone: [`Error::EmptyKey`], [`Error::KeyTooLong`], [`Error::ValueTooLarge`];
-    /// it is left out and the writer goes on. [`Error::Finished`]; [`Error::ReadOnly`].
+    /// it is left out and the writer goes on. [`Error::Finished`]; [`Error::ReadOnly`];
+    /// [`Error::Closed`].
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.put_with(key, value, WriteOptions::default())
     }
@@ -128,6 +129,7 @@ impl BulkWriter {
         if self.finished {
             return Err(Error::Finished);
         }
+        self.core.check_open()?;
         self.core.log()?;
         match write(&mut self.writes, &self.core) {
             Err(Error::TransactionTooBig { .. }) if !self.writes.is_empty() => {
@@ -159,7 +161,8 @@ impl BulkWriter {
     ///
     /// # Errors
     /// That of the first chunk since the last flush that could not be committed: it and what was
-    /// written after it is not in the store. That of the sync. [`Error::Finished`].
+    /// written after it is not in the store. That of the sync. [`Error::Finished`];
+    /// [`Error::Closed`].
     pub fn flush(&mut self) -> Result<()> {
         if self.finished {
             return Err(Error::Finished);
@@ -172,7 +175,7 @@ impl BulkWriter {
                 synced?;
             }
         }
-        failed.map_or(Ok(()), Err)
+        failed.map_or_else(|| self.core.check_open(), Err)
     }
 
     /// Flushes, and ends it: every later call fails with [`Error::Finished`].

@@ -33,6 +33,7 @@ pub(crate) struct Request<'a> {
 
 impl Commit {
     pub(crate) fn now(self, durability: Durability) -> Result<u64> {
+        self.core.check_open()?;
         self.core.check_unmanaged()?;
         match self.nothing_to_write()? {
             Some(version) => Ok(version),
@@ -41,6 +42,7 @@ impl Commit {
     }
 
     fn at(self, version: u64, durability: Durability) -> Result<u64> {
+        self.core.check_open()?;
         if !self.core.options.managed {
             return Err(Error::NotManaged);
         }
@@ -61,6 +63,7 @@ impl Commit {
     }
 
     fn later(self, durability: Durability) -> Result<PendingCommit> {
+        self.core.check_open()?;
         self.core.check_unmanaged()?;
         if let Some(version) = self.nothing_to_write()? {
             return Ok(PendingCommit::done(&self.core, version));
@@ -76,6 +79,7 @@ impl Commit {
         durability: Durability,
         callback: impl FnOnce(Result<u64>) + Send + 'static,
     ) -> Result<()> {
+        self.core.check_open()?;
         self.core.check_unmanaged()?;
         let tell = Tell::Callback(Box::new(callback));
         match self.nothing_to_write()? {
@@ -93,7 +97,6 @@ impl Commit {
         if !self.writes.is_empty() {
             return Ok(None);
         }
-        self.core.check_open()?;
         let read = self.reads.as_ref().map(|(mark, _)| mark.version());
         Ok(Some(read.unwrap_or_else(|| self.core.oracle.read_version())))
     }

@@ -24,6 +24,8 @@ use crate::write_set::{PendingCursor, PendingWrites};
 pub(crate) enum Stream {
     Tree(TreeCursor),
     Mixed(Box<Merge<Part>>),
+    /// Nowhere: the database was closed before it was asked for.
+    Closed(ClosedCursor),
 }
 
 /// One of the two streams of a transaction with writes.
@@ -33,63 +35,105 @@ pub(crate) enum Part {
     Tree(TreeCursor),
 }
 
+/// A cursor whose every move is refused.
+#[derive(Debug)]
+pub(crate) struct ClosedCursor;
+
+impl ClosedCursor {
+    fn refuse(&self) -> kvdb_sstable::Result<bool> {
+        Err(kvdb_sstable::Error::other(kvdb_lsm::Error::Closed))
+    }
+}
+
+impl kvdb_sstable::Cursor for ClosedCursor {
+    fn seek(&mut self, _key: &[u8], _version: u64) -> kvdb_sstable::Result<bool> {
+        self.refuse()
+    }
+    fn seek_for_prev(&mut self, _key: &[u8], _version: u64) -> kvdb_sstable::Result<bool> {
+        self.refuse()
+    }
+    fn first(&mut self) -> kvdb_sstable::Result<bool> {
+        self.refuse()
+    }
+    fn last(&mut self) -> kvdb_sstable::Result<bool> {
+        self.refuse()
+    }
+    fn next(&mut self) -> kvdb_sstable::Result<bool> {
+        self.refuse()
+    }
+    fn prev(&mut self) -> kvdb_sstable::Result<bool> {
+        self.refuse()
+    }
+    fn valid(&self) -> bool {
+        false
+    }
+    fn key(&self) -> &[u8] {
+        &[]
+    }
+    fn version(&self) -> u64 {
+        0
+    }
+    fn value(&self) -> &[u8] {
+        &[]
+    }
+}
+
 macro_rules! delegate {
-    ($self:ident, $kind:ident { $a:ident, $b:ident }, $call:ident $args:tt) => {
+    ($self:ident, $kind:ident { $($way:ident),* }, $call:ident $args:tt) => {
         match $self {
-            $kind::$a(inner) => inner.$call $args,
-            $kind::$b(inner) => inner.$call $args,
+            $($kind::$way(inner) => inner.$call $args,)*
         }
     };
 }
 
 macro_rules! impl_cursor {
-    ($kind:ident { $a:ident, $b:ident }) => {
+    ($kind:ident { $($way:ident),* }) => {
         impl kvdb_sstable::Cursor for $kind {
             fn seek(&mut self, key: &[u8], version: u64) -> kvdb_sstable::Result<bool> {
-                delegate!(self, $kind { $a, $b }, seek(key, version))
+                delegate!(self, $kind { $($way),* }, seek(key, version))
             }
             fn seek_for_prev(&mut self, key: &[u8], version: u64) -> kvdb_sstable::Result<bool> {
-                delegate!(self, $kind { $a, $b }, seek_for_prev(key, version))
+                delegate!(self, $kind { $($way),* }, seek_for_prev(key, version))
             }
             fn first(&mut self) -> kvdb_sstable::Result<bool> {
-                delegate!(self, $kind { $a, $b }, first())
+                delegate!(self, $kind { $($way),* }, first())
             }
             fn last(&mut self) -> kvdb_sstable::Result<bool> {
-                delegate!(self, $kind { $a, $b }, last())
+                delegate!(self, $kind { $($way),* }, last())
             }
             #[inline]
             fn next(&mut self) -> kvdb_sstable::Result<bool> {
-                delegate!(self, $kind { $a, $b }, next())
+                delegate!(self, $kind { $($way),* }, next())
             }
             #[inline]
             fn prev(&mut self) -> kvdb_sstable::Result<bool> {
-                delegate!(self, $kind { $a, $b }, prev())
+                delegate!(self, $kind { $($way),* }, prev())
             }
             #[inline]
             fn valid(&self) -> bool {
-                delegate!(self, $kind { $a, $b }, valid())
+                delegate!(self, $kind { $($way),* }, valid())
             }
             #[inline]
             fn key(&self) -> &[u8] {
-                delegate!(self, $kind { $a, $b }, key())
+                delegate!(self, $kind { $($way),* }, key())
             }
             #[inline]
             fn version(&self) -> u64 {
-                delegate!(self, $kind { $a, $b }, version())
+                delegate!(self, $kind { $($way),* }, version())
             }
             #[inline]
             fn value(&self) -> &[u8] {
-                delegate!(self, $kind { $a, $b }, value())
+                delegate!(self, $kind { $($way),* }, value())
             }
             #[inline]
             fn head(&self) -> u64 {
-                delegate!(self, $kind { $a, $b }, head())
+                delegate!(self, $kind { $($way),* }, head())
             }
         }
     };
 }
 
-impl_cursor!(Stream { Tree, Mixed });
+impl_cursor!(Stream { Tree, Mixed, Closed });
 impl_cursor!(Part { Pending, Tree });
 
 /// Everything needed to make cursors over the same state: one picture of the store.
@@ -102,6 +146,8 @@ pub(crate) struct Picture<'t> {
     /// Entries that are not newer than this are left out, with the tables that have nothing else.
     pub(crate) since: u64,
     pub(crate) operator: Option<MergeOperator>,
+    /// It was asked for when the database was closed already.
+    pub(crate) closed: bool,
     /// Where a read-write transaction collects what its cursors read.
     pub(crate) tracks: Option<&'t Mutex<Vec<SharedTrack>>>,
 }
@@ -109,6 +155,10 @@ pub(crate) struct Picture<'t> {
 impl<'t> Picture<'t> {
     /// Every version of every key within the bounds, with the transaction's own writes.
     pub(crate) fn stream(&self, lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> Bounded<Stream> {
+        if self.closed {
+            let stream = Stream::Closed(ClosedCursor);
+            return Bounded::new(stream, lower.clone(), upper.clone());
+        }
         let tree = self.superversion.cursor_with(&CursorOptions {
             since: self.since,
             lower: lower.clone(),

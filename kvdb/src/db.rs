@@ -603,10 +603,18 @@ impl Db {
     }
 
     /// Ends it, for all clones: waits for commits in flight, makes the log durable, stops the
-    /// threads, unlocks the directory. Afterwards every call fails with [`Error::Closed`]; values and
-    /// iterators there are stay usable. An iterator opens tables as it comes to them: if whoever opens
-    /// the directory next has removed one by then, that is an error of the kind
-    /// [`Closed`](crate::ErrorKind::Closed), never a wrong entry.
+    /// threads, unlocks the directory.
+    ///
+    /// Afterwards there is one rule. **Whatever is asked of a handle fails with [`Error::Closed`]**: of
+    /// a database, snapshot, transaction, batch, bulk writer or sequence, also where the answer would
+    /// not need the store, as a transaction's own write or a number that is leased already; an iterator
+    /// or cursor that is begun fails at its first step. **What was given out before stays usable**:
+    /// values, items, iterators and cursors, and the outcomes of commits that were on their way. What
+    /// only says how things are ([`version`](Db::version), [`stats`](Db::stats), [`path`](Db::path) and
+    /// their like) goes on to do so. The same holds when the last handle is dropped.
+    ///
+    /// An iterator from before opens tables as it comes to them: if whoever opens the directory next has
+    /// removed one by then, that is [`Error::Closed`] as well, never a wrong entry.
     ///
     /// It is done once. Another call meanwhile waits for the first one and returns when the directory
     /// is free; it, and every later call, succeeds if the first one did, and repeats its failure if

@@ -106,7 +106,7 @@ pub enum Error {
     /// The database was opened for reading only.
     #[error("the database is open for reading only")]
     ReadOnly,
-    /// The database was closed.
+    /// The database was closed: see [`Db::close`](crate::Db::close) for what is still usable.
     #[error("the database is closed")]
     Closed,
     /// Whoever was told of its progress broke it off.
@@ -361,10 +361,8 @@ fn of_table(error: &kvdb_sstable::Error) -> ErrorKind {
     use kvdb_sstable::ErrorKind as K;
     match error.kind() {
         K::Io => file_system_cause(error).map_or(ErrorKind::Io, of_io),
-        K::Other => match cause(error) {
-            Some(kvdb_lsm::Error::Closed) => ErrorKind::Closed,
-            _ => file_system_cause(error).map_or(ErrorKind::Corruption, of_io),
-        },
+        K::Other if is_closed(error) => ErrorKind::Closed,
+        K::Other => file_system_cause(error).map_or(ErrorKind::Corruption, of_io),
         K::Unpositioned
         | K::UnsupportedVersion { .. }
         | K::UnsupportedFeature(_)
@@ -396,8 +394,17 @@ fn cause<'e, T: std::error::Error + 'static>(
 
 impl From<kvdb_sstable::Error> for Error {
     fn from(error: kvdb_sstable::Error) -> Self {
-        Error::Table(error)
+        match is_closed(&error) {
+            true => Error::Closed,
+            false => Error::Table(error),
+        }
     }
+}
+
+/// Whether a cursor met the end of the database.
+fn is_closed(error: &kvdb_sstable::Error) -> bool {
+    matches!(error.kind(), kvdb_sstable::ErrorKind::Other)
+        && matches!(cause(error), Some(kvdb_lsm::Error::Closed))
 }
 
 impl From<kvdb_manifest::Error> for Error {
@@ -433,6 +440,7 @@ impl From<kvdb_lsm::Error> for Error {
             E::Closed => Error::Closed,
             E::ReadOnly => Error::ReadOnly,
             E::Fs(error) => Error::Io(error.duplicate()),
+            E::Table(error) if is_closed(&error) => Error::Closed,
             error => Error::Tree(error),
         }
     }

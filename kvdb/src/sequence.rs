@@ -50,8 +50,8 @@ pub(crate) type Returned = Mutex<HashMap<Box<[u8]>, Vec<Range<u64>>>>;
 impl Sequence {
     pub(crate) fn new(core: Arc<Core>, key: &[u8], lease: u64) -> Result<Self> {
         crate::limits::check_key(key)?;
-        core.log()?;
         core.check_open()?;
+        core.log()?;
         core.check_unmanaged()?;
         let sequence =
             Sequence { core, key: key.into(), lease: lease.max(1), left: Mutex::new(0..0) };
@@ -63,9 +63,10 @@ impl Sequence {
     ///
     /// # Errors
     /// Those of the commit of a new lease; [`Error::NotASequence`] if the key holds something else,
-    /// or all numbers are used up.
+    /// or all numbers are used up; [`Error::Closed`], also if some are left of the lease.
     #[allow(clippy::should_implement_trait)] // fallible, by shared reference, and without an end
     pub fn next(&self) -> Result<u64> {
+        self.core.check_open()?;
         let mut left = self.left.lock();
         if left.is_empty() {
             *left = self.lease()?;
@@ -86,6 +87,7 @@ impl Sequence {
     /// Those of the commit, if these are the last numbers leased so far and so can be given back to
     /// the store; they are kept for the next who asks then, or are a gap if the outcome is unknown.
     pub fn release(&self) -> Result<()> {
+        self.core.check_open()?;
         let mut left = self.left.lock();
         let range = std::mem::replace(&mut *left, 0..0);
         if range.is_empty() {

@@ -103,7 +103,8 @@ impl Snapshot {
         self.core.multi_get(&keys, self.at())
     }
 
-    /// All entries in key order.
+    /// All entries in key order. Iterators and cursors that are begun when the database is closed fail
+    /// with [`Error::Closed`](crate::Error::Closed) at their first step.
     pub fn iter(&self) -> Iter<'static> {
         self.range(..)
     }
@@ -135,6 +136,7 @@ impl Snapshot {
             version: self.version(),
             clock: self.marks.1.now(),
             since: 0,
+            closed: self.core.check_open().is_err(),
             operator: self.core.options.merge_operator.clone(),
             tracks: None,
         }

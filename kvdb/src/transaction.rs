@@ -126,6 +126,7 @@ impl Transaction {
         value: impl AsRef<[u8]>,
         options: WriteOptions,
     ) -> Result<()> {
+        self.core.check_open()?;
         self.core.log()?;
         self.writes.put(&self.core.limits, key.as_ref(), value.as_ref(), options)
     }
@@ -137,6 +138,7 @@ impl Transaction {
     /// # Errors
     /// [`Error::NoMergeOperator`](crate::Error::NoMergeOperator), and as [`Transaction::put`].
     pub fn merge(&mut self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<()> {
+        self.core.check_open()?;
         self.core.log()?;
         let (key, core) = (key.as_ref(), &self.core);
         let operator = core.merge_operator(key)?;
@@ -148,6 +150,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::put`].
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.core.check_open()?;
         self.core.log()?;
         self.writes.delete(&self.core.limits, key.as_ref())
     }
@@ -158,6 +161,7 @@ impl Transaction {
     /// As [`Snapshot::get`](crate::Snapshot::get).
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let key = key.as_ref();
+        self.core.check_open()?;
         match self.own(key) {
             Own::Nothing => self.core.get(self.read(key), self.at()),
             Own::Absent => Ok(None),
@@ -172,6 +176,7 @@ impl Transaction {
     /// As [`Snapshot::get`](crate::Snapshot::get).
     pub fn get_entry(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>> {
         let key = key.as_ref();
+        self.core.check_open()?;
         match self.own(key) {
             Own::Nothing => self.core.get_entry(self.read(key), self.at()),
             Own::Absent => Ok(None),
@@ -192,6 +197,7 @@ impl Transaction {
     /// As [`Snapshot::get`](crate::Snapshot::get).
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
+        self.core.check_open()?;
         match self.own(key) {
             Own::Nothing => self.core.contains(self.read(key), self.at()),
             Own::Absent => Ok(false),
@@ -316,6 +322,7 @@ impl Transaction {
             version: self.mark.version(),
             clock: self.clock.now(),
             since: 0,
+            closed: self.core.check_open().is_err(),
             operator: self.core.options.merge_operator.clone(),
             tracks: self.core.options.detect_conflicts.then_some(&self.tracks),
         }
@@ -396,6 +403,7 @@ impl Batch {
         value: impl AsRef<[u8]>,
         options: WriteOptions,
     ) -> Result<()> {
+        self.core.check_open()?;
         self.writes.put(&self.core.limits, key.as_ref(), value.as_ref(), options)
     }
 
@@ -405,6 +413,7 @@ impl Batch {
     /// As [`Transaction::merge`].
     pub fn merge(&mut self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<()> {
         let (key, core) = (key.as_ref(), &self.core);
+        core.check_open()?;
         let operator = core.merge_operator(key)?;
         self.writes.merge(&core.limits, key, operand.as_ref(), operator, core.clock.now())
     }
@@ -414,6 +423,7 @@ impl Batch {
     /// # Errors
     /// As [`Transaction::put`].
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.core.check_open()?;
         self.writes.delete(&self.core.limits, key.as_ref())
     }
 

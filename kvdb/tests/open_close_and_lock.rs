@@ -267,37 +267,6 @@ fn rule_3_a_read_only_open_after_a_crash_shows_everything_and_writes_nothing() {
 }
 
 #[test]
-fn rule_4_close_is_idempotent_and_use_after_close_is_an_error() {
-    let (db, _fs) = memory();
-    db.put("k", "v").unwrap();
-    let clone = db.clone();
-    let snapshot = db.snapshot().unwrap();
-    let mut iter = db.iter().unwrap();
-    let value = db.get("k").unwrap().unwrap();
-    let transaction = db.begin().unwrap();
-    db.close().unwrap();
-    db.close().unwrap();
-    clone.close().unwrap();
-    let closed = |result: Result<(), Error>| assert!(matches!(result, Err(Error::Closed)));
-    closed(clone.put("k", "w").map(drop));
-    closed(clone.delete("k").map(drop));
-    closed(clone.get("k").map(drop));
-    closed(clone.contains("k").map(drop));
-    closed(clone.begin().map(drop));
-    closed(clone.snapshot().map(drop));
-    closed(clone.iter().map(drop));
-    closed(clone.sync());
-    closed(clone.flush());
-    closed(clone.compact());
-    closed(snapshot.get("k").map(drop));
-    closed(transaction.commit().map(drop));
-    // What was there before stays usable.
-    assert_eq!(value, "v");
-    assert_eq!(iter.next().unwrap().unwrap().key(), b"k");
-    assert!(iter.next().is_none());
-}
-
-#[test]
 fn rule_4_dropping_the_last_handle_closes() {
     let (db, fs) = memory();
     let clone = db.clone();

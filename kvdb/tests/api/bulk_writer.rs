@@ -139,19 +139,29 @@ fn rule_36_a_write_that_is_refused_is_left_out_and_the_rest_goes_on() {
 
 #[test]
 fn rule_36_the_error_of_a_chunk_is_reported_once_by_flush_and_nothing_later_is_there() {
-    let (db, _fs) = memory();
+    let memory = Arc::new(MemFs::new());
+    let fs = Arc::new(FaultFs::new(memory.clone()));
+    let db = tiny().durability(Durability::Buffered).open_in(fs.clone(), PATH).unwrap();
     let mut writer = db.bulk_writer();
     writer.put("early", "v").unwrap();
     writer.flush().unwrap();
-    db.close().unwrap();
+    fs.arm(FaultPlan::new(Fault::Io).on(&[Op::Write]).path(".vlog").forever());
     for i in 0..20_000u32 {
         // Chunks fail on the way, and no call but flush says so.
         writer.put(i.to_be_bytes(), value(i.into(), 100)).unwrap();
     }
-    assert!(matches!(writer.flush(), Err(Error::Closed)));
+    assert_eq!(writer.flush().unwrap_err().kind(), ErrorKind::Io);
     writer.flush().unwrap();
     writer.put("k", "v").unwrap();
-    assert!(matches!(writer.flush(), Err(Error::Closed)), "the next failure is a new one");
+    let next = writer.flush().unwrap_err();
+    assert_eq!(next.kind(), ErrorKind::Reopen, "the next failure is a new one");
+    // What has failed before a close is still told, once.
+    writer.put("l", "w").unwrap();
+    drop(db.close());
+    assert!(matches!(writer.flush(), Err(Error::Closed)));
+    assert!(matches!(writer.put("m", "x"), Err(Error::Closed)));
+    let db = tiny().open_in(Arc::new(memory.process_image()), PATH).unwrap();
+    assert_eq!(db.iter().unwrap().count(), 1);
 }
 
 #[test]

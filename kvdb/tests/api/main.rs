@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod after_close;
 mod all_versions;
 mod bad_input;
 mod bulk_writer;
