@@ -24,7 +24,7 @@ use crate::item::{Found, Looked, resolve};
 use crate::limits::Limits;
 use crate::options::Options;
 use crate::pipeline::Route;
-use crate::sequence::Returned;
+use crate::sequence::Sequences;
 
 /// The engine behind every handle, snapshot, transaction and iterator of a database.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ pub(crate) struct Core {
     pub(crate) housekeeper: Arc<Housekeeper>,
     pub(crate) collector: Collector,
     pub(crate) gc: Worker,
-    /// Numbers of sequences that were given back.
-    pub(crate) returned: Returned,
+    /// The sequences in use.
+    pub(crate) sequences: Sequences,
     /// Commits in flight: close lets them end.
     pub(crate) commits: Arc<Gate>,
     /// Leads the commits that nobody waits for.

@@ -150,7 +150,7 @@ pub(crate) fn open(
         manifest,
         recovered_end: end.end,
         housekeeper,
-        returned: Default::default(),
+        sequences: Default::default(),
         commits: Arc::default(),
         committer: Committer::default(),
         collector: Collector::default(),

@@ -21,9 +21,9 @@ use crate::write_set::{WriteOptions, WriteSet};
 /// and not used when the process dies are never used: a gap of at most one lease per owner. Those
 /// given back, by [`release`](Sequence::release) or by dropping it, go to the next who asks.
 ///
-/// If the key is deleted, or dropped with its range, the sequence starts over at 0, and what was given
-/// back before is forgotten; owners go on with what they have leased. Whoever writes the key otherwise,
-/// or restores an older state of it, gets numbers twice.
+/// If the key is deleted, dropped with its range or set back, the sequence goes on above what was leased
+/// as long as anybody owns it; begun again when nobody does, or when the store is opened again, it starts
+/// where the key says, at 0 if there is none. Whoever writes another number to it sets it forward.
 ///
 /// ```
 /// # fn main() -> kvdb::Result<()> {
@@ -43,9 +43,19 @@ pub struct Sequence {
     left: Mutex<Range<u64>>,
 }
 
-/// Numbers given back while the store is open, by key. The lock is also what makes a lease
+/// The sequences that were used while the store is open, by key. The lock is also what makes a lease
 /// exclusive: conflict detection may be switched off.
-pub(crate) type Returned = Mutex<HashMap<Box<[u8]>, Vec<Range<u64>>>>;
+pub(crate) type Sequences = Mutex<HashMap<Box<[u8]>, Known>>;
+
+/// What is known of a sequence besides its key, which anybody may write to.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    owners: usize,
+    /// Above every number leased since the sequence began or began anew.
+    top: u64,
+    /// Numbers given back, all below.
+    returned: Vec<Range<u64>>,
+}
 
 impl Sequence {
     pub(crate) fn new(core: Arc<Core>, key: &[u8], lease: u64) -> Result<Self> {
@@ -53,10 +63,17 @@ impl Sequence {
         core.check_open()?;
         core.log()?;
         core.check_unmanaged()?;
-        let sequence =
-            Sequence { core, key: key.into(), lease: lease.max(1), left: Mutex::new(0..0) };
-        sequence.stored()?;
-        Ok(sequence)
+        let mut known = core.sequences.lock();
+        let stored = stored(&core, key)?;
+        let sequence = known.entry(key.into()).or_default();
+        if sequence.owners == 0 && stored < sequence.top {
+            // The key was removed or set back, and nobody has numbers of before: it begins anew.
+            *sequence = Known::default();
+        }
+        sequence.top = sequence.top.max(stored);
+        sequence.owners += 1;
+        drop(known);
+        Ok(Sequence { core, key: key.into(), lease: lease.max(1), left: Mutex::new(0..0) })
     }
 
     /// The next number.
@@ -93,41 +110,39 @@ impl Sequence {
         if range.is_empty() {
             return Ok(());
         }
-        let mut returned = self.core.returned.lock();
-        let stored = self.stored().and_then(|stored| match stored == range.end {
-            true => self.store(range.start, Durability::Buffered).map(|()| true),
-            false => Ok(false),
-        });
-        // Perhaps the next opening finds them given back: then they must not be handed out here.
-        if !matches!(stored, Ok(true) | Err(Error::OutcomeUnknown(_))) {
-            returned.entry(self.key.clone()).or_default().push(range);
+        let mut known = self.core.sequences.lock();
+        let known = known.entry(self.key.clone()).or_default();
+        let last = stored(&self.core, &self.key).map(|stored| stored == range.end);
+        let given_back = match last {
+            Ok(true) if known.top == range.end => self.store(range.start, Durability::Buffered),
+            _ => {
+                known.returned.push(range);
+                return last.map(drop);
+            }
+        };
+        match given_back {
+            Ok(()) => known.top = range.start,
+            // Perhaps the next opening finds them given back: then they must not be handed out here.
+            Err(Error::OutcomeUnknown(_)) => {}
+            Err(_) => known.returned.push(range),
         }
-        stored.map(drop)
+        given_back
     }
 
     fn lease(&self) -> Result<Range<u64>> {
-        let mut returned = self.core.returned.lock();
-        let start = self.stored()?;
-        if let Some(ranges) = returned.get_mut(&self.key) {
-            // Of what lies above, the key knows nothing: it was deleted or dropped since.
-            ranges.retain(|range| range.end <= start);
-            if let Some(range) = ranges.pop() {
-                return Ok(range);
-            }
+        let mut known = self.core.sequences.lock();
+        let known = known.entry(self.key.clone()).or_default();
+        let start = stored(&self.core, &self.key)?.max(known.top);
+        if let Some(range) = known.returned.pop() {
+            return Ok(range);
         }
         let end = start.saturating_add(self.lease);
         if start == end {
-            return Err(self.refuse("all of its numbers are used up"));
+            return Err(refuse(&self.key, "all of its numbers are used up"));
         }
         self.store(end, Durability::Sync)?;
+        known.top = end;
         Ok(start..end)
-    }
-
-    /// The first number that nobody has leased.
-    fn stored(&self) -> Result<u64> {
-        let Some(value) = self.core.get(&self.key, At::Now)? else { return Ok(0) };
-        let bytes = <[u8; 8]>::try_from(&value[..]);
-        bytes.map(u64::from_le_bytes).map_err(|_| self.refuse("its value has not 8 bytes"))
     }
 
     fn store(&self, first: u64, durability: Durability) -> Result<()> {
@@ -136,18 +151,30 @@ impl Sequence {
         writes.put(&self.core.limits, &self.key, &first.to_le_bytes(), options)?;
         self.core.commit(Request { writes: &writes, reads: None, at: None, durability }).map(drop)
     }
+}
 
-    fn refuse(&self, what: &'static str) -> Error {
-        Error::NotASequence { key: self.key.to_vec(), what }
-    }
+/// The first number that nobody has leased, as the key has it.
+fn stored(core: &Core, key: &[u8]) -> Result<u64> {
+    let Some(value) = core.get(key, At::Now)? else { return Ok(0) };
+    let bytes = <[u8; 8]>::try_from(&value[..]);
+    bytes.map(u64::from_le_bytes).map_err(|_| refuse(key, "its value has not 8 bytes"))
+}
+
+fn refuse(key: &[u8], what: &'static str) -> Error {
+    Error::NotASequence { key: key.to_vec(), what }
 }
 
 impl Drop for Sequence {
     fn drop(&mut self) {
-        let range = self.left.get_mut();
+        let range = self.left.get_mut().clone();
+        let mut known = self.core.sequences.lock();
+        let Some(sequence) = known.get_mut(&self.key) else { return };
         if !range.is_empty() {
-            let mut returned = self.core.returned.lock();
-            returned.entry(self.key.clone()).or_default().push(range.clone());
+            sequence.returned.push(range);
+        }
+        sequence.owners -= 1;
+        if sequence.owners == 0 && sequence.returned.is_empty() {
+            known.remove(&self.key);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::common::{PATH, memory, scale, tiny};
 use kvdb::vfs::{Fault, FaultFs, FaultPlan, Keep, MemFs, Op};
-use kvdb::{Db, Durability, Error, Result};
+use kvdb::{Db, Durability, Error, Result, WriteOptions};
 
 #[test]
 fn rule_37_concurrent_owners_never_get_a_number_twice() {
@@ -106,6 +106,97 @@ fn rule_37_a_sequence_that_starts_over_gives_no_number_twice_to_its_owner() {
     drop(one);
     let ids = db.sequence("ids", 10).unwrap();
     assert_eq!((1..10).map(|_| ids.next().unwrap()).collect::<Vec<_>>(), Vec::from_iter(1..10));
+}
+
+#[test]
+fn rule_37_while_a_sequence_has_an_owner_no_number_comes_twice_although_its_key_is_removed() {
+    let older = 3u64.to_le_bytes();
+    let removals: [(&str, &dyn Fn(&Db) -> Result<u64>); 6] = [
+        ("delete", &|db| db.delete("ids")),
+        ("drop_all", &Db::drop_all),
+        ("drop_prefix", &|db| db.drop_prefix("i")),
+        ("update", &|db| db.update(|t| t.delete("ids")).map(|()| 0)),
+        ("an older state", &|db| db.put("ids", older)),
+        ("expiry", &|db| db.put_with("ids", older, WriteOptions::default().expires_at(1))),
+    ];
+    for (name, remove) in removals {
+        let (db, fs) = memory();
+        let owner = db.sequence("ids", 10).unwrap();
+        let mut used: BTreeSet<u64> = (0..4).map(|_| owner.next().unwrap()).collect();
+        remove(&db).unwrap();
+        // Others come, the first one goes on with what it holds, and leases again.
+        let other = db.sequence("ids", 5).unwrap();
+        for i in 0..40 {
+            let number = if i % 3 == 0 { &owner } else { &other }.next().unwrap();
+            assert!(used.insert(number), "{name}: {number} came twice");
+            match i {
+                20 => drop(remove(&db).unwrap()),
+                25 => other.release().unwrap(),
+                30 => owner.release().unwrap(),
+                _ => {}
+            }
+        }
+        assert!(*used.last().unwrap() < 44 + 3 * 15, "{name}: gaps are no larger than the leases");
+        drop(owner);
+        assert!(used.insert(other.next().unwrap()), "{name}");
+        // When nobody owns it any more it begins where the key says.
+        remove(&db).unwrap();
+        drop(other);
+        let start = db.sequence("ids", 10).unwrap().next().unwrap();
+        assert_eq!(start, if name == "an older state" { 3 } else { 0 }, "{name}");
+        remove(&db).unwrap();
+        db.close().unwrap();
+        let db = tiny().open_in(fs, PATH).unwrap();
+        let again = db.sequence("ids", 10).unwrap().next().unwrap();
+        assert_eq!(again, start, "{name}");
+    }
+}
+
+#[test]
+fn rule_37_owners_that_come_and_go_removals_and_crashes_agree_with_a_model() {
+    for seed in 0..60 * scale() {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut fs = Arc::new(MemFs::new());
+        // Every number since the sequence may last have begun anew.
+        let mut used = BTreeSet::new();
+        for _ in 0..4 {
+            let options = tiny().durability(Durability::Buffered);
+            let db = options.open_in(fs.clone(), PATH).unwrap();
+            let mut owners = Vec::new();
+            let mut removed = false;
+            for _ in 0..rng.u32(10..80) {
+                match rng.u32(..12) {
+                    0 | 1 => {
+                        if owners.is_empty() && removed {
+                            used.clear();
+                            removed = false;
+                        }
+                        owners.push(db.sequence("ids", rng.u64(1..8)).unwrap());
+                    }
+                    2 if !owners.is_empty() => drop(owners.swap_remove(rng.usize(..owners.len()))),
+                    3 if !owners.is_empty() => owners[rng.usize(..owners.len())].release().unwrap(),
+                    4 => {
+                        db.delete("ids").unwrap();
+                        removed = true;
+                    }
+                    _ if !owners.is_empty() => {
+                        let number = owners[rng.usize(..owners.len())].next().unwrap();
+                        assert!(used.insert(number), "seed {seed}: {number} came twice");
+                    }
+                    _ => {}
+                }
+            }
+            if rng.bool() {
+                // Owners that are still there learn that it is closed.
+                db.close().unwrap();
+            } else {
+                fs = Arc::new(fs.crash_image(&mut Keep::Random(rng.u64(..))));
+            }
+            if removed {
+                used.clear();
+            }
+        }
+    }
 }
 
 #[test]
