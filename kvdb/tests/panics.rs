@@ -172,9 +172,12 @@ fn rule_50_an_operator_that_panics_in_the_background_stops_writing_and_loses_not
         let error = job.unwrap_err();
         assert!(error.to_string().contains("a fragile operator"), "{error}");
         assert_eq!(error.kind(), ErrorKind::Reopen);
-        // Writers meet it as soon as a job of the background does.
+        // A job of the background meets it as well, at the latest when all of them are waited for;
+        // from then on writers are refused, if they were not before.
         let refused = (0..10_000u64).find_map(|i| db.put(i.to_be_bytes(), value(i, 400)).err());
-        let refused = refused.unwrap();
+        let failed = db.wait_idle().unwrap_err();
+        assert!(failed.to_string().contains("a fragile operator"), "{failed}");
+        let refused = refused.unwrap_or_else(|| db.put("l", "v").unwrap_err());
         assert!(refused.to_string().contains("a fragile operator"), "{refused}");
         assert_eq!(refused.kind(), ErrorKind::Reopen);
         assert!(matches!(db.health(), Health::Failing(why) if why.contains("a fragile operator")));
