@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvdb::vfs::{ManualClock, MemFs};
 use kvdb::{Options, Result, WriteOptions};
@@ -14,7 +15,7 @@ fn main() -> Result<()> {
     let db = options.open_with(Arc::new(MemFs::new()), clock.clone(), "/db")?;
 
     // A session that ends in a minute, with a byte of the user's own.
-    let minute = WriteOptions::default().expires_at(1_700_000_060).user_meta(b's');
+    let minute = WriteOptions::default().ttl(Duration::from_secs(60)).user_meta(b's');
     db.put_with("session:42", "alice", minute)?;
     let item = db.get_entry("session:42")?.expect("it has just begun");
     assert_eq!((item.user_meta(), item.expires_at()), (b's', Some(1_700_000_060)));

@@ -79,7 +79,7 @@ impl BulkWriter {
         self.put_with(key, value, WriteOptions::default())
     }
 
-    /// Writes a key with a user's byte or an expiry time.
+    /// Writes a key with a user's byte, a time to live or an expiry time.
     ///
     /// # Errors
     /// As [`BulkWriter::put`].
@@ -90,7 +90,7 @@ impl BulkWriter {
         options: WriteOptions,
     ) -> Result<()> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        self.add(|writes, core| writes.put(&core.limits, key, value, options))
+        self.add(|writes, core| writes.put(core, key, value, options))
     }
 
     /// Deletes a key.

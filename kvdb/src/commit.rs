@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use kvdb_txn::{ReadMark, ReadSet};
 
+use crate::batch::Batch;
 use crate::committer::Tell;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::options::Durability;
 use crate::pending::PendingCommit;
-use crate::transaction::{Batch, Transaction};
+use crate::transaction::Transaction;
 use crate::write_set::WriteSet;
 
 /// A transaction or batch that will change no more.

@@ -175,10 +175,19 @@ impl<'t> Picture<'t> {
         Bounded::new(stream, lower.clone(), upper.clone())
     }
 
-    /// What one more cursor of a read-write transaction notes its reads in.
+    /// What one more walk of a read-write transaction over all versions notes its reads in.
     pub(crate) fn track(&self) -> Option<SharedTrack> {
+        self.noted(None)
+    }
+
+    /// The same for one that shows of each key the newest version alone.
+    fn track_newest(&self) -> Option<SharedTrack> {
+        self.noted(self.pending.clone())
+    }
+
+    fn noted(&self, own: Option<PendingWrites>) -> Option<SharedTrack> {
         let tracks = self.tracks?;
-        let track = SharedTrack::default();
+        let track = Arc::new(Mutex::new(Track::besides(own)));
         tracks.lock().push(track.clone());
         Some(track)
     }
@@ -270,7 +279,7 @@ impl<'t> Cursor<'t> {
             visible,
             folds: picture.folds(),
             folded: OnceLock::new(),
-            track: picture.track(),
+            track: picture.track_newest(),
             lower,
             upper,
             _transaction: PhantomData,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use kvdb_txn::Mode;
 use kvdb_vfs::{Clock, Fs};
 
+use crate::batch::Batch;
 use crate::bounds::KeyRange;
 use crate::bulk::BulkWriter;
 use crate::core::{At, Core};
@@ -17,7 +18,7 @@ use crate::iter::Iter;
 use crate::options::{Background, Options};
 use crate::sequence::Sequence;
 use crate::snapshot::Snapshot;
-use crate::transaction::{Batch, Transaction};
+use crate::transaction::Transaction;
 use crate::value::Value;
 use crate::write_set::WriteOptions;
 
@@ -114,7 +115,7 @@ impl Db {
         self.put_with(key, value, WriteOptions::default())
     }
 
-    /// Writes a key with a user's byte or an expiry time. Returns the commit timestamp.
+    /// Writes a key with a user's byte, a time to live or an expiry time. Returns the commit timestamp.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {

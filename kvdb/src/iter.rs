@@ -334,6 +334,32 @@ impl fmt::Debug for Iter<'_> {
 #[derive(Debug)]
 pub struct Keys<'t>(Iter<'t>);
 
+impl Keys<'_> {
+    /// Moves the front, as [`Iter::seek`].
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
+    /// for key in ["a", "b", "c", "d"] {
+    ///     db.put(key, "")?;
+    /// }
+    /// let mut keys = db.iter()?.keys();
+    /// keys.seek("bb");
+    /// keys.seek_back("cc");
+    /// assert_eq!(keys.collect::<kvdb::Result<Vec<_>>>()?, [b"c"]);
+    /// # db.close()
+    /// # }
+    /// ```
+    pub fn seek(&mut self, key: impl AsRef<[u8]>) {
+        self.0.seek(key);
+    }
+
+    /// Moves the back, as [`Iter::seek_back`].
+    pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
+        self.0.seek_back(key);
+    }
+}
+
 impl Iterator for Keys<'_> {
     type Item = Result<Vec<u8>>;
 

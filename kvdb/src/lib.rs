@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod batch;
 mod bounds;
 mod bulk;
 mod clock;
@@ -27,6 +28,7 @@ mod pending;
 mod pipeline;
 mod random;
 mod read;
+mod reader;
 mod reclaim;
 mod replay;
 mod sequence;
@@ -39,6 +41,7 @@ mod verify;
 mod versions;
 mod write_set;
 
+pub use batch::Batch;
 pub use bounds::KeyRange;
 pub use bulk::BulkWriter;
 pub use cursor::Cursor;
@@ -51,10 +54,11 @@ pub use limits::MAX_KEY_LEN;
 pub use merge::MergeOperator;
 pub use options::{Background, Codec, Durability, Options};
 pub use pending::PendingCommit;
+pub use reader::Untracked;
 pub use sequence::Sequence;
 pub use snapshot::Snapshot;
 pub use stats::{Health, LevelStats, SegmentStats, Stats, Step};
-pub use transaction::{Batch, Transaction};
+pub use transaction::Transaction;
 pub use value::Value;
 pub use verify::VerifyReport;
 pub use versions::Versions;

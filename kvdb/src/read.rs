@@ -97,7 +97,7 @@ impl Core {
             Entry {
                 kind: Kind::Value,
                 user_meta: options.user_meta,
-                expires_at: options.expiry(),
+                expires_at: options.expiry(&self.clock),
                 payload: value,
             },
         )

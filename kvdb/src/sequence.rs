@@ -148,7 +148,7 @@ impl Sequence {
     fn store(&self, first: u64, durability: Durability) -> Result<()> {
         let mut writes = WriteSet::default();
         let options = WriteOptions::default();
-        writes.put(&self.core.limits, &self.key, &first.to_le_bytes(), options)?;
+        writes.put(&self.core, &self.key, &first.to_le_bytes(), options)?;
         self.core.commit(Request { writes: &writes, reads: None, at: None, durability }).map(drop)
     }
 }

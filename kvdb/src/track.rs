@@ -6,15 +6,22 @@ use std::sync::Arc;
 use kvdb_txn::ReadSet;
 use parking_lot::Mutex;
 
+use crate::write_set::PendingWrites;
+
 /// The ranges of one cursor. A seek is a read of everything from where it was asked to go to where
 /// it came to stand; moving on extends the range. Ranges, not keys: an insert by another commit
 /// into a gap that was passed over is a conflict (a phantom).
 ///
 /// The transaction keeps its own hold on this, so that nothing is forgotten when an iterator is.
+///
+/// A key that the transaction has written itself is answered from that write, whatever is stored, and
+/// was not read (SEMANTICS 20); but an operand is folded onto what is stored.
 #[derive(Debug, Default)]
 pub(crate) struct Track {
     current: Reach,
     finished: Vec<Reach>,
+    /// The transaction's writes that the cursor shows in the place of what is stored.
+    own: Option<PendingWrites>,
 }
 
 /// A range under way. An end that is `None` has not been reached by any move yet.
@@ -28,6 +35,11 @@ struct Reach {
 pub(crate) type SharedTrack = Arc<Mutex<Track>>;
 
 impl Track {
+    /// Of a cursor that shows these writes in the place of what is stored under their keys.
+    pub(crate) fn besides(own: Option<PendingWrites>) -> Self {
+        Track { own, ..Track::default() }
+    }
+
     /// The cursor is about to jump and then to look for an entry forward from `lower`.
     pub(crate) fn jump_forward(&mut self, lower: Bound<Vec<u8>>) {
         self.start(Reach { lower: Some(lower), upper: None });
@@ -85,9 +97,29 @@ impl Track {
     pub(crate) fn collect(&self, reads: &mut ReadSet) {
         for reach in self.finished.iter().chain([&self.current]) {
             if let (Some(lower), Some(upper)) = (&reach.lower, &reach.upper) {
-                reads.add_range(as_ref(lower), as_ref(upper));
+                self.add(as_ref(lower), as_ref(upper), reads);
             }
         }
+    }
+
+    /// Adds a range without the keys that the transaction has answered itself.
+    fn add<'a>(&'a self, mut lower: Bound<&'a [u8]>, upper: Bound<&[u8]>, reads: &mut ReadSet) {
+        let own = self.own.as_deref().unwrap_or_default();
+        let first = own.partition_point(|(key, _)| match lower {
+            Bound::Included(lower) => **key < *lower,
+            Bound::Excluded(lower) => **key <= *lower,
+            Bound::Unbounded => false,
+        });
+        let within = own[first..].iter().take_while(|(key, _)| match upper {
+            Bound::Included(upper) => **key <= *upper,
+            Bound::Excluded(upper) => **key < *upper,
+            Bound::Unbounded => true,
+        });
+        for (key, _) in within.filter(|(_, pending)| !pending.entry().kind.is_merge()) {
+            reads.add_range(lower, Bound::Excluded(key));
+            lower = Bound::Excluded(key);
+        }
+        reads.add_range(lower, upper);
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvdb_lsm::entry::{self, Entry, Kind};
 use kvdb_sstable::Cursor;
 use kvdb_vlog::FrameBuilder;
 
+use crate::clock::EngineClock;
+use crate::core::Core;
 use crate::error::Result;
 use crate::limits::{Limits, check_key};
 use crate::merge::MergeOperator;
@@ -58,11 +61,10 @@ impl Pending {
 /// # fn main() -> kvdb::Result<()> {
 /// # let db = kvdb::Options::default().open_in(std::sync::Arc::new(kvdb::vfs::MemFs::new()), "/db")?;
 /// use kvdb::WriteOptions;
-/// use std::time::{Duration, SystemTime, UNIX_EPOCH};
-/// let in_a_minute = SystemTime::now() + Duration::from_secs(60);
-/// let seconds = in_a_minute.duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+/// use std::time::Duration;
 /// let mut batch = db.batch();
-/// batch.put_with("token", "secret", WriteOptions::default().expires_at(seconds))?;
+/// batch.put_with("token", "secret", WriteOptions::default().ttl(Duration::from_secs(60)))?;
+/// batch.put_with("offer", "cheap", WriteOptions::default().expires_at(4_102_444_800))?; // 2100
 /// batch.put_with("page", "text", WriteOptions::default().user_meta(b'p'))?;
 /// batch.commit()?;
 /// # db.close()
@@ -75,6 +77,9 @@ pub struct WriteOptions {
     pub user_meta: u8,
     /// Seconds since 1970 from which on the entry is absent; `None`: never.
     pub expires_at: Option<u64>,
+    /// How long the entry is there from the moment of the write; `None`: for ever. Where
+    /// [`expires_at`](WriteOptions#structfield.expires_at) is set as well, the earlier of the two counts.
+    pub ttl: Option<Duration>,
 }
 
 impl WriteOptions {
@@ -92,9 +97,30 @@ impl WriteOptions {
         self
     }
 
+    /// Sets how long the entry is there, from the moment it is written (not: committed) on.
+    ///
+    /// The moment is taken from the clock that expiry goes by, the store's own, which never falls behind
+    /// an expiry that has taken effect, however the system's clock is set back. It has seconds: a fraction
+    /// of `ttl` counts as a whole one, and the first second may have begun before. With a `ttl` of zero
+    /// the entry is absent at once, as a delete that is written as a value; one beyond all times never
+    /// expires.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
     /// As an entry has it: 0 means never.
-    pub(crate) fn expiry(self) -> u64 {
-        self.expires_at.map_or(0, |seconds| seconds.max(1))
+    pub(crate) fn expiry(self, clock: &EngineClock) -> u64 {
+        let at = self.expires_at.map(|second| second.max(1));
+        let after = self.ttl.map(|ttl| match ttl.is_zero() {
+            true => 1,
+            false => {
+                let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
+                clock.now().saturating_add(seconds)
+            }
+        });
+        at.into_iter().chain(after).min().unwrap_or(0)
     }
 }
 
@@ -144,14 +170,16 @@ impl WriteSet {
 
     pub(crate) fn put(
         &mut self,
-        limits: &Limits,
+        core: &Core,
         key: &[u8],
         value: &[u8],
         options: WriteOptions,
     ) -> Result<()> {
         check_key(key)?;
-        limits.check_value(key.len(), value.len())?;
-        self.add(limits, key, Pending::new(Kind::Value, options.user_meta, options.expiry(), value))
+        core.limits.check_value(key.len(), value.len())?;
+        let expiry = options.expiry(&core.clock);
+        let pending = Pending::new(Kind::Value, options.user_meta, expiry, value);
+        self.add(&core.limits, key, pending)
     }
 
     /// Adds an operand: onto what this set writes to the key already, or as it is.

@@ -285,6 +285,40 @@ fn rule_28_seek_from_any_position_any_number_of_times_also_past_the_ends() {
 }
 
 #[test]
+fn rule_28_keys_seek_as_their_iterator_does() {
+    let (db, model) = spread();
+    let mut rng = fastrand::Rng::with_seed(28);
+    let all: Vec<&Vec<u8>> = model.keys().collect();
+    let bounds = all[3].clone()..all[all.len() - 3].clone();
+    let mut iter = db.range(bounds.clone()).unwrap();
+    let mut keys = db.range(bounds).unwrap().keys();
+    for step in 0..2000 {
+        let mut to = all[rng.usize(..all.len())].clone();
+        if rng.bool() {
+            to.push(0);
+        }
+        match rng.u8(..6) {
+            0 => {
+                iter.seek(&to);
+                keys.seek(&to);
+            }
+            1 => {
+                iter.seek_back(&to);
+                keys.seek_back(&to);
+            }
+            2 | 3 => {
+                let expected = iter.next().map(|item| item.unwrap().into_key());
+                assert_eq!(keys.next().map(|key| key.unwrap()), expected, "step {step}");
+            }
+            _ => {
+                let expected = iter.next_back().map(|item| item.unwrap().into_key());
+                assert_eq!(keys.next_back().map(|key| key.unwrap()), expected, "step {step}");
+            }
+        }
+    }
+}
+
+#[test]
 fn rule_28_seeks_respect_the_bounds() {
     let (db, _fs) = memory();
     for key in ["a", "c", "e", "g"] {

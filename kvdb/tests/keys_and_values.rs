@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use common::{contents, memory, open, tiny, value};
-use kvdb::vfs::{Clock, MemFs};
+use kvdb::vfs::{Clock, ManualClock, MemFs};
 use kvdb::{Durability, Error, ErrorKind, MAX_KEY_LEN, MergeOperator, Result, WriteOptions};
 
 #[test]
@@ -261,6 +261,78 @@ fn rule_9_the_limits_hold_for_a_segment_size_that_is_no_multiple_of_a_page() {
             db.contains((n - 1).to_be_bytes()).unwrap() && !db.contains(n.to_be_bytes()).unwrap()
         );
     }
+}
+
+#[test]
+fn rule_35_a_time_to_live_is_counted_from_the_write_by_the_clock_that_expiry_goes_by() {
+    let clock = Arc::new(ManualClock::new(1000));
+    let db = tiny().open_with(Arc::new(MemFs::new()), clock.clone(), common::PATH).unwrap();
+    let ttl = |millis| WriteOptions::default().ttl(Duration::from_millis(millis));
+    let expiry = |key: &str| db.get_entry(key).unwrap().unwrap().expires_at();
+    db.put_with("put", "v", ttl(10_000)).unwrap();
+    db.put_with("fraction", "v", ttl(9_001)).unwrap();
+    let mut batch = db.batch();
+    batch.put_with("batch", "v", ttl(10_000).user_meta(3)).unwrap();
+    let mut bulk = db.bulk_writer();
+    bulk.put_with("bulk", "v", ttl(10_000)).unwrap();
+    let mut t = db.begin().unwrap();
+    clock.set(1005);
+    t.put_with("transaction", "v", ttl(10_000)).unwrap();
+    assert_eq!(t.get_entry("transaction").unwrap().unwrap().expires_at(), Some(1015));
+    // It counts from the write, whenever it is committed.
+    batch.commit().unwrap();
+    bulk.finish().unwrap();
+    t.commit().unwrap();
+    for (key, at) in
+        [("put", 1010), ("fraction", 1010), ("batch", 1010), ("bulk", 1010), ("transaction", 1015)]
+    {
+        assert_eq!(expiry(key), Some(at), "{key}");
+    }
+    assert_eq!(db.get_entry("batch").unwrap().unwrap().user_meta(), 3);
+    clock.set(1009);
+    assert!(db.contains("put").unwrap());
+    clock.set(1010);
+    assert!(!db.contains("put").unwrap() && db.contains("transaction").unwrap());
+
+    // The earlier of two counts, whichever was said last.
+    db.put_with("both", "v", ttl(10_000).expires_at(1012)).unwrap();
+    assert_eq!(expiry("both"), Some(1012));
+    db.put_with("both", "v", WriteOptions::default().expires_at(9999).ttl(Duration::from_secs(1)))
+        .unwrap();
+    assert_eq!(expiry("both"), Some(1011));
+
+    // Zero: absent at once, older versions hidden, in the transaction too.
+    db.put("zero", "older").unwrap();
+    let mut t = db.begin().unwrap();
+    clock.set(1020);
+    t.put_with("zero", "v", ttl(0)).unwrap();
+    assert!(t.get("zero").unwrap().is_none());
+    t.commit().unwrap();
+    assert!(db.get("zero").unwrap().is_none());
+    db.compact().unwrap();
+    assert!(db.get("zero").unwrap().is_none());
+
+    // Beyond all times: never.
+    for forever in [Duration::MAX, Duration::from_secs(u64::MAX)] {
+        db.put_with("forever", "v", WriteOptions::default().ttl(forever)).unwrap();
+        assert_eq!(expiry("forever"), Some(u64::MAX));
+    }
+    clock.set(u64::MAX - 1);
+    assert!(db.contains("forever").unwrap());
+    clock.set(1020);
+
+    // A clock that was set back: what has expired stays so, and what is written now is not born expired.
+    db.put_with("gone", "v", ttl(1_000)).unwrap();
+    clock.set(2000);
+    db.compact().unwrap();
+    clock.set(500);
+    db.put_with("young", "v", ttl(10_000)).unwrap();
+    let at = expiry("young").unwrap();
+    assert!(at >= 1021 + 10, "{at}: counted from what has expired already");
+    clock.set(at - 1);
+    assert!(db.contains("young").unwrap());
+    clock.set(at);
+    assert!(!db.contains("young").unwrap());
 }
 
 #[test]

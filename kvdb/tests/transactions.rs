@@ -5,10 +5,14 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use common::{contents, memory, open, tiny, value};
 use kvdb::vfs::MemFs;
-use kvdb::{Durability, Error, ErrorKind, GcOptions, Result, WriteOptions};
+use kvdb::{
+    Db, Durability, Error, ErrorKind, GcOptions, MergeOperator, Result, Transaction, Value,
+    WriteOptions,
+};
 
 #[test]
 fn rule_11_a_transaction_reads_its_own_writes() {
@@ -540,6 +544,201 @@ fn rule_20_blind_writes_never_conflict_and_own_reads_are_no_reads() {
     a.commit().unwrap();
     b.commit().unwrap();
     assert_eq!(db.get("k").unwrap().unwrap(), "b");
+}
+
+/// A transaction that has written "k", or does something else, scans; another commit changes "k".
+fn scan_and_change(
+    operator: bool,
+    before: impl Fn(&mut Transaction),
+    scan: impl Fn(&mut Transaction),
+    change: impl Fn(&Db),
+) -> Result<u64> {
+    let options = match operator {
+        true => tiny().merge_operator(MergeOperator::new(|_, a, b| [a, b].concat())),
+        false => tiny(),
+    };
+    let db = open(&options, &Arc::new(MemFs::new())).unwrap();
+    for key in ["a", "k", "z"] {
+        db.put(key, "stored").unwrap();
+    }
+    let mut t = db.begin().unwrap();
+    t.put("end", "").unwrap();
+    before(&mut t);
+    scan(&mut t);
+    change(&db);
+    t.commit()
+}
+
+#[test]
+fn rule_20_own_writes_that_a_scan_meets_are_no_reads_and_all_between_them_is() {
+    type Do = (&'static str, fn(&mut Transaction));
+    let scans: [Do; 6] = [
+        ("forward", |t| _ = t.iter().count()),
+        ("backward", |t| _ = t.range("a"..="z").rev().count()),
+        ("keys", |t| _ = t.iter().keys().count()),
+        ("one step", |t| drop(t.range("k"..).next().unwrap().unwrap())),
+        ("a seek", |t| _ = t.cursor(..).seek("k").unwrap()),
+        ("both ends", |t| {
+            let mut iter = t.range("b"..="l");
+            while iter.next().is_some() && iter.next_back().is_some() {}
+        }),
+    ];
+    let own: [Do; 3] = [
+        ("put", |t| t.put("k", "own").unwrap()),
+        ("delete", |t| t.delete("k").unwrap()),
+        ("expired", |t| {
+            t.put_with("k", "own", WriteOptions::default().ttl(Duration::ZERO)).unwrap();
+        }),
+    ];
+    let changes: [fn(&Db); 2] = [|db| drop(db.put("k", "other")), |db| drop(db.delete("k"))];
+    let conflicts = |outcome: Result<u64>| match outcome {
+        Ok(_) => false,
+        Err(Error::Conflict) => true,
+        Err(error) => panic!("{error}"),
+    };
+    for (scanned, scan) in scans {
+        for change in changes {
+            for (how, write) in own {
+                let outcome = scan_and_change(false, write, scan, change);
+                assert!(!conflicts(outcome), "{scanned} over the own {how}");
+            }
+            // Not written by itself, or later: then it was read.
+            let outcome = scan_and_change(false, |_| {}, scan, change);
+            assert!(conflicts(outcome), "{scanned} over what is stored");
+            let later = |t: &mut Transaction| {
+                scan(t);
+                t.put("k", "own").unwrap();
+                scan(t);
+            };
+            assert!(
+                conflicts(scan_and_change(false, |_| {}, later, change)),
+                "{scanned}, then own"
+            );
+            // An operand shows what is stored.
+            let operand = |t: &mut Transaction| t.merge("k", "+").unwrap();
+            let outcome = scan_and_change(true, operand, scan, change);
+            assert!(conflicts(outcome), "{scanned} over an operand");
+        }
+    }
+    let put = |t: &mut Transaction| {
+        t.put("k", "own").unwrap();
+        t.put("m", "own").unwrap();
+    };
+    let all = |t: &mut Transaction| assert_eq!(t.iter().count(), 5);
+    // Beside own writes it is a read of the range as ever, and of drops that reach beyond one.
+    for key in ["a", "j", "k\0", "l", "n", "zz"] {
+        let outcome = scan_and_change(false, put, all, |db| drop(db.put(key, "other")));
+        assert!(conflicts(outcome), "{key} lies beside own writes");
+    }
+    let drop_k = |db: &Db| drop(db.drop_range("k"..="k"));
+    assert!(!conflicts(scan_and_change(false, put, all, drop_k)));
+    let drop_k_to_l = |db: &Db| drop(db.drop_range("k".."l"));
+    assert!(conflicts(scan_and_change(false, put, all, drop_k_to_l)));
+    // All versions show what is stored below an own write.
+    let versions = |t: &mut Transaction| assert_eq!(t.iter().versions().count(), 6);
+    assert!(conflicts(scan_and_change(false, put, versions, |db| drop(db.put("k", "other")))));
+    // An iterator from before the write shows what is stored.
+    let db = open(&tiny(), &Arc::new(MemFs::new())).unwrap();
+    db.put("k", "stored").unwrap();
+    let mut t = db.begin().unwrap();
+    assert_eq!(t.iter().next().unwrap().unwrap().value().unwrap(), "stored");
+    t.put("k", "own").unwrap();
+    assert_eq!(t.iter().next().unwrap().unwrap().value().unwrap(), "own");
+    db.put("k", "other").unwrap();
+    assert!(matches!(t.commit(), Err(Error::Conflict)));
+}
+
+#[test]
+fn rule_20_untracked_reads_conflict_with_nothing_and_show_the_same() {
+    let operator = MergeOperator::new(|_, a, b| [a, b].concat());
+    let db = open(&tiny().merge_operator(operator), &Arc::new(MemFs::new())).unwrap();
+    for key in ["a", "b", "c"] {
+        db.put(key, "stored").unwrap();
+    }
+    db.put("large", [7; 1000]).unwrap();
+    let mut t = db.begin().unwrap();
+    t.put("b", "own").unwrap();
+    t.delete("c").unwrap();
+    t.merge("a", "+").unwrap();
+    let look = |t: &Transaction, tracked: bool| {
+        let u = t.untracked();
+        let shown = |value: Option<Value>| value.map(Value::into_vec);
+        let mut seen = Vec::new();
+        for key in ["a", "b", "c", "large", "none"] {
+            let all = match tracked {
+                true => [
+                    shown(t.get(key).unwrap()),
+                    t.get_entry(key).unwrap().map(|item| item.value().unwrap().into_vec()),
+                    t.get_with(key, <[u8]>::to_vec).unwrap(),
+                    shown(t.multi_get([key]).unwrap().remove(0)),
+                ],
+                false => [
+                    shown(u.get(key).unwrap()),
+                    u.get_entry(key).unwrap().map(|item| item.value().unwrap().into_vec()),
+                    u.get_with(key, <[u8]>::to_vec).unwrap(),
+                    shown(u.multi_get([key]).unwrap().remove(0)),
+                ],
+            };
+            assert!(all.iter().all(|value| *value == all[0]), "{key}: {all:?}");
+            let there = if tracked { t.contains(key) } else { u.contains(key) }.unwrap();
+            assert_eq!(there, all[0].is_some());
+            seen.push((key.as_bytes().to_vec(), all[0].clone()));
+        }
+        let walks = match tracked {
+            true => [t.iter(), t.range("a"..), t.prefix("")],
+            false => [u.iter(), u.range("a"..), u.prefix("")],
+        };
+        for walk in walks {
+            let walked: Vec<_> = walk
+                .map(|item| {
+                    let item = item.unwrap();
+                    (item.key().to_vec(), Some(item.value().unwrap().into_vec()))
+                })
+                .collect();
+            let there: Vec<_> = seen.iter().filter(|(_, value)| value.is_some()).collect();
+            assert_eq!(walked.iter().collect::<Vec<_>>(), there);
+        }
+        let mut cursor = if tracked { t.cursor(..) } else { u.cursor(..) };
+        assert!(cursor.first().unwrap() && cursor.value().unwrap() == "stored+");
+        seen
+    };
+    let untracked = look(&t, false);
+    assert_eq!(
+        look(
+            &db.begin()
+                .map(|mut same| {
+                    same.put("b", "own").unwrap();
+                    same.delete("c").unwrap();
+                    same.merge("a", "+").unwrap();
+                    same
+                })
+                .unwrap(),
+            true
+        ),
+        untracked
+    );
+    for key in ["a", "b", "c", "d", "large", "none"] {
+        db.put(key, "other").unwrap();
+    }
+    assert_eq!(look(&t, false), untracked, "one snapshot");
+    t.commit().unwrap();
+    assert_eq!(db.get("a").unwrap().unwrap(), "other+", "folded onto what was committed");
+
+    // Each way of reading, tracked, is a read.
+    let reads: [fn(&Transaction); 3] = [
+        |t| _ = t.get_with("a", |_| ()).unwrap(),
+        |t| _ = t.get_with("absent", |_| ()).unwrap(),
+        |t| drop(t.untracked().get("a").and_then(|_| t.get("a")).unwrap()),
+    ];
+    for read in reads {
+        let mut t = db.begin().unwrap();
+        t.put("own", "").unwrap();
+        read(&t);
+        db.put("a", "changed").unwrap();
+        db.put("absent", "changed").unwrap();
+        assert!(matches!(t.commit(), Err(Error::Conflict)));
+        db.delete("absent").unwrap();
+    }
 }
 
 #[test]

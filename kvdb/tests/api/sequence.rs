@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::common::{PATH, memory, scale, tiny};
 use kvdb::vfs::{Fault, FaultFs, FaultPlan, Keep, MemFs, Op};
@@ -110,14 +111,17 @@ fn rule_37_a_sequence_that_starts_over_gives_no_number_twice_to_its_owner() {
 
 #[test]
 fn rule_37_while_a_sequence_has_an_owner_no_number_comes_twice_although_its_key_is_removed() {
-    let older = 3u64.to_le_bytes();
-    let removals: [(&str, &dyn Fn(&Db) -> Result<u64>); 6] = [
-        ("delete", &|db| db.delete("ids")),
-        ("drop_all", &Db::drop_all),
-        ("drop_prefix", &|db| db.drop_prefix("i")),
-        ("update", &|db| db.update(|t| t.delete("ids")).map(|()| 0)),
-        ("an older state", &|db| db.put("ids", older)),
-        ("expiry", &|db| db.put_with("ids", older, WriteOptions::default().expires_at(1))),
+    type Removal = fn(&Db) -> Result<u64>;
+    let removals: [(&str, Removal); 6] = [
+        ("delete", |db| db.delete("ids")),
+        ("drop_all", Db::drop_all),
+        ("drop_prefix", |db| db.drop_prefix("i")),
+        ("update", |db| db.update(|t| t.delete("ids")).map(|()| 0)),
+        ("an older state", |db| db.put("ids", 3u64.to_le_bytes())),
+        ("expiry", |db| {
+            let at_once = WriteOptions::default().ttl(Duration::ZERO);
+            db.put_with("ids", 3u64.to_le_bytes(), at_once)
+        }),
     ];
     for (name, remove) in removals {
         let (db, fs) = memory();
