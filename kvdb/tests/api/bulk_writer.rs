@@ -150,7 +150,9 @@ fn rule_36_the_error_of_a_chunk_is_reported_once_by_flush_and_nothing_later_is_t
         // Chunks fail on the way, and no call but flush says so.
         writer.put(i.to_be_bytes(), value(i.into(), 100)).unwrap();
     }
-    assert_eq!(writer.flush().unwrap_err().kind(), ErrorKind::Io);
+    // Either a chunk met the disk, or the log had been poisoned in the background before.
+    let failed = writer.flush().unwrap_err();
+    assert!(matches!(failed.kind(), ErrorKind::Io | ErrorKind::Reopen), "{failed}");
     writer.flush().unwrap();
     writer.put("k", "v").unwrap();
     let next = writer.flush().unwrap_err();
