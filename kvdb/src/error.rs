@@ -80,7 +80,9 @@ pub enum Error {
     },
     /// The two directories are not halves of the same store: the value log is not here, or another
     /// store's is. A store is opened with the [`value_dir`](crate::Options#structfield.value_dir)
-    /// that it was created with, or with none if it was created with none.
+    /// that it was created with, or with none if it was created with none. If the store is known to
+    /// have had its log in its own directory, and that is gone, it is [`Error::Inconsistent`] instead:
+    /// then the option is right and the log is lost.
     #[error(
         "option value_dir: {} does not hold the value log of the database at {} \
          (which has another one, or has lost it)",

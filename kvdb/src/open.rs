@@ -31,7 +31,7 @@ use crate::closing::Closing;
 use crate::committer::Committer;
 use crate::companion::{Namer, SegmentIds, ValueLog, named, seal_record, segment_name};
 use crate::core::Core;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::gate::Work;
 use crate::gc::{Collector, Worker};
 use crate::housekeeper::Housekeeper;
@@ -76,7 +76,7 @@ pub(crate) fn open(
         options.log_options(),
         options.read_only,
     )
-    .map_err(|error| place.explain(&*fs, error))?;
+    .map_err(|error| place.explain(&*fs, &manifest, error))?;
 
     let clock = Arc::new(EngineClock::new(clock, manifest.read(StoreState::clock)));
     let companion = Arc::new(ValueLog::new(
@@ -132,7 +132,8 @@ pub(crate) fn open(
             // Before recovery, which may need the room.
             clean()?;
             let ids = SegmentIds::new(manifest.read(StoreState::next_segment).max(1));
-            let log = start_log(recovery, &end, &tree, drops, ids, &housekeeper, resume_at)?;
+            let known = Known { end: &end, drops, resume_at, log_apart: Some(place.is_apart()) };
+            let log = start_log(recovery, known, &tree, &manifest, ids, &housekeeper)?;
             companion.run(log.clone(), oracle.clone());
             // Recovery has freed the segments behind a cut.
             clean()?;
@@ -217,36 +218,65 @@ impl Place {
         Ok(Place { dir: path.to_owned(), log_dir, locks })
     }
 
+    /// Whether the log lies in a directory of its own.
+    fn is_apart(&self) -> bool {
+        self.log_dir != self.dir
+    }
+
     fn dirs(&self) -> Vec<&Path> {
         let mut dirs = vec![&*self.dir];
-        if self.log_dir != self.dir {
+        if self.is_apart() {
             dirs.push(&self.log_dir);
         }
         dirs
     }
 
     /// What it means that the log does not open: a segment of another database in the value
-    /// directory, or none of this one, is two halves that do not match.
-    fn explain(&self, fs: &dyn Fs, error: kvdb_vlog::Error) -> Error {
+    /// directory, or none of this one, is two halves that do not match; unless the log is known to have
+    /// been here.
+    fn explain(
+        &self,
+        fs: &dyn Fs,
+        manifest: &Manifest<StoreState>,
+        error: kvdb_vlog::Error,
+    ) -> Error {
+        let (apart, log_dir) = (self.is_apart(), self.log_dir.display());
         match error {
-            kvdb_vlog::Error::WrongDatabase { .. } if self.log_dir != self.dir => {
+            kvdb_vlog::Error::WrongDatabase { .. } if apart => {
                 wrong_value_dir(&self.dir, &self.log_dir)
             }
             kvdb_vlog::Error::Io(error) if error.kind() == kvdb_vfs::ErrorKind::NotFound => {
-                match fs.list(&self.log_dir) {
-                    Ok(entries) if !entries.iter().any(|entry| is_of_a_log(&entry.name)) => {
-                        wrong_value_dir(&self.dir, &self.log_dir)
+                let missing = error.path().display();
+                if matches!(holds_log_of(fs, &self.log_dir, manifest.database()), Ok(false)) {
+                    if apart || manifest.read(StoreState::log_apart) != Some(false) {
+                        return wrong_value_dir(&self.dir, &self.log_dir);
                     }
-                    _ => Error::Inconsistent(format!(
-                        "{} is missing, a file of the value log (value_dir: {})",
-                        error.path().display(),
-                        self.log_dir.display()
-                    )),
+                    return Error::Inconsistent(format!(
+                        "all files of the value log are missing from {log_dir}, such as {missing}"
+                    ));
                 }
+                Error::Inconsistent(format!(
+                    "{missing} is missing, a file of the value log (value_dir: {log_dir})"
+                ))
             }
             error => error.into(),
         }
     }
+}
+
+/// Whether a directory holds a file of the log of this database, or one that does not say whose it is.
+fn holds_log_of(fs: &dyn Fs, dir: &Path, database: u128) -> Result<bool> {
+    for entry in fs.list(dir)? {
+        let path = dir.join(&entry.name);
+        let of = match crate::orphans::database_of(&entry.name) {
+            Some(of) if entry.kind == EntryKind::File => of(fs, &path),
+            _ => continue,
+        };
+        if !matches!(of, Ok(Some(other)) if other != database) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn wrong_value_dir(path: &Path, value_dir: &Path) -> Error {
@@ -265,8 +295,7 @@ fn has_log(fs: &Arc<dyn Fs>, dir: &Path) -> Result<bool> {
 
 /// Whether a file of this name is one of a value log.
 fn is_of_a_log(name: &Path) -> bool {
-    kvdb_vlog::parse_segment_path(name).is_some()
-        || kvdb_vlog::parse_relocation_path(name).is_some()
+    crate::orphans::database_of(name).is_some()
 }
 
 /// Makes the names on the way to a directory durable. For a store that holds nothing yet: whoever
@@ -402,21 +431,39 @@ fn segment_records(state: &StoreState) -> Result<Vec<kvdb_vlog::SegmentRecord>> 
         .collect()
 }
 
+/// What opening has found out by the end of replay.
+struct Known<'a> {
+    end: &'a ReplayEnd,
+    drops: Vec<RangeDelete>,
+    resume_at: u64,
+    /// For the manifest: what it means if the log is not found there some day.
+    log_apart: Option<bool>,
+}
+
 /// Ends recovery: after a clean end the log goes on where it stopped; otherwise everything
 /// replayed goes to tables and the log goes on in a fresh segment.
 fn start_log(
     mut recovery: Recovery,
-    end: &ReplayEnd,
+    known: Known<'_>,
     tree: &Arc<Tree<ValueLog>>,
-    drops: Vec<RangeDelete>,
+    manifest: &Manifest<StoreState>,
     segments: SegmentIds,
     housekeeper: &Arc<Housekeeper>,
-    resume_at: u64,
 ) -> Result<Arc<Log<Route>>> {
+    let Known { end, drops, resume_at, log_apart } = known;
     // A log without segments is a new one: it needs its first.
     let start = if end.clean && recovery.end_segment().is_some() {
         for drop in drops {
             crate::drop_range::install(tree, drop)?;
+        }
+        if manifest.read(StoreState::log_apart) != log_apart {
+            match tree.install(StoreChange { log_apart, ..StoreChange::default() }) {
+                // No reason not to open: the next opening may have room.
+                Err(error) if Error::from(error.clone()).kind() == ErrorKind::NoSpace => {
+                    tracing::warn!(%error, "the manifest could not be told where the log lies");
+                }
+                installed => installed?,
+            }
         }
         Start::Clean
     } else {
@@ -434,6 +481,7 @@ fn start_log(
             }),
             largest_version: Some(resume_at),
             range_deletes_added: drops,
+            log_apart,
             ..StoreChange::default()
         };
         if let Err(error) = tree.flush_recovered(change) {

@@ -104,14 +104,13 @@ fn is_orphaned_table(path: &Path, manifest: &Manifest<StoreState>) -> bool {
 /// Whether a file has the name of a file of the log that the manifest does not know.
 fn is_orphaned_log_file(fs: &dyn Fs, path: &Path, manifest: &Manifest<StoreState>) -> Result<bool> {
     let Some(name) = name(path) else { return Ok(false) };
-    let (named, database) = if let Some(id) = kvdb_vlog::parse_relocation_path(name) {
-        let named = manifest.read(|s| s.log_files().contains_key(&id));
-        (named, kvdb_vlog::relocation_database as DatabaseOf)
-    } else if let Some(id) = kvdb_vlog::parse_segment_path(name) {
-        (manifest.read(|s| names_file(s, id)), kvdb_vlog::segment_database as DatabaseOf)
-    } else {
-        return Ok(false);
-    };
+    let Some(database) = database_of(name) else { return Ok(false) };
+    let relocated = kvdb_vlog::parse_relocation_path(name);
+    let segment = kvdb_vlog::parse_segment_path(name);
+    let named = manifest.read(|state| {
+        relocated.is_some_and(|id| state.log_files().contains_key(&id))
+            || segment.is_some_and(|id| names_file(state, id))
+    });
     if named {
         return Ok(false);
     }
@@ -132,7 +131,15 @@ fn is_orphaned_log_file(fs: &dyn Fs, path: &Path, manifest: &Manifest<StoreState
 }
 
 /// Reads from a file's header whose it is.
-type DatabaseOf = fn(&dyn Fs, &Path) -> kvdb_vlog::Result<Option<u128>>;
+pub(crate) type DatabaseOf = fn(&dyn Fs, &Path) -> kvdb_vlog::Result<Option<u128>>;
+
+/// How to know whose a file of this name is, if it is one of a log.
+pub(crate) fn database_of(name: &Path) -> Option<DatabaseOf> {
+    if kvdb_vlog::parse_relocation_path(name).is_some() {
+        return Some(kvdb_vlog::relocation_database);
+    }
+    kvdb_vlog::parse_segment_path(name).map(|_| kvdb_vlog::segment_database as DatabaseOf)
+}
 
 /// Whether a segment is still in the file with this number, not moved out of it.
 fn names_file(state: &StoreState, id: u64) -> bool {

@@ -102,6 +102,104 @@ fn rule_49_a_file_of_the_log_that_is_missing_is_damage_that_names_it() {
     assert_eq!(fs.list("/log".as_ref()).unwrap().len(), left, "nothing is deleted");
 }
 
+/// The log's files in a directory, removed.
+fn lose_log(fs: &MemFs, dir: &str) {
+    for entry in fs.list(dir.as_ref()).unwrap() {
+        if entry.name.extension().is_some_and(|x| x == "vlog") {
+            fs.remove(&Path::new(dir).join(entry.name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn rule_49_a_store_whose_whole_log_is_gone_from_its_own_directory_is_to_be_restored() {
+    let fs = Arc::new(MemFs::new());
+    let open = |options: &Options, path| options.clone().open_in(fs.clone(), path);
+    for path in ["/lost", "/other"] {
+        let db = open(&tiny(), path).unwrap();
+        for i in 0..400u64 {
+            db.put(i.to_be_bytes(), value(i, 5000)).unwrap();
+        }
+        db.close().unwrap();
+    }
+    lose_log(&fs, "/lost");
+    let left = fs.list("/lost".as_ref()).unwrap();
+    let is_lost = |what: &str| {
+        for options in [tiny().read_only(true), tiny()] {
+            let error = open(&options, "/lost").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corruption, "{what}: {error}");
+            let text = error.to_string();
+            assert!(text.contains("missing from /lost") && text.contains(".vlog"), "{text}");
+        }
+    };
+    is_lost("no file of a log is left");
+    assert_eq!(fs.list("/lost".as_ref()).unwrap(), left, "nothing is deleted");
+    // Those of another store do not stand for it.
+    for entry in fs.list("/other".as_ref()).unwrap() {
+        if entry.name.extension().is_some_and(|x| x == "vlog") {
+            plant(&fs, &Path::new("/other").join(&entry.name), Path::new("/lost/777777.vlog"));
+            break;
+        }
+    }
+    is_lost("files of another store");
+    // Asked for elsewhere, it is the option that is wrong.
+    fs.create_dir_all("/empty".as_ref()).unwrap();
+    let error = open(&tiny().value_dir("/empty"), "/lost").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+}
+
+#[test]
+fn rule_2b_the_value_directory_of_another_store_is_a_wrong_one_whatever_its_files_are_called() {
+    let fs = Arc::new(MemFs::new());
+    let open = |options: &Options, path| options.clone().open_in(fs.clone(), path);
+    let (one, two) = (tiny().value_dir("/one-log"), tiny().value_dir("/two-log"));
+    for (options, path, count) in [(&one, "/one", 10u64), (&two, "/two", 2000)] {
+        let db = open(options, path).unwrap();
+        for i in 0..count {
+            db.put(i.to_be_bytes(), value(i, 5000)).unwrap();
+        }
+        if count > 10 {
+            // The first files are gone, and with them the names that both had.
+            for i in 0..count {
+                db.delete(i.to_be_bytes()).unwrap();
+            }
+            db.compact().unwrap();
+            db.gc(&Default::default()).unwrap();
+        }
+        db.close().unwrap();
+    }
+    for (options, path) in [(&two, "/one"), (&one, "/two")] {
+        let error = open(options, path).unwrap_err();
+        assert!(matches!(&error, Error::WrongValueDir { .. }), "{path}: {error}");
+    }
+    for (options, path) in [(&one, "/one"), (&two, "/two")] {
+        open(options, path).unwrap().verify().unwrap();
+    }
+}
+
+#[test]
+fn rule_2b_a_log_that_was_moved_is_found_where_the_option_says_and_missed_there_later() {
+    let fs = Arc::new(MemFs::new());
+    let open = |options: &Options| options.clone().open_in(fs.clone(), "/db");
+    let db = open(&tiny()).unwrap();
+    db.put("k", value(1, 5000)).unwrap();
+    db.close().unwrap();
+    fs.create_dir_all("/log".as_ref()).unwrap();
+    for entry in fs.list("/db".as_ref()).unwrap() {
+        if entry.name.extension().is_some_and(|x| x == "vlog") {
+            let from = Path::new("/db").join(&entry.name);
+            fs.rename(&from, &Path::new("/log").join(&entry.name)).unwrap();
+        }
+    }
+    let apart = tiny().value_dir("/log");
+    let db = open(&apart).unwrap();
+    assert_eq!(db.get("k").unwrap().unwrap(), value(1, 5000));
+    db.close().unwrap();
+    // From now on it is the option that is missing, not the log.
+    assert!(matches!(open(&tiny()), Err(Error::WrongValueDir { .. })));
+    assert_eq!(open(&apart).unwrap().get("k").unwrap().unwrap(), value(1, 5000));
+}
+
 #[test]
 fn rule_2b_a_value_directory_that_a_first_opening_did_not_come_to_is_created_by_the_next() {
     let fs = Arc::new(MemFs::new());

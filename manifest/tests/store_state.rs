@@ -392,6 +392,23 @@ fn numbers_that_only_grow_do_not_shrink() {
 }
 
 #[test]
+fn where_the_log_lies_is_kept_until_it_is_said_anew() {
+    let mut state = sample();
+    assert_eq!(state.log_apart(), None, "a store of before it was said");
+    let say = |log_apart| StoreChange { log_apart, ..StoreChange::default() };
+    for apart in [true, false] {
+        must(&mut state, &say(Some(apart)));
+        must(&mut state, &say(None));
+        assert_eq!(state.log_apart(), Some(apart));
+        let mut again = StoreState::default();
+        must(&mut again, &state.snapshot());
+        assert_eq!(again.log_apart(), Some(apart));
+        must(&mut again, &StoreChange { reset: true, ..StoreChange::default() });
+        assert_eq!(again.log_apart(), Some(apart));
+    }
+}
+
+#[test]
 fn an_unknown_feature_is_an_error_of_its_own() {
     let change = StoreChange { features_added: vec!["antigravity".into()], ..Default::default() };
     let error = sample().check(&change).unwrap_err();

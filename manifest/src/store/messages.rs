@@ -13,7 +13,7 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub struct StoreChange {
     /// Forget all tables, segments, log files, range deletes and the replay head first. The numbers
-    /// that only grow and the features stay. A snapshot record has it; so has `drop_all`.
+    /// that only grow, the features and the place of the log stay. A snapshot record has it; so has `drop_all`.
     #[prost(bool, tag = "1")]
     pub reset: bool,
     /// Tables that are part of the store from now on. A table that changes its level is removed
@@ -75,6 +75,9 @@ pub struct StoreChange {
     /// Names of format features that a reader must know. An unknown one refuses the open.
     #[prost(string, repeated, tag = "19")]
     pub features_added: Vec<String>,
+    /// Whether the log's files lie in a directory of their own. Unsaid by stores of before this field.
+    #[prost(bool, optional, tag = "20")]
+    pub log_apart: Option<bool>,
 }
 
 /// A table and everything the tree wants to know of it without opening it.

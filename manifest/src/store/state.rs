@@ -27,6 +27,7 @@ pub struct StoreState {
     pub(super) next_file: u64,
     pub(super) next_segment: u32,
     pub(super) features: BTreeSet<String>,
+    pub(super) log_apart: Option<bool>,
 }
 
 /// One log segment that exists.
@@ -119,6 +120,11 @@ impl StoreState {
         &self.features
     }
 
+    /// Whether the log's files lie in a directory of their own, if the store says so.
+    pub fn log_apart(&self) -> Option<bool> {
+        self.log_apart
+    }
+
     /// What the tables refer to in each segment that they refer to at all: its live records. The
     /// rest of the segment is garbage. A sum over all tables, never a counter.
     pub fn live_bytes(&self) -> BTreeMap<u32, PointerSum> {
@@ -132,7 +138,7 @@ impl StoreState {
         sums
     }
 
-    /// What a snapshot does not name is gone; what only grows, and the features, stay.
+    /// What a snapshot does not name is gone; what only grows, the features and the place of the log stay.
     fn reset(&mut self) {
         self.tables.clear();
         self.segments.clear();
@@ -204,6 +210,7 @@ impl State for StoreState {
         self.next_file = self.next_file.max(c.next_file.unwrap_or(0));
         self.next_segment = self.next_segment.max(c.next_segment.unwrap_or(0));
         self.features.extend(c.features_added.iter().cloned());
+        self.log_apart = c.log_apart.or(self.log_apart);
     }
 
     fn snapshot(&self) -> StoreChange {
@@ -224,6 +231,7 @@ impl State for StoreState {
             next_file: Some(self.next_file),
             next_segment: Some(self.next_segment),
             features_added: self.features.iter().cloned().collect(),
+            log_apart: self.log_apart,
             ..StoreChange::default()
         }
     }
