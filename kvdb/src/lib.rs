@@ -36,6 +36,7 @@ mod snapshot;
 mod stats;
 mod track;
 mod transaction;
+mod unwind;
 mod value;
 mod verify;
 mod versions;

@@ -153,7 +153,8 @@ impl<T: TableRef> TableCursor<T> {
     }
 
     /// The value as an owned handle that outlives cursor and table: see
-    /// [`Hit::to_region`](crate::Hit::to_region).
+    /// [`Hit::to_region`](crate::Hit::to_region). After a move that failed it is empty, as
+    /// [`value`](Cursor::value) is.
     pub fn value_region(&self) -> Region {
         match &self.place {
             Place::InPlace(range) => {
@@ -349,6 +350,8 @@ impl<T: TableRef> TableCursor<T> {
     fn settle(&mut self, moved: Result<bool>) -> Result<bool> {
         if moved.is_err() {
             self.state = State::Unpositioned;
+            // Of a block that is let go of.
+            self.value = 0..0;
         }
         moved
     }

@@ -650,6 +650,8 @@ fn after_a_failure_a_cursor_stands_nowhere_until_it_is_positioned_anew() {
         }
         assert_eq!(moved.unwrap_err().kind(), ErrorKind::ChecksumMismatch(Part::Block));
         assert!(!cursor.valid());
+        // Not what lies where the last one was, in whatever block.
+        assert!(cursor.value().is_empty() && cursor.value_region().is_empty());
         for moved in [cursor.next(), cursor.prev()] {
             assert_eq!(moved.unwrap_err().kind(), ErrorKind::Unpositioned);
         }

@@ -10,6 +10,7 @@ mod bad_input;
 mod bulk_writer;
 mod conflict_memory;
 mod drop_range;
+mod handles;
 mod log_events;
 mod many_keys;
 mod merge_operator;
