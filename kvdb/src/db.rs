@@ -337,9 +337,10 @@ impl Db {
         self.begin_read()
     }
 
-    /// The store as it was at an earlier version: while a snapshot of that version or an older one is
-    /// held, or for ever with [`Options::versions_to_keep`](crate::Options#structfield.versions_to_keep)
-    /// at `usize::MAX`. Otherwise compaction ends it sooner or later, however many versions are kept.
+    /// The store as it was at an earlier version: while a snapshot of that version or an older one
+    /// is held, or for ever with
+    /// [`Options::versions_to_keep`](crate::Options#structfield.versions_to_keep) at `usize::MAX`.
+    /// Otherwise compaction ends it sooner or later, however many versions are kept.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {
@@ -393,8 +394,8 @@ impl Db {
         self.try_update(f)
     }
 
-    /// As [`update`](Db::update), for a closure whose error is of any type that an [`Error`] can become:
-    /// how a transaction is called off for a reason of one's own.
+    /// As [`update`](Db::update), for a closure whose error is of any type that an [`Error`] can
+    /// become: how a transaction is called off for a reason of one's own.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {
@@ -614,8 +615,8 @@ impl Db {
     /// only says how things are ([`version`](Db::version), [`stats`](Db::stats), [`path`](Db::path) and
     /// their like) goes on to do so. The same holds when the last handle is dropped.
     ///
-    /// An iterator from before opens tables as it comes to them: if whoever opens the directory next has
-    /// removed one by then, that is [`Error::Closed`] as well, never a wrong entry.
+    /// An iterator from before opens tables as it comes to them: if whoever opens the directory
+    /// next has removed one by then, that is [`Error::Closed`] as well, never a wrong entry.
     ///
     /// It is done once. Another call meanwhile waits for the first one and returns when the directory
     /// is free; it, and every later call, succeeds if the first one did, and repeats its failure if

@@ -59,9 +59,9 @@ impl<W: Walk<A>, A> End<W, A> {
         }
     }
 
-    /// Takes its walk, to move it. One that is not there although it stood on an entry was lost when a
-    /// move panicked, and with it which entries are still whose: then both ends have failed, as after an
-    /// error.
+    /// Takes its walk, to move it. One that is not there although it stood on an entry was lost
+    /// when a move panicked, and with it which entries are still whose: then both ends have failed,
+    /// as after an error.
     pub(crate) fn take_walk(&mut self, other: &mut End<W, A>) -> Option<W> {
         if self.is_lost() || other.is_lost() {
             (self.place, other.place) = (Place::Failed, Place::Failed);
@@ -73,8 +73,8 @@ impl<W: Walk<A>, A> End<W, A> {
         self.walk.is_none() && matches!(self.place, Place::Given | Place::Reached)
     }
 
-    /// Gives out the entry that it has reached. `take` may run a merge operator: if that panics, nothing
-    /// was given out, and the next step gives the same entry.
+    /// Gives out the entry that it has reached. `take` may run a merge operator: if that panics,
+    /// nothing was given out, and the next step gives the same entry.
     pub(crate) fn give<R>(&mut self, take: impl FnOnce(&W) -> R) -> Option<R> {
         let given = take(self.walk.as_ref()?);
         self.place = Place::Given;

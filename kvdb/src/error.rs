@@ -117,7 +117,8 @@ pub enum Error {
     /// The first close could not make everything durable; this is what the later ones say.
     #[error("the database was closed, but not all could be made durable: {0}")]
     CloseFailed(String),
-    /// The call would wait for the one that it was made within: see [`Db::gc_with`](crate::Db::gc_with).
+    /// The call would wait for the one that it was made within: see
+    /// [`Db::gc_with`](crate::Db::gc_with).
     #[error("this call would wait for the one it was made within")]
     Reentrant,
     /// A setting out of its range, or an empty path.

@@ -185,9 +185,10 @@ impl<'t> Iter<'t> {
     /// Only entries newer than a version: what has changed since. Tables that hold nothing newer are
     /// not opened. Deleted keys are absent here; with [`versions`](Iter::versions) they are shown.
     ///
-    /// A drop of a range ([`Db::drop_range`](crate::Db::drop_range) and its like) hides what was written
-    /// before it, also what is newer than `version`, and is not shown itself, in neither form: who
-    /// follows a store by what is newer does not hear from here which keys it has removed.
+    /// A drop of a range ([`Db::drop_range`](crate::Db::drop_range) and its like) hides what was
+    /// written before it, also what is newer than `version`, and is not shown itself, in neither
+    /// form: who follows a store by what is newer does not hear from here which keys it has
+    /// removed.
     ///
     /// Starts over: call it before anything was taken.
     ///

@@ -20,12 +20,12 @@ type Function = dyn Fn(&[u8], &[u8], &[u8]) -> Vec<u8> + Send + Sync;
 /// them; a delete is a barrier, and an expired value is as a delete. A key of operands only has
 /// their fold as its value. What no reader needs apart is folded in the background.
 ///
-/// The function must be associative, `f(k, f(k, a, b), c) == f(k, a, f(k, b, c))`, must not depend on
-/// anything but its arguments, and must be the same whenever the store is opened. It runs on
+/// The function must be associative, `f(k, f(k, a, b), c) == f(k, a, f(k, b, c))`, must not depend
+/// on anything but its arguments, and must be the same whenever the store is opened. It runs on
 /// readers' threads and on the threads that flush and compact. If it panics in a call of yours, the
-/// call is broken off and has changed nothing: an iterator gives the same entry again. If it does in the background, background work
-/// stops, and writers are told with its message. It must not use the database. It need not be
-/// commutative: older comes first.
+/// call is broken off and has changed nothing: an iterator gives the same entry again. If it does
+/// in the background, background work stops, and writers are told with its message. It must not use
+/// the database. It need not be commutative: older comes first.
 ///
 /// ```
 /// use kvdb::{MergeOperator, Options};

@@ -154,19 +154,20 @@ pub struct Options {
     /// reached. 0: half as many as the process may have files open, 16,384 at most. 16 ..= 1,048,576,
     /// default 0.
     ///
-    /// Each takes a descriptor and, with [`memory_map`](#structfield.memory_map), a map. The segments of
-    /// the log, of which each takes as much, are not counted, nor are other files of the process: lower it
-    /// where there are many, or raise the process's limit. Set below what is read all the time it makes
-    /// most reads open a file. An iterator keeps open what was open when it began; threads that open tables
-    /// at the same moment may exceed it by as many as they are. If the system has no descriptor left
-    /// nevertheless, fewer tables are kept open for a while: `get` has some closed and tries once more,
-    /// everything else that wants one fails.
+    /// Each takes a descriptor and, with [`memory_map`](#structfield.memory_map), a map. The
+    /// segments of the log, of which each takes as much, are not counted, nor are other files of
+    /// the process: lower it where there are many, or raise the process's limit. Set below what is
+    /// read all the time it makes most reads open a file. An iterator keeps open what was open when
+    /// it began; threads that open tables at the same moment may exceed it by as many as they are.
+    /// If the system has no descriptor left nevertheless, fewer tables are kept open for a while:
+    /// `get` has some closed and tries once more, everything else that wants one fails.
     pub max_open_tables: usize,
-    /// Bytes of memory that memtables with their indexes, the block cache, indexes and filters of open tables, what flushes
-    /// and compactions build, and the conflict detection may take together
-    /// ([`Options::memory_bound`]): settings that may take more are refused. What commits under way,
-    /// iterators, values and a garbage collection hold comes on top; the page cache behind maps is the
-    /// system's. [`Options::within_memory`] finds settings for a budget. 0: no limit. Default: 0.
+    /// Bytes of memory that memtables with their indexes, the block cache, indexes and filters of
+    /// open tables, what flushes and compactions build, and the conflict detection may take
+    /// together ([`Options::memory_bound`]): settings that may take more are refused. What commits
+    /// under way, iterators, values and a garbage collection hold comes on top; the page cache
+    /// behind maps is the system's. [`Options::within_memory`] finds settings for a budget. 0: no
+    /// limit. Default: 0.
     pub memory_budget: u64,
     /// Who does the background work. Default: threads.
     pub background: Background,

@@ -58,8 +58,8 @@ fn clean_dir(
     Ok(())
 }
 
-/// A path in the folder for this name. Numbers of files that are only there may be given again, and what
-/// was moved aside earlier must not be replaced.
+/// A path in the folder for this name. Numbers of files that are only there may be given again, and
+/// what was moved aside earlier must not be replaced.
 fn free_place(fs: &dyn Fs, aside: &Path, name: &Path) -> Result<PathBuf> {
     let mut place = aside.join(name);
     for again in 1.. {

@@ -148,8 +148,8 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// A transaction's reads that conflict with nothing: the same snapshot and the same own writes, but what
-/// is read here may be changed by another commit without [`Transaction::commit`] noticing.
+/// A transaction's reads that conflict with nothing: the same snapshot and the same own writes, but
+/// what is read here may be changed by another commit without [`Transaction::commit`] noticing.
 ///
 /// For what does not decide what is written: counts for a log, hints, a look at a key that changes all
 /// the time. Whatever the writes depend on has to be read by the transaction itself: else two

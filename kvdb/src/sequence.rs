@@ -21,9 +21,10 @@ use crate::write_set::{WriteOptions, WriteSet};
 /// and not used when the process dies are never used: a gap of at most one lease per owner. Those
 /// given back, by [`release`](Sequence::release) or by dropping it, go to the next who asks.
 ///
-/// If the key is deleted, dropped with its range or set back, the sequence goes on above what was leased
-/// as long as anybody owns it; begun again when nobody does, or when the store is opened again, it starts
-/// where the key says, at 0 if there is none. Whoever writes another number to it sets it forward.
+/// If the key is deleted, dropped with its range or set back, the sequence goes on above what was
+/// leased as long as anybody owns it; begun again when nobody does, or when the store is opened
+/// again, it starts where the key says, at 0 if there is none. Whoever writes another number to it
+/// sets it forward.
 ///
 /// ```
 /// # fn main() -> kvdb::Result<()> {

@@ -22,9 +22,10 @@ use crate::write_set::{WriteOptions, WriteSet};
 
 /// A read-write transaction: serializable. It reads one snapshot, sees its own writes, and at
 /// commit fails with [`Error::Conflict`](crate::Error::Conflict) if another commit has changed
-/// anything it has read, keys that were absent and ranges that were scanned included. What it answers
-/// from its own writes it has not read: a key that it has put or deleted itself, also where a scan comes
-/// to it, may be changed by others. [`untracked`](Transaction::untracked) reads what may change anyway.
+/// anything it has read, keys that were absent and ranges that were scanned included. What it
+/// answers from its own writes it has not read: a key that it has put or deleted itself, also where
+/// a scan comes to it, may be changed by others. [`untracked`](Transaction::untracked) reads what
+/// may change anyway.
 ///
 /// Dropping it discards it. [`Db::update`](crate::Db::update) runs a closure in one and again on a
 /// conflict.

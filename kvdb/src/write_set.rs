@@ -78,7 +78,8 @@ pub struct WriteOptions {
     /// Seconds since 1970 from which on the entry is absent; `None`: never.
     pub expires_at: Option<u64>,
     /// How long the entry is there from the moment of the write; `None`: for ever. Where
-    /// [`expires_at`](WriteOptions#structfield.expires_at) is set as well, the earlier of the two counts.
+    /// [`expires_at`](WriteOptions#structfield.expires_at) is set as well, the earlier of the two
+    /// counts.
     pub ttl: Option<Duration>,
 }
 
@@ -99,11 +100,11 @@ impl WriteOptions {
 
     /// Sets how long the entry is there, from the moment it is written (not: committed) on.
     ///
-    /// The moment is taken from the clock that expiry goes by, the store's own, which never falls behind
-    /// an expiry that has taken effect, however the system's clock is set back. It has seconds: a fraction
-    /// of `ttl` counts as a whole one, and the first second may have begun before. With a `ttl` of zero
-    /// the entry is absent at once, as a delete that is written as a value; one beyond all times never
-    /// expires.
+    /// The moment is taken from the clock that expiry goes by, the store's own, which never falls
+    /// behind an expiry that has taken effect, however the system's clock is set back. It has
+    /// seconds: a fraction of `ttl` counts as a whole one, and the first second may have begun
+    /// before. With a `ttl` of zero the entry is absent at once, as a delete that is written as a
+    /// value; one beyond all times never expires.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);

@@ -1,5 +1,6 @@
-//! The bank: money moves among 1,000 accounts, and the sum never does, for any reader at any version,
-//! with flush, compaction, garbage collection and reopening under it (SEMANTICS 12, 13, 18, 19, 25, 44).
+//! The bank: money moves among 1,000 accounts, and the sum never does, for any reader at any
+//! version, with flush, compaction, garbage collection and reopening under it (SEMANTICS 12, 13,
+//! 18, 19, 25, 44).
 #![allow(clippy::unwrap_used)] // a test may panic
 
 mod common;

@@ -321,7 +321,8 @@ fn rule_35_a_time_to_live_is_counted_from_the_write_by_the_clock_that_expiry_goe
     assert!(db.contains("forever").unwrap());
     clock.set(1020);
 
-    // A clock that was set back: what has expired stays so, and what is written now is not born expired.
+    // A clock that was set back: what has expired stays so, and what is written now is not born
+    // expired.
     db.put_with("gone", "v", ttl(1_000)).unwrap();
     clock.set(2000);
     db.compact().unwrap();

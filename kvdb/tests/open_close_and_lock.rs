@@ -108,7 +108,8 @@ fn key(i: u64) -> String {
     format!("{i:08}")
 }
 
-/// A closed database of 8000 keys in more than 20 tables, on a file system that fails when it is told to.
+/// A closed database of 8000 keys in more than 20 tables, on a file system that fails when it is
+/// told to.
 fn with_tables() -> FaultFs {
     let fs = Arc::new(MemFs::new());
     let db = tiny().durability(Durability::Buffered).open_in(fs.clone(), PATH).unwrap();
