@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use common::{PATH, manual, memory, open, tiny};
@@ -85,6 +87,68 @@ fn rule_2_a_second_opener_in_the_same_process_gets_in_use() {
     }
     db.close().unwrap();
     Db::open(dir.path()).unwrap();
+}
+
+/// What a process of its own is told: how to open which path. It says how that went, and keeps it open
+/// until its input ends.
+const TOLD: &str = "KVDB_TEST_OPENS";
+
+#[test]
+fn another_process_that_opens() {
+    let Ok(told) = std::env::var(TOLD) else { return };
+    let (mode, path) = told.split_once(' ').unwrap();
+    let opened = Options::default().read_only(mode == "reads").open(path);
+    match &opened {
+        Ok(_) => println!("\nopened"),
+        Err(error) => println!("\n{:?}: {error}", error.kind()),
+    }
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// Another process, what is left of its output, and what it says of its opening.
+fn opens_elsewhere(mode: &str, path: &std::path::Path) -> (Child, BufReader<ChildStdout>, String) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "another_process_that_opens", "--nocapture"])
+        .env(TOLD, format!("{mode} {}", path.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let said = |line: &String| line.starts_with("opened") || line.contains(": ");
+    let said = output.by_ref().lines().map(|line| line.unwrap()).find(said).unwrap();
+    (child, output, said)
+}
+
+#[test]
+fn rule_2_an_opener_in_another_process_gets_in_use_until_the_first_one_closes_or_dies() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let in_use = |mode: &str| {
+        let (mut child, _output, said) = opens_elsewhere(mode, path);
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        let named = said.contains(&*path.to_string_lossy());
+        assert!(said.starts_with("InUse: ") && named, "{mode}: {said}");
+    };
+    let db = Db::open(path).unwrap();
+    db.put("k", "v").unwrap();
+    in_use("writes");
+    in_use("reads");
+    db.close().unwrap();
+    for mode in ["writes", "reads"] {
+        let (mut child, _output, said) = opens_elsewhere(mode, path);
+        assert_eq!(said, "opened", "{mode}");
+        let error = Db::open(path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+        let reads = Options::default().read_only(true).open(path);
+        assert_eq!(reads.is_ok(), mode == "reads", "{mode}: {reads:?}");
+        drop(reads);
+        // Whoever is killed holds nothing.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(Db::open(path).unwrap().get("k").unwrap().unwrap(), "v");
+    }
 }
 
 #[test]
