@@ -236,6 +236,20 @@ impl Db {
     /// value of the key. Reads nothing, so merges never conflict with each other. Operands live in
     /// the tree, whatever their size. Returns the commit timestamp.
     ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+    /// use kvdb::{MergeOperator, Options};
+    /// let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+    /// let sum = MergeOperator::new(move |_, a, b| (number(a) + number(b)).to_le_bytes().to_vec());
+    /// let db = Options::default().merge_operator(sum).open_in(fs, "/db")?;
+    /// db.merge("hits", 1u64.to_le_bytes())?;
+    /// db.merge("hits", 2u64.to_le_bytes())?;
+    /// assert_eq!(number(&db.get("hits")?.expect("merged")), 3);
+    /// # db.close()
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NoMergeOperator`], and as [`Batch::put`] and [`Batch::commit`].
     pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<u64> {

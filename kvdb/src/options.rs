@@ -14,6 +14,20 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
 /// What a commit promises when it returns.
+///
+/// ```
+/// # fn main() -> kvdb::Result<()> {
+/// # let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+/// use kvdb::{Durability, Options};
+/// // Of the database, and of one commit.
+/// let db = Options::default().durability(Durability::Buffered).open_in(fs, "/db")?;
+/// db.put("hint", "may be lost with the power")?;
+/// let mut t = db.begin()?;
+/// t.put("order", "must not be")?;
+/// t.commit_with(Durability::Sync)?; // and so is what was committed before
+/// # db.close()
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum Durability {
     /// The commit survives a power cut.
@@ -245,6 +259,11 @@ macro_rules! setters {
 impl Options {
     /// For little memory: small memtables, tables and segments, one compaction thread, all within a
     /// [`memory_budget`](#structfield.memory_budget) of 32 MiB.
+    ///
+    /// ```
+    /// let options = kvdb::Options::small_memory().segment_size(8 << 20);
+    /// assert!(options.memory_bound() <= 32 << 20);
+    /// ```
     pub fn small_memory() -> Self {
         Options {
             memtable_size: 2 * MIB,
@@ -260,7 +279,23 @@ impl Options {
         }
     }
 
-    /// For loading much data at once: buffered commits, large memtables, late compaction.
+    /// For loading much data at once: buffered commits, large memtables, late compaction. A store that was
+    /// loaded with these is opened with others afterwards.
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+    /// let db = kvdb::Options::bulk_load().open_in(fs.clone(), "/db")?;
+    /// let mut writer = db.bulk_writer();
+    /// writer.put("key", "value")?;
+    /// writer.finish()?;
+    /// db.sync()?;
+    /// db.close()?;
+    /// let db = kvdb::Options::default().open_in(fs, "/db")?;
+    /// assert!(db.contains("key")?);
+    /// # db.close()
+    /// # }
+    /// ```
     pub fn bulk_load() -> Self {
         Options {
             durability: Durability::Buffered,
@@ -361,6 +396,18 @@ impl Options {
     }
 
     /// Sets [`Options::value_dir`](#structfield.value_dir).
+    ///
+    /// ```
+    /// # fn main() -> kvdb::Result<()> {
+    /// # let fs = std::sync::Arc::new(kvdb::vfs::MemFs::new());
+    /// use kvdb::{ErrorKind, Options};
+    /// let apart = Options::default().value_dir("/large/values");
+    /// apart.open_in(fs.clone(), "/fast/db")?.close()?;
+    /// let without = Options::default().open_in(fs, "/fast/db");
+    /// assert_eq!(without.unwrap_err().kind(), ErrorKind::Usage); // it says which option is wrong
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn value_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.value_dir = Some(dir.into());

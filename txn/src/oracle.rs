@@ -179,6 +179,22 @@ impl Oracle {
     /// Managed mode: commits at a version that the caller chose, which must be above every earlier
     /// one. `transaction` is `None` for blind writes. Else like [`Oracle::commit`].
     ///
+    /// ```
+    /// use kvdb_txn::{CommitError, Mode, Options, Oracle, ReadSet};
+    /// let mut options = Options::default();
+    /// options.managed = true;
+    /// let oracle = Oracle::new(options, 0, 0);
+    /// let mark = oracle.begin_at(5, Mode::ReadWrite).unwrap();
+    /// let mut reads = ReadSet::new();
+    /// reads.add_point(b"k");
+    /// oracle.commit_at(10, None, [b"k"], drop).unwrap();
+    /// oracle.published(10);
+    /// let refused = oracle.commit_at(10, None, [b"l"], drop);
+    /// assert!(matches!(refused, Err(CommitError::VersionNotAbove { last: 10, .. })));
+    /// let overtaken = oracle.commit_at(11, Some((&mark, &reads)), [b"l"], drop);
+    /// assert_eq!(overtaken, Err(CommitError::Conflict));
+    /// ```
+    ///
     /// # Errors
     /// Every kind of [`CommitError`] but [`CommitError::Managed`].
     pub fn commit_at<'k, W, T>(

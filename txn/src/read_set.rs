@@ -27,6 +27,15 @@ pub(crate) fn fingerprint(key: &[u8]) -> u64 {
 ///
 /// An empty set allocates nothing. Memory is that of the distinct keys plus about 40 bytes each;
 /// ranges that overlap or touch are merged.
+///
+/// ```
+/// use std::ops::Bound;
+/// let mut reads = kvdb_txn::ReadSet::new();
+/// reads.add_point(b"k");
+/// reads.add_range(Bound::Included(b"a"), Bound::Excluded(b"c"));
+/// reads.add_range(Bound::Included(b"b"), Bound::Excluded(b"d"));
+/// assert_eq!((reads.points(), reads.ranges()), (1, 1));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct ReadSet {
     points: Vec<Point>,
