@@ -34,6 +34,7 @@ pub trait Companion: Send + Sync + 'static {
     /// Called with every change set once it is durable in the manifest and before
     /// [`view`](Self::view) is asked, under the install lock: the moment to bring the view up to date.
     /// Must not call back into [`Tree::install`](crate::Tree::install), nor flush.
+    /// [`Tree::close`](crate::Tree::close) may be called, and does not wait here.
     fn installed(&self, change: &StoreChange) {
         let _ = change;
     }
@@ -55,7 +56,7 @@ pub trait Companion: Send + Sync + 'static {
 
     /// Publishes a new discard floor, then scans the read marks, and says what compaction could use
     /// now. The version never shrinks. May be called under the tree's scheduling lock: must not wait
-    /// for the tree.
+    /// for the tree, nor close it.
     fn floor(&self) -> Floor;
 
     /// As [`floor`](Self::floor), for a job that drops by it: until it is

@@ -7,6 +7,7 @@ use std::time::Instant;
 use kvdb_manifest::store::StoreChange;
 use kvdb_vfs::SyncSite;
 
+use crate::at_work::AtWork;
 use crate::compaction::dropping::Dropping;
 use crate::compaction::merge::{Cuts, merge_into_tables};
 use crate::compaction::run::panic_message;
@@ -28,6 +29,7 @@ impl<C: Companion> Shared<C> {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
+        let _at_work = AtWork::begin(self);
         let _one_at_a_time = self.flushing.lock();
         let Some(memtable) = self.admission.lock().flushable() else { return Ok(false) };
         let memtables = [memtable];

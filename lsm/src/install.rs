@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kvdb_manifest::store::{RangeDelete, StoreChange};
 
+use crate::at_work::AtWork;
 use crate::compaction::run::panic_message;
 use crate::companion::Companion;
 use crate::error::{Error, Result};
@@ -69,6 +70,7 @@ impl<C: Companion> Shared<C> {
     /// [`install_change`](Self::install_change), on this thread. A panic in the companion is an error:
     /// the manifest may have the change then.
     pub(crate) fn install_here(&self, change: StoreChange, parts: Installation) -> Result<bool> {
+        let _at_work = AtWork::begin(self);
         match catch_unwind(AssertUnwindSafe(|| self.install_or_panic(change, parts))) {
             Ok(result) => result,
             Err(panic) => Err(Error::Panic(panic_message(&*panic))),

@@ -91,6 +91,7 @@
 //! [`Background::Manual`] there is none, and [`Tree::step`] does one unit of work at a time.
 
 mod admission;
+mod at_work;
 mod compaction;
 mod companion;
 mod cursor;

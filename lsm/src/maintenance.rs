@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kvdb_manifest::store::{PointerSum, RangeDelete, StoreChange};
 use kvdb_sstable::Cursor;
 
+use crate::at_work::AtWork;
 use crate::compaction::job::{self, Range};
 use crate::compaction::pick::{Busy, Picker};
 use crate::companion::{Companion, Floor};
@@ -187,6 +188,7 @@ impl<C: Companion> Tree<C> {
             return Err(Error::ReadOnly);
         }
         self.seal(false)?;
+        let _at_work = AtWork::begin(shared);
         let _one_at_a_time = shared.flushing.lock();
         let sealed = shared.admission.lock().sealed.clone();
         shared.flush_memtables(&sealed, change).map(drop)

@@ -219,6 +219,29 @@ impl<C: Companion> Shared<C> {
         self.admission.lock().failure().filter(|f| !f.is_transient()).cloned()
     }
 
+    /// For a tree that is closing: waits until nobody flushes or compacts. Nobody begins any more.
+    pub(crate) fn wait_for_jobs(&self) {
+        let mut schedule = self.scheduler.lock();
+        while schedule.running.len() > 0 {
+            self.scheduler.wait(&mut schedule, None);
+        }
+        drop(schedule);
+        drop(self.flushing.lock());
+    }
+
+    /// The last reclaim. What a reader holds, or the epoch, goes without help from here.
+    pub(crate) fn bury_all(&self) {
+        let graveyard = &self.tables.graveyard;
+        for _ in 0..16 {
+            self.reclaim();
+            if graveyard.is_empty() {
+                break;
+            }
+        }
+        graveyard.close();
+        self.reclaim();
+    }
+
     /// Frees what nobody reads any more. True if there was anything.
     pub(crate) fn reclaim(&self) -> bool {
         let graveyard = &self.tables.graveyard;
@@ -229,6 +252,15 @@ impl<C: Companion> Shared<C> {
         let buried = graveyard.bury(&*self.fs) > 0;
         self.tables.note_kept();
         buried || closed
+    }
+}
+
+impl<C: Companion> Drop for Shared<C> {
+    fn drop(&mut self) {
+        // Where the last handle went within a job, nobody has done it.
+        if !self.tables.graveyard.is_closed() {
+            self.bury_all();
+        }
     }
 }
 

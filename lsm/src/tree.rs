@@ -13,6 +13,7 @@ use kvdb_vfs::Fs;
 use parking_lot::Mutex;
 
 use crate::admission::{Admission, Reservation};
+use crate::at_work::AtWork;
 use crate::companion::Companion;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
@@ -137,29 +138,29 @@ impl<C: Companion> Tree<C> {
         Ok(())
     }
 
-    /// Stops background work at its next block, flushes included, and waits for it: that takes less
-    /// than a second. What is only in memtables stays there: [`flush`](Self::flush) first if it is to be
-    /// on disk. Reads go on to work. A second call does nothing.
+    /// Stops flushes and compactions at their next block, on background threads and on those of
+    /// callers, and waits for them: that takes less than a second. What is only in memtables stays
+    /// there: [`flush`](Self::flush) first if it is to be on disk. Reads go on to work. A second call
+    /// does nothing.
     ///
-    /// When it returns, nothing changes the store any more. What callers have begun on their own
-    /// threads ends with [`Error::Closed`] and removes what it has written, at its next block.
+    /// When it returns, nothing changes the store any more, and the directory has no file of an
+    /// unfinished job: it may be opened anew. Callers whose jobs were stopped get [`Error::Closed`].
+    ///
+    /// A thread that is in a job of this tree, which has called its companion, cannot wait for the job:
+    /// there it only asks everybody to stop and returns. A later call on another thread waits. So
+    /// does dropping the last handle, but in such a job: threads end by themselves then.
     pub fn close(&self) {
         self.shared.request_close();
+        if AtWork::is_begun(&self.shared) {
+            return;
+        }
         // Who is installing just now comes to the end of it; nobody begins any more.
         drop(self.shared.install.lock());
-        self.workers.lock().join(&self.shared);
-        // A compaction on a caller's thread may hold the pool for a moment longer.
+        self.shared.wait_for_jobs();
+        self.workers.lock().join();
         let pool = self.shared.pool.lock().take();
         drop(pool);
-        for _ in 0..16 {
-            self.shared.reclaim();
-            if self.shared.tables.graveyard.is_empty() {
-                break;
-            }
-        }
-        // What a reader holds, or the epoch, goes without help from here.
-        self.shared.tables.graveyard.close();
-        self.shared.reclaim();
+        self.shared.bury_all();
     }
 
     /// The options it was opened with.
@@ -190,18 +191,23 @@ impl<C: Companion> Tree<C> {
             return Err(Error::ReadOnly);
         }
         let _no_flush = shared.flushing.lock();
-        shared.check_cancelled()?;
         let current = shared.superversion();
         let named: HashSet<u64> = current.version().tables().map(|t| t.id()).collect();
         let mut removed = Vec::new();
         for entry in shared.fs.list(&shared.dir)? {
+            // Whoever closes the tree waits for this.
+            shared.check_cancelled()?;
             let unfinished = entry.name.to_str().and_then(|n| n.strip_suffix(".tmp"));
             let name = unfinished.map_or(entry.name.as_path(), Path::new);
             let Some(id) = parse_table_file_name(name) else { continue };
             if unfinished.is_none() && named.contains(&id) {
                 continue;
             }
-            shared.fs.remove(&shared.dir.join(&entry.name))?;
+            match shared.fs.remove(&shared.dir.join(&entry.name)) {
+                // A tree that was just closed may have been about to remove it.
+                Err(e) if e.kind() == kvdb_vfs::ErrorKind::NotFound => continue,
+                outcome => outcome?,
+            }
             tracing::info!(name = %entry.name.display(), "removed an orphaned table");
             removed.push(entry.name);
         }

@@ -21,7 +21,7 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Workers {
     threads: Vec<JoinHandle<()>>,
-    /// Ends after the others, who may wait for it.
+    /// Does what it was handed before it ends.
     installer: Option<JoinHandle<()>>,
 }
 
@@ -32,7 +32,7 @@ impl Workers {
         let started = workers.start_all(shared);
         if started.is_err() {
             shared.request_close();
-            workers.join(shared);
+            workers.join();
         }
         started.map(|()| workers)
     }
@@ -76,7 +76,7 @@ impl Workers {
     }
 
     /// Waits for all threads to end.
-    pub(crate) fn join<C: Companion>(&mut self, shared: &Shared<C>) {
+    pub(crate) fn join(&mut self) {
         let me = std::thread::current().id();
         let join = |thread: JoinHandle<()>| {
             // The last handle may be dropped by a thread of the tree's own.
@@ -85,7 +85,6 @@ impl Workers {
             }
         };
         self.threads.drain(..).for_each(join);
-        shared.installer.close();
         self.installer.take().into_iter().for_each(join);
     }
 }
@@ -114,6 +113,8 @@ impl<C: Companion> Shared<C> {
         self.admission.close();
         self.scheduler.wake();
         self.tables.graveyard.wake();
+        // Nothing is installed any more, by whichever thread.
+        self.installer.close();
     }
 
     fn flush_loop(&self) {

@@ -14,6 +14,7 @@ use super::job::{Job, Reason};
 use super::merge::{Cuts, merge_into_tables};
 use super::pick::GRANDPARENT_TABLES;
 use super::split::{Part, split};
+use crate::at_work::AtWork;
 use crate::companion::{Companion, Floor, HeldFloor};
 use crate::cursor::Input;
 use crate::error::{Error, Result};
@@ -40,6 +41,7 @@ impl<C: Companion> Shared<C> {
     /// Runs a job whose ranges are reserved. `Ok(false)`: given up, because an input has left the
     /// tree meanwhile. On an error the inputs are installed as before and the outputs are removed.
     pub(crate) fn run_job(&self, job: &Job) -> Result<bool> {
+        let _at_work = AtWork::begin(self);
         let _span = tracing::debug_span!("compaction", from = job.from, to = job.to).entered();
         let run = || {
             self.check_cancelled()?;
@@ -150,6 +152,8 @@ impl<C: Companion> Shared<C> {
         floor: Floor,
         range_deletes: &Arc<RangeDeletes>,
     ) -> Result<PartDone> {
+        // It may run on a thread of the pool.
+        let _at_work = AtWork::begin(self);
         let wanted = |t: &&Arc<TableFile>| {
             let before = part.end.as_deref().is_some_and(|end| t.smallest() >= end);
             let behind = part.start.as_deref().is_some_and(|start| t.largest() < start);
