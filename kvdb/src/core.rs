@@ -87,7 +87,6 @@ impl Core {
         found: impl FnOnce(Found<'_>, &Arc<LogView>) -> Result<R>,
     ) -> Result<Option<R>> {
         let hash = kvdb_sstable::key_hash(key);
-        let mut tried = false;
         loop {
             let version = at.version(self);
             let pinned = self.tree.pin();
@@ -98,18 +97,7 @@ impl Core {
                 }
                 continue;
             }
-            let hit = match pinned.get(key, version, hash) {
-                Ok(Some(hit)) => hit,
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    // It has to be let go of before what was opened through it can be closed.
-                    drop(pinned);
-                    if !std::mem::replace(&mut tried, true) && self.tree.free_descriptors(&error) {
-                        continue;
-                    }
-                    return Err(error.into());
-                }
-            };
+            let Some(hit) = pinned.get(key, version, hash)? else { return Ok(None) };
             let place = Looked { core: self, superversion: &pinned, at, version };
             let visible = resolve(&hit, key, place)?;
             return match visible {

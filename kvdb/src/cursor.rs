@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use kvdb_lsm::entry::{Entry, Kind};
 use kvdb_lsm::{CursorOptions, Superversion, TreeCursor, Visible, VisibleOptions};
@@ -11,7 +11,8 @@ use kvdb_vlog::{LogView, Pointer};
 use parking_lot::Mutex;
 
 use crate::bounds::Bounds;
-use crate::error::Result;
+use crate::core::Core;
+use crate::error::{Error, Result};
 use crate::item::{Item, Payload, pointed_len, read_pointer};
 use crate::merge::{Folded, Folder, MergeOperator};
 use crate::track::{SharedTrack, Track};
@@ -139,6 +140,7 @@ impl_cursor!(Part { Pending, Tree });
 /// Everything needed to make cursors over the same state: one picture of the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Picture<'t> {
+    pub(crate) core: Weak<Core>,
     pub(crate) superversion: Arc<Superversion<LogView>>,
     pub(crate) pending: Option<PendingWrites>,
     pub(crate) version: u64,
@@ -256,6 +258,8 @@ impl Folds {
 pub struct Cursor<'t> {
     visible: Visible<Bounded<Stream>>,
     folds: Folds,
+    /// To go on with when there was no descriptor left: of a cursor that nothing walks with.
+    picture: Option<Box<Picture<'t>>>,
     /// What the operands under the cursor come to, once someone has asked.
     folded: OnceLock<Folded>,
     track: Option<SharedTrack>,
@@ -278,6 +282,7 @@ impl<'t> Cursor<'t> {
         let cursor = Cursor {
             visible,
             folds: picture.folds(),
+            picture: None,
             folded: OnceLock::new(),
             track: picture.track_newest(),
             lower,
@@ -289,20 +294,61 @@ impl<'t> Cursor<'t> {
         cursor
     }
 
+    /// A cursor by itself.
+    pub(crate) fn alone(picture: Picture<'t>, bounds: Bounds) -> Cursor<'t> {
+        let cursor = Cursor::new(&picture, bounds);
+        Cursor { picture: Some(Box::new(picture)), ..cursor }
+    }
+
+    /// Lets go of the picture that it walks over. Stands nowhere until [`resume`](Self::resume).
+    pub(crate) fn exchange(&mut self, picture: &Picture<'t>) {
+        let stream = picture.stream(&self.lower, &self.upper);
+        self.visible.exchange(stream, picture.superversion.range_deletes().clone());
+        self.folds = picture.folds();
+        self.folded.take();
+    }
+
+    /// Stands where it stood, or would have come to if the last move had not failed.
+    pub(crate) fn resume(&mut self) -> Result<bool> {
+        Ok(self.visible.resume()?)
+    }
+
+    #[inline]
+    fn again(&mut self, moved: kvdb_lsm::Result<bool>) -> Result<bool> {
+        match moved {
+            Ok(on) => Ok(on),
+            Err(error) => self.try_again(error.into()),
+        }
+    }
+
+    #[cold]
+    fn try_again(&mut self, error: Error) -> Result<bool> {
+        let Some(mut picture) = self.picture.take() else { return Err(error) };
+        let renewed = picture.renew(&error);
+        if renewed {
+            self.exchange(&picture);
+            picture.release(&error);
+        }
+        self.picture = Some(picture);
+        if renewed { self.resume() } else { Err(error) }
+    }
+
     /// Moves to the first entry within the bounds.
     ///
     /// # Errors
     /// As all moves: damage or an I/O error of a table, with path and offset.
     pub fn first(&mut self) -> Result<bool> {
         self.tracked(|track| track.jump_forward(self.lower.clone()));
-        let on = self.visible.first();
+        let moved = self.visible.first();
+        let on = self.again(moved);
         self.arrive_forward(on)
     }
 
     /// Moves to the last entry within the bounds.
     pub fn last(&mut self) -> Result<bool> {
         self.tracked(|track| track.jump_backward(self.upper.clone()));
-        let on = self.visible.last();
+        let moved = self.visible.last();
+        let on = self.again(moved);
         self.arrive_backward(on)
     }
 
@@ -313,7 +359,8 @@ impl<'t> Cursor<'t> {
             true => track.jump_forward(self.lower.clone()),
             false => track.jump_forward(Bound::Included(key.to_vec())),
         });
-        let on = self.visible.seek(key);
+        let moved = self.visible.seek(key);
+        let on = self.again(moved);
         self.arrive_forward(on)
     }
 
@@ -324,7 +371,8 @@ impl<'t> Cursor<'t> {
             true => track.jump_backward(self.upper.clone()),
             false => track.jump_backward(Bound::Included(key.to_vec())),
         });
-        let on = self.visible.seek_for_prev(key);
+        let moved = self.visible.seek_for_prev(key);
+        let on = self.again(moved);
         self.arrive_backward(on)
     }
 
@@ -336,7 +384,8 @@ impl<'t> Cursor<'t> {
     /// that failed.
     #[allow(clippy::should_implement_trait)] // lends, and is fallible
     pub fn next(&mut self) -> Result<bool> {
-        let on = self.visible.next();
+        let moved = self.visible.next();
+        let on = self.again(moved);
         self.arrive_forward(on)
     }
 
@@ -346,7 +395,8 @@ impl<'t> Cursor<'t> {
     /// # Errors
     /// As [`next`](Cursor::next).
     pub fn prev(&mut self) -> Result<bool> {
-        let on = self.visible.prev();
+        let moved = self.visible.prev();
+        let on = self.again(moved);
         self.arrive_backward(on)
     }
 
@@ -473,7 +523,7 @@ impl<'t> Cursor<'t> {
         Ok(self.folded.get_or_init(|| folded))
     }
 
-    fn arrive_forward(&mut self, on: kvdb_lsm::Result<bool>) -> Result<bool> {
+    pub(crate) fn arrive_forward(&mut self, on: Result<bool>) -> Result<bool> {
         self.folded.take();
         let on = on?;
         self.tracked(|track| match on {
@@ -483,7 +533,7 @@ impl<'t> Cursor<'t> {
         Ok(on)
     }
 
-    fn arrive_backward(&mut self, on: kvdb_lsm::Result<bool>) -> Result<bool> {
+    pub(crate) fn arrive_backward(&mut self, on: Result<bool>) -> Result<bool> {
         self.folded.take();
         let on = on?;
         self.tracked(|track| match on {

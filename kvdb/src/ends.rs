@@ -40,6 +40,13 @@ pub(crate) enum Place<A> {
     Failed,
 }
 
+impl<A> Place<A> {
+    /// Whether where its walk stands does not matter any more.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Place::Past | Place::Failed)
+    }
+}
+
 impl<W, A> Default for End<W, A> {
     fn default() -> Self {
         End { walk: None, place: Place::Start }

@@ -9,7 +9,7 @@ use kvdb_vlog::ReadOrder;
 use crate::bounds::Bounds;
 use crate::cursor::{Cursor, Picture};
 use crate::ends::{End, Place, Walk};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::item::Item;
 use crate::versions::Versions;
 
@@ -231,6 +231,13 @@ impl<'t> Iter<'t> {
             Place::Given => cursor.next(),
             Place::Past | Place::Failed => Ok(false),
         };
+        let moved = match moved {
+            Err(error) => {
+                let taken_up = self.take_up(&mut cursor, error);
+                cursor.arrive_forward(taken_up)
+            }
+            moved => moved,
+        };
         self.front.end.settle(&mut self.back.end, cursor, moved, Ordering::Less)
     }
 
@@ -245,7 +252,38 @@ impl<'t> Iter<'t> {
             Place::Given => cursor.prev(),
             Place::Past | Place::Failed => Ok(false),
         };
+        let moved = match moved {
+            Err(error) => {
+                let taken_up = self.take_up(&mut cursor, error);
+                cursor.arrive_backward(taken_up)
+            }
+            moved => moved,
+        };
         self.back.end.settle(&mut self.front.end, cursor, moved, Ordering::Greater)
+    }
+
+    /// After a move of one end's cursor that has failed: if that was for want of a descriptor, both ends
+    /// let go of what they hold, and the move is made once more.
+    #[cold]
+    fn take_up(&mut self, cursor: &mut Cursor<'t>, error: Error) -> Result<bool> {
+        if !self.picture.renew(&error) {
+            return Err(error);
+        }
+        cursor.exchange(&self.picture);
+        let mut sides = [&mut self.front, &mut self.back];
+        for side in &mut sides {
+            side.scout = None;
+            if let Some(other) = &mut side.end.walk {
+                other.exchange(&self.picture);
+            }
+        }
+        self.picture.release(&error);
+        for side in sides {
+            if let (Some(other), false) = (&mut side.end.walk, side.end.place.is_over()) {
+                other.resume()?;
+            }
+        }
+        cursor.resume()
     }
 
     /// Sees to it that the values of the log that an end walks over are in memory when it comes to

@@ -32,6 +32,7 @@ mod reader;
 mod reclaim;
 mod replay;
 mod sequence;
+mod shortage;
 mod snapshot;
 mod stats;
 mod track;

@@ -173,8 +173,11 @@ pub struct Options {
     /// the process: lower it where there are many, or raise the process's limit. Set below what is
     /// read all the time it makes most reads open a file. An iterator keeps open what was open when
     /// it began; threads that open tables at the same moment may exceed it by as many as they are.
-    /// If the system has no descriptor left nevertheless, fewer tables are kept open for a while:
-    /// `get` has some closed and tries once more, everything else that wants one fails.
+    /// If the system has no descriptor left nevertheless, fewer tables are kept open for a while.
+    /// Reads, iterators (but [`Versions`](crate::Versions)) and cursors have some closed, for which
+    /// they wait 100 ms at most, and try once more; an iterator goes on over the tables of that
+    /// moment, unless what it has to show is gone from them, since its snapshot is. What else wants
+    /// a descriptor fails, the folding of operands under a cursor among it.
     pub max_open_tables: usize,
     /// Bytes of memory that memtables with their indexes, the block cache, indexes and filters of
     /// open tables, what flushes and compactions build, and the conflict detection may take

@@ -15,12 +15,12 @@ use crate::write_set::WriteOptions;
 impl Core {
     pub(crate) fn get(&self, key: &[u8], at: At) -> Result<Option<Value>> {
         self.check_read(key)?;
-        self.lookup(key, at, |found, view| found.value(view))
+        self.read(|| self.lookup(key, at, |found, view| found.value(view)))
     }
 
     pub(crate) fn get_entry(&self, key: &[u8], at: At) -> Result<Option<Item>> {
         self.check_read(key)?;
-        self.lookup(key, at, |found, view| found.item(view))
+        self.read(|| self.lookup(key, at, |found, view| found.item(view)))
     }
 
     pub(crate) fn get_with<R>(
@@ -30,7 +30,12 @@ impl Core {
         f: impl FnOnce(&[u8]) -> R,
     ) -> Result<Option<R>> {
         self.check_read(key)?;
-        self.lookup(key, at, |found, view| found.with(view, f))
+        let mut f = Some(f);
+        // A read that has called it does not fail any more.
+        let read = || {
+            self.lookup(key, at, |found, view| found.with(view, |bytes| f.take().map(|f| f(bytes))))
+        };
+        Ok(self.read(read)?.flatten())
     }
 
     /// Many keys of one moment, in key order, so that keys of one table follow each other.
@@ -39,8 +44,6 @@ impl Core {
         keys: &[K],
         at: At,
     ) -> Result<Vec<Option<Value>>> {
-        /// So many filters are asked for before the first is looked at.
-        const AHEAD: usize = 16;
         self.check_open()?;
         let mut wanted: Vec<(&[u8], u64, usize)> = Vec::with_capacity(keys.len());
         for (place, key) in keys.iter().enumerate() {
@@ -49,7 +52,14 @@ impl Core {
             wanted.push((key, kvdb_sstable::key_hash(key), place));
         }
         wanted.sort_unstable();
-        let mut values = vec![None; keys.len()];
+        self.read(|| self.look_all_up(&wanted, at))
+    }
+
+    /// The values of keys in key order, each with its hash and its place in what is returned.
+    fn look_all_up(&self, wanted: &[(&[u8], u64, usize)], at: At) -> Result<Vec<Option<Value>>> {
+        /// So many filters are asked for before the first is looked at.
+        const AHEAD: usize = 16;
+        let mut values = vec![None; wanted.len()];
         let (version, superversion) = loop {
             let version = at.version(self);
             // Owned: there may be many keys, and a pin should be short.
@@ -80,7 +90,7 @@ impl Core {
 
     pub(crate) fn contains(&self, key: &[u8], at: At) -> Result<bool> {
         self.check_read(key)?;
-        Ok(self.lookup(key, at, |_, _| Ok(()))?.is_some())
+        Ok(self.read(|| self.lookup(key, at, |_, _| Ok(())))?.is_some())
     }
 
     fn check_read(&self, key: &[u8]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! How a read-write transaction reads: its own writes first, noting what it has read, or not.
 
 use std::fmt;
+use std::sync::Arc;
 
 use kvdb_lsm::entry::Entry;
 
@@ -102,6 +103,7 @@ impl<'t> Reader<'t> {
         let transaction = self.transaction;
         let Transaction { core, writes, .. } = transaction;
         Picture {
+            core: Arc::downgrade(core),
             superversion: core.superversion(),
             pending: (!writes.is_empty()).then(|| writes.snapshot()),
             version: transaction.mark.version(),
@@ -141,10 +143,12 @@ impl<'t> Reader<'t> {
     fn fold(self, key: &[u8], operand: &Entry<'_>) -> Result<Folded> {
         self.read(key);
         let Transaction { core, mark, .. } = self.transaction;
-        let superversion = core.superversion();
         let version = mark.version();
-        let place = Looked { core, superversion: &superversion, at: self.at(), version };
-        place.fold(key, kvdb_lsm::PENDING, operand)
+        core.read(|| {
+            let superversion = core.superversion();
+            let place = Looked { core, superversion: &superversion, at: self.at(), version };
+            place.fold(key, kvdb_lsm::PENDING, operand)
+        })
     }
 }
 
@@ -231,7 +235,7 @@ impl<'t> Untracked<'t> {
 
     /// As [`Transaction::cursor`].
     pub fn cursor(&self, range: impl KeyRange) -> Cursor<'t> {
-        Cursor::new(&self.reader.picture(), range.into_bounds())
+        Cursor::alone(self.reader.picture(), range.into_bounds())
     }
 }
 

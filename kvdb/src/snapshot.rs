@@ -126,11 +126,12 @@ impl Snapshot {
 
     /// A cursor within bounds: lends instead of owning, for long scans.
     pub fn cursor(&self, range: impl KeyRange) -> Cursor<'static> {
-        Cursor::new(&self.picture(), range.into_bounds())
+        Cursor::alone(self.picture(), range.into_bounds())
     }
 
     fn picture(&self) -> Picture<'static> {
         Picture {
+            core: Arc::downgrade(&self.core),
             superversion: self.core.superversion(),
             pending: None,
             version: self.version(),

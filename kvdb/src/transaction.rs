@@ -236,7 +236,7 @@ impl Transaction {
 
     /// A cursor within bounds: lends instead of owning, for long scans.
     pub fn cursor(&self, range: impl KeyRange) -> Cursor<'_> {
-        Cursor::new(&self.reader().picture(), range.into_bounds())
+        Cursor::alone(self.reader().picture(), range.into_bounds())
     }
 
     /// The same reads without conflicts: see [`Untracked`].

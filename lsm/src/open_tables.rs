@@ -15,7 +15,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::companion::Companion;
 use crate::error::Error;
@@ -23,10 +23,10 @@ use crate::install::InstallState;
 use crate::shared::Shared;
 use crate::superversion::{Superversion, drive_epoch};
 
-/// How often a read that found no descriptor looks whether what it had closed is free, and how many of
-/// these looks come one behind the other; the others are a millisecond apart. Other threads' pins, and
-/// whoever installs something, may hold it up.
-const FREE_ROUNDS: u32 = 60;
+/// How long a read that found no descriptor waits at most until what it had closed is free: other
+/// threads' pins, and whoever installs something, may hold that up. It looks so many times one behind the
+/// other, then every millisecond.
+const FREE_PATIENCE: Duration = Duration::from_millis(50);
 const HASTY_ROUNDS: u32 = 10;
 
 impl<C: Companion> Shared<C> {
@@ -44,7 +44,8 @@ impl<C: Companion> Shared<C> {
             return false;
         }
         let (tables, graveyard) = (&self.tables, &self.tables.graveyard);
-        for round in 0..FREE_ROUNDS {
+        let began = Instant::now();
+        for round in 0.. {
             // Whoever installs something holds the lock while the manifest is synced, and may call a
             // companion that reads.
             if tables.has_excess()
@@ -54,7 +55,8 @@ impl<C: Companion> Shared<C> {
             }
             drive_epoch();
             graveyard.bury(&*self.fs);
-            if !tables.has_excess() && graveyard.is_empty() {
+            let done = !tables.has_excess() && graveyard.is_empty();
+            if done || began.elapsed() >= FREE_PATIENCE {
                 break;
             }
             if round >= HASTY_ROUNDS {

@@ -325,7 +325,11 @@ impl<C: Companion> Tree<C> {
 
     /// For a read that failed and has let go of its pin: if the system had no descriptor left, closes
     /// tables that were not read lately; the read is to be tried once more then. `false` for any other
-    /// error. What a superversion has open that somebody holds stays open.
+    /// error. Waits for what it has closed, 50 ms at most.
+    ///
+    /// What a superversion has open that somebody holds stays open. So who walks should go over to the
+    /// current one: [`Visible::exchange`](crate::Visible::exchange), this once more for what only the
+    /// former one had, and [`Visible::resume`](crate::Visible::resume).
     pub fn free_descriptors(&self, error: &Error) -> bool {
         self.shared.free_descriptors(error)
     }

@@ -33,7 +33,7 @@ impl Default for VisibleOptions {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Position {
-    /// The last move failed.
+    /// The last move failed, or the inner cursor is another one.
     Unpositioned,
     /// Before the first visible key.
     Before,
@@ -68,6 +68,27 @@ pub struct Visible<C> {
     key: Vec<u8>,
     value: Vec<u8>,
     version: u64,
+    /// How a move that fails now is taken up again.
+    again: Again,
+}
+
+/// From where a move reaches the place that it was on its way to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// It stands before the first visible key.
+    Before,
+    /// It stands behind the last one.
+    Behind,
+    First,
+    Last,
+    /// The first visible key that is the buffered one or greater.
+    From,
+    /// The first one that is greater.
+    After,
+    /// The last one that is the buffered one or less.
+    UpTo,
+    /// The last one that is less.
+    Ahead,
 }
 
 /// After so many versions of one key, seek instead of stepping on.
@@ -76,8 +97,69 @@ const STEPS_BEFORE_SEEK: usize = 8;
 impl<C: Cursor> Visible<C> {
     /// A view on `inner`, before its first visible key.
     pub fn new(inner: C, options: VisibleOptions) -> Self {
-        let position = Position::Before;
-        Visible { inner, options, position, key: Vec::new(), value: Vec::new(), version: 0 }
+        Visible {
+            inner,
+            options,
+            position: Position::Before,
+            key: Vec::new(),
+            value: Vec::new(),
+            version: 0,
+            again: Again::First,
+        }
+    }
+
+    /// Takes another inner cursor, over the same entries as far as this reader sees them, with the range
+    /// deletes that belong to it. Stands nowhere then, until [`resume`](Self::resume). The former one,
+    /// and what it holds, is dropped.
+    pub fn exchange(&mut self, inner: C, range_deletes: Arc<RangeDeletes>) {
+        match self.position {
+            // A move has failed: how it is taken up is known.
+            Position::Unpositioned => {}
+            Position::Before => self.again = Again::Before,
+            Position::Behind => self.again = Again::Behind,
+            Position::Forward => {
+                self.key.clear();
+                self.key.extend_from_slice(self.inner.key());
+                self.again = Again::From;
+            }
+            Position::Backward => self.again = Again::UpTo,
+        }
+        self.position = Position::Unpositioned;
+        self.inner = inner;
+        self.options.range_deletes = range_deletes;
+    }
+
+    /// Stands again where it stood before the inner cursor was [exchanged](Self::exchange); if a move
+    /// had failed then, that move is made from where it had come to.
+    ///
+    /// # Errors
+    /// As for all moves.
+    pub fn resume(&mut self) -> Result<bool> {
+        match self.again {
+            Again::Before => self.position = Position::Before,
+            Again::Behind => self.position = Position::Behind,
+            Again::First => return self.first(),
+            Again::Last => return self.last(),
+            Again::From | Again::After => {
+                return self.guarded(|c| {
+                    match c.again {
+                        Again::From => c.inner.seek(&c.key, u64::MAX)?,
+                        _ => seek_behind(&mut c.inner, &c.key)?,
+                    };
+                    c.settle_forward()
+                });
+            }
+            Again::UpTo | Again::Ahead => {
+                return self.guarded(|c| {
+                    match c.again {
+                        Again::UpTo => c.inner.seek_for_prev(&c.key, 0)?,
+                        _ => seek_before(&mut c.inner, &c.key)?,
+                    };
+                    c.settle_backward()
+                });
+            }
+        }
+        Ok(false)
     }
 
     /// The cursor it wraps, to look at.
@@ -143,6 +225,7 @@ impl<C: Cursor> Visible<C> {
     /// Any of the inner cursor; and a value that is not an entry. So for all moves; the cursor is
     /// unpositioned afterwards.
     pub fn first(&mut self) -> Result<bool> {
+        self.again = Again::First;
         self.guarded(|c| {
             c.inner.first()?;
             c.settle_forward()
@@ -154,6 +237,7 @@ impl<C: Cursor> Visible<C> {
     /// # Errors
     /// As [`first`](Self::first).
     pub fn last(&mut self) -> Result<bool> {
+        self.again = Again::Last;
         self.guarded(|c| {
             c.inner.last()?;
             c.settle_backward()
@@ -166,7 +250,9 @@ impl<C: Cursor> Visible<C> {
     /// As [`first`](Self::first).
     pub fn seek(&mut self, key: &[u8]) -> Result<bool> {
         self.guarded(|c| {
-            c.inner.seek(key, u64::MAX)?;
+            if let Err(error) = c.inner.seek(key, u64::MAX) {
+                return c.missed(Again::From, key, error);
+            }
             c.settle_forward()
         })
     }
@@ -177,7 +263,9 @@ impl<C: Cursor> Visible<C> {
     /// As [`first`](Self::first).
     pub fn seek_for_prev(&mut self, key: &[u8]) -> Result<bool> {
         self.guarded(|c| {
-            c.inner.seek_for_prev(key, 0)?;
+            if let Err(error) = c.inner.seek_for_prev(key, 0) {
+                return c.missed(Again::UpTo, key, error);
+            }
             c.settle_backward()
         })
     }
@@ -195,6 +283,7 @@ impl<C: Cursor> Visible<C> {
                 c.settle_forward()
             }),
             Position::Backward => self.guarded(|c| {
+                c.again = Again::After;
                 seek_behind(&mut c.inner, &c.key)?;
                 c.settle_forward()
             }),
@@ -214,6 +303,7 @@ impl<C: Cursor> Visible<C> {
             Position::Forward => self.guarded(|c| {
                 c.key.clear();
                 c.key.extend_from_slice(c.inner.key());
+                c.again = Again::Ahead;
                 seek_before(&mut c.inner, &c.key)?;
                 c.settle_backward()
             }),
@@ -232,6 +322,15 @@ impl<C: Cursor> Visible<C> {
     fn guarded(&mut self, step: impl FnOnce(&mut Self) -> Result<bool>) -> Result<bool> {
         self.position = Position::Unpositioned;
         step(self)
+    }
+
+    /// A seek has failed.
+    #[cold]
+    fn missed(&mut self, again: Again, key: &[u8], error: kvdb_sstable::Error) -> Result<bool> {
+        self.again = again;
+        self.key.clear();
+        self.key.extend_from_slice(key);
+        Err(error.into())
     }
 
     #[inline]
@@ -270,6 +369,7 @@ impl<C: Cursor> Visible<C> {
     /// The inner cursor is on a version that is too new: go to the first one that is not, be it of
     /// this key or of a later one.
     fn pass_newer(&mut self) -> Result<()> {
+        self.again = Again::From;
         self.key.clear();
         self.key.extend_from_slice(self.inner.key());
         for _ in 0..STEPS_BEFORE_SEEK {
@@ -286,6 +386,7 @@ impl<C: Cursor> Visible<C> {
 
     /// Leaves the key the inner cursor stands on, onwards.
     fn pass_key_forward(&mut self) -> Result<()> {
+        self.again = Again::After;
         self.key.clear();
         self.key.extend_from_slice(self.inner.key());
         for _ in 0..STEPS_BEFORE_SEEK {
@@ -299,6 +400,7 @@ impl<C: Cursor> Visible<C> {
 
     /// Leaves the key in the buffer backwards, past its versions that are not visible.
     fn pass_key_backward(&mut self) -> Result<()> {
+        self.again = Again::Ahead;
         for _ in 0..STEPS_BEFORE_SEEK {
             if !self.inner.valid() || self.inner.key() != self.key {
                 return Ok(());
@@ -313,6 +415,7 @@ impl<C: Cursor> Visible<C> {
     /// The inner cursor is on the oldest version of some key, or before the first one.
     fn settle_backward(&mut self) -> Result<bool> {
         while self.inner.valid() {
+            self.again = Again::UpTo;
             self.key.clear();
             self.key.extend_from_slice(self.inner.key());
             if self.newest_backward()? && self.shows(&self.key, self.version, &self.value)? {
@@ -376,97 +479,4 @@ impl<C: Cursor> Visible<C> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cursor::Input;
-    use crate::memtable::Memtable;
-
-    fn over(entries: &[(&str, u64, Entry<'_>)], options: VisibleOptions) -> Visible<Input> {
-        let memtable = Memtable::new(1 << 20, 1, Default::default()).unwrap();
-        for (key, version, entry) in entries {
-            memtable.insert(key.as_bytes(), *version, *entry).unwrap();
-        }
-        Visible::new(Input::memtable(&memtable), options)
-    }
-
-    fn both_ways(mut cursor: Visible<Input>) -> Vec<(String, u64)> {
-        let mut forward = Vec::new();
-        let mut valid = cursor.first().unwrap();
-        while valid {
-            let key = String::from_utf8(cursor.key().to_vec()).unwrap();
-            forward.push((key, cursor.version()));
-            valid = cursor.next().unwrap();
-        }
-        let mut backward = Vec::new();
-        let mut valid = cursor.last().unwrap();
-        while valid {
-            let key = String::from_utf8(cursor.key().to_vec()).unwrap();
-            backward.push((key, cursor.version()));
-            valid = cursor.prev().unwrap();
-        }
-        backward.reverse();
-        assert_eq!(forward, backward);
-        forward
-    }
-
-    const V: Entry<'static> = Entry::value(b"v");
-
-    #[test]
-    fn uncommitted_writes_are_seen_at_any_version_and_hide_what_is_older() {
-        let entries = [
-            ("a", 5, V),
-            ("b", PENDING, V),
-            ("b", 5, V),
-            ("c", PENDING, Entry::tombstone()),
-            ("c", 1, V),
-            ("d", PENDING, V),
-            ("d", 9, V),
-            ("d", 1, V),
-            ("e", 9, V),
-            ("f", PENDING, V.with_expiry(10)),
-            ("f", 1, V),
-        ];
-        let options = VisibleOptions { at_most: 5, clock: 10, ..VisibleOptions::default() };
-        let expected = [("a", 5), ("b", PENDING), ("d", PENDING)].map(|(k, v)| (k.to_owned(), v));
-        assert_eq!(both_ways(over(&entries, options)), expected);
-    }
-
-    #[test]
-    fn many_versions_of_a_key_are_passed_both_ways() {
-        let mut entries = Vec::new();
-        for key in ["a", "b", "c"] {
-            entries.extend((1..=100).map(|v| (key, v, V)));
-        }
-        entries.push(("b", PENDING, V));
-        for at_most in [1, 2, 7, 8, 9, 50, 99, 100, PENDING] {
-            let options = VisibleOptions { at_most, ..VisibleOptions::default() };
-            let seen = both_ways(over(&entries, options));
-            let newest = at_most.min(100);
-            let expected = [("a", newest), ("b", PENDING), ("c", newest)];
-            assert_eq!(seen, expected.map(|(k, v)| (k.to_owned(), v)), "{at_most}");
-        }
-    }
-
-    #[test]
-    fn since_leaves_out_what_is_not_newer() {
-        let entries = [("a", 5, V), ("b", 6, V), ("b", 3, V), ("c", 3, V)];
-        let options = VisibleOptions { since: 5, ..VisibleOptions::default() };
-        assert_eq!(both_ways(over(&entries, options)), [("b".to_owned(), 6)]);
-    }
-
-    #[test]
-    fn a_new_cursor_stands_before_the_first_entry_and_damage_is_no_end() {
-        let mut cursor = over(&[("a", 1, V)], VisibleOptions::default());
-        assert!(!cursor.valid() && !cursor.prev().unwrap());
-        assert!(cursor.next().unwrap() && cursor.key() == b"a");
-        let memtable = Memtable::new(1 << 20, 1, Default::default()).unwrap();
-        memtable.insert(b"a", 1, V).unwrap();
-        memtable.list().insert(b"b", 1, &[0]).unwrap();
-        let mut cursor = Visible::new(Input::memtable(&memtable), VisibleOptions::default());
-        assert!(cursor.first().unwrap());
-        assert!(cursor.next().is_err());
-        assert!(cursor.next().is_err(), "not an end, whoever asks");
-        assert!(cursor.last().is_err());
-        assert!(cursor.seek(b"a").unwrap());
-    }
-}
+mod tests;
