@@ -1,8 +1,10 @@
 //! Relocated segments: where garbage collection moved the records that were still in use.
 //!
-//! A collected segment's own file is gone; its number now leads to a *relocation table*
-//! (`{file:06}.vrel`), which says for the offset of each surviving record in which *record file*
-//! (`{file:06}.vrec`) it is now, and where. Pointers do not change. One record file may take the
+//! A collected segment's own file is gone; its number now leads to a *relocation table* (in
+//! `{file:06}.vrel`), which says for the offset of each surviving record in which *record file*
+//! (`{file:06}.vrec`) it is now, and where. A file of tables holds one, or several short ones, each
+//! behind the other with a header of its own: what is left of many segments may be little, and does
+//! not take a file for each of them. Pointers do not change. One record file may take the
 //! records of many segments, in key order, and one segment's records may be in many files. A
 //! segment that is collected again gets another table, from the same old offsets: there is never
 //! a second step to take.
@@ -65,7 +67,7 @@ pub fn relocation_database(fs: &dyn Fs, path: &Path) -> Result<Option<u128>> {
         (h.magic == RECORDS_MAGIC, h.format.get(), h.verifies(), h.database.get())
     } else {
         let Ok((h, _)) = TableHeader::read_from_prefix(bytes) else { return Ok(None) };
-        (h.magic == TABLE_MAGIC, h.format.get(), h.verifies(), h.database.get())
+        (h.magic == TABLE_MAGIC, h.format.get(), h.verifies(0), h.database.get())
     };
     if is_one && format != FORMAT_VERSION {
         let path = path.to_owned();
@@ -74,7 +76,7 @@ pub fn relocation_database(fs: &dyn Fs, path: &Path) -> Result<Option<u128>> {
     Ok((is_one && verifies).then_some(database))
 }
 
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct TableHeader {
     magic: [u8; 8],
@@ -98,9 +100,19 @@ impl TableHeader {
         crc32fast::hash(&self.as_bytes()[..Self::LEN - 4])
     }
 
-    fn verifies(&self) -> bool {
+    /// Whether it is what was written at this place of its file.
+    fn verifies(&self, at: u64) -> bool {
         let salt = table_salt(self.database.get(), self.file.get(), self.nonce.get());
-        salt.matches(self.crc.get(), self.raw_crc(), 0, 0)
+        salt.matches(self.crc.get(), self.raw_crc(), at, 0)
+    }
+
+    /// Where its parts are, counted from its own place: the names of record files, the directory of
+    /// buckets, the entries, and the end.
+    fn parts(&self) -> [usize; 4] {
+        let directory = Self::LEN + self.files.get() as usize * size_of::<FileEntry>();
+        let entries = directory + (self.buckets.get() as usize + 1) * size_of::<U32>();
+        let end = entries + self.entries.get() as usize * size_of::<Entry>();
+        [Self::LEN, directory, entries, end]
     }
 }
 
@@ -125,6 +137,12 @@ struct Entry {
 /// A bucket spans at most so many bytes (as a power of two), so that what is left of an offset
 /// takes two bytes.
 const MOST_SHIFT: u32 = 16;
+
+/// Tables up to so long are read when they are opened and take no descriptor, and share a file: there
+/// may be one for every segment that something is left of, however little that is.
+const READ_AT_ONCE: u64 = 16 << 10;
+/// A file that several tables share is no longer than that.
+const MOST_SHARED: u64 = 1 << 20;
 
 /// A file made by garbage collection that is complete and that no manifest names yet. It is durable
 /// after [`sync`](Output::sync), its name when the directory is synced as well. Dropped without

@@ -8,6 +8,7 @@ use kvdb_vfs::{Advice, Fs, OpenMode, Salt};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::table::TableFile;
 use super::{FileEntry, Identity, Output, RECORDS_MAGIC, record_file_path};
 use crate::file::LogFile;
 use crate::format::{
@@ -23,9 +24,13 @@ const CHUNK: usize = 256 << 10;
 /// file in its way.
 const WRITE_BACK: u64 = 1 << 20;
 
-/// Record files that are open, by number: several tables name the same ones.
+/// Files that are open, by number, while tables are opened: several tables name the same record files,
+/// and may be in one file themselves.
 #[derive(Debug, Default)]
-pub struct RecordFiles(HashMap<u64, Arc<LogFile>>);
+pub struct RecordFiles {
+    records: HashMap<u64, Arc<LogFile>>,
+    pub(super) shared: HashMap<u64, Arc<TableFile>>,
+}
 
 impl RecordFiles {
     pub(super) fn get(
@@ -36,11 +41,11 @@ impl RecordFiles {
         entry: &FileEntry,
         options: &Options,
     ) -> Result<Arc<LogFile>> {
-        if let Some(file) = self.0.get(&entry.file.get()) {
+        if let Some(file) = self.records.get(&entry.file.get()) {
             return Ok(file.clone());
         }
         let file = Arc::new(open_record_file(fs, dir, database, entry, options)?);
-        self.0.insert(entry.file.get(), file.clone());
+        self.records.insert(entry.file.get(), file.clone());
         Ok(file)
     }
 }

@@ -1,5 +1,6 @@
 //! Relocation tables: looking up where a record is.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -10,15 +11,11 @@ use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
 use super::{
-    Entry, FileEntry, Identity, MOST_SHIFT, RecordFiles, TABLE_MAGIC, TableHeader,
-    relocation_table_path,
+    Entry, FileEntry, Identity, MOST_SHARED, MOST_SHIFT, READ_AT_ONCE, RecordFiles, TABLE_MAGIC,
+    TableHeader, relocation_table_path,
 };
 use crate::file::LogFile;
 use crate::{Error, Options, Relocated, Result};
-
-/// Tables up to so long are read when they are opened and take no descriptor: there may be one for
-/// every segment that something is left of, however little that is.
-const READ_AT_ONCE: u64 = 16 << 10;
 
 /// The new place of a collected segment, open and ready for [`Log::relocate`](crate::Log::relocate).
 #[derive(Debug)]
@@ -30,22 +27,24 @@ pub struct RelocatedSegment {
 /// The table of one relocated segment, open for lookups.
 ///
 /// Its header is verified when it is opened, the rest when it is first looked into, so that
-/// opening a log takes no longer for having many tables. A short one is read at once and holds no
-/// descriptor; a long one, of thousands of records, holds one by itself or by its map.
+/// opening a log takes no longer for having many tables. A short one, which may share its file with
+/// others, is read at once and holds no descriptor; a long one, of thousands of records, holds one
+/// by itself or by its map.
 #[derive(Debug)]
 pub(crate) struct Relocation {
     path: PathBuf,
     unread: Mutex<Unread>,
-    /// Of the whole file.
+    /// Where in the file it is, which for one that is not read at once is its beginning, and its length.
+    at: u64,
     len: u64,
     body_crc: u32,
     maps: bool,
     files: Vec<Arc<LogFile>>,
     shift: u32,
-    /// Where in the file the directory of buckets and the entries are.
+    /// Where in the table the directory of buckets and the entries are.
     directory: Range<usize>,
     entries: Range<usize>,
-    /// The file's bytes, once they are verified.
+    /// The table's bytes, once they are verified.
     bytes: OnceLock<Region>,
 }
 
@@ -56,8 +55,113 @@ enum Unread {
     File(Arc<dyn File>),
 }
 
+/// A file of tables, as it is when tables of it are being opened.
+#[derive(Debug)]
+pub(super) struct TableFile {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    /// All of it, but of one long table.
+    bytes: Option<Region>,
+    /// The tables that it holds, by segment: place and header.
+    tables: BTreeMap<u32, (usize, TableHeader)>,
+    /// Where something is that is no table's header.
+    ends: Option<u64>,
+}
+
+impl TableFile {
+    fn open(
+        fs: &dyn Fs,
+        dir: &Path,
+        database: u128,
+        relocated: &Relocated,
+        opened: &mut RecordFiles,
+    ) -> Result<Arc<Self>> {
+        let path = relocation_table_path(dir, relocated.table);
+        let file = fs.open(&path, OpenMode::Read)?;
+        let found = file.len()?;
+        let expected = TableHeader::LEN as u64;
+        if found < expected {
+            return Err(Error::Truncated { path, expected, found });
+        }
+        let at_once = found <= READ_AT_ONCE;
+        let mut bytes = vec![0; if at_once { found as usize } else { TableHeader::LEN }];
+        file.read_exact_at(&mut bytes, 0)?;
+        let Ok((first, _)) = TableHeader::read_from_prefix(&bytes) else {
+            return Err(Error::NotASegment { path });
+        };
+        let identity = Identity {
+            path: &path,
+            magic: first.magic == TABLE_MAGIC,
+            format: first.format.get(),
+            verifies: first.verifies(0),
+            database: (database, first.database.get()),
+            fields: &[
+                ("file id", relocated.table, first.file.get()),
+                ("nonce", relocated.table_nonce, first.nonce.get()),
+            ],
+        };
+        identity.check()?;
+        let [.., end] = first.parts();
+        let expected = end as u64;
+        if found < expected || first.shift.get() > MOST_SHIFT {
+            return Err(Error::Truncated { path, expected, found });
+        }
+        let mut this = TableFile { path, file, bytes: None, tables: BTreeMap::new(), ends: None };
+        this.tables.insert(first.segment.get(), (0, first));
+        let shared = expected < found && found <= MOST_SHARED;
+        if shared && !at_once {
+            bytes = vec![0; found as usize];
+            this.file.read_exact_at(&mut bytes, 0)?;
+        }
+        if shared {
+            this.find_others(&bytes, end, &first);
+        }
+        this.bytes = (shared || at_once).then(|| Region::from_vec(bytes));
+        let this = Arc::new(this);
+        if shared {
+            opened.shared.insert(relocated.table, this.clone());
+        }
+        Ok(this)
+    }
+
+    /// Goes from header to header: each says how long its table is.
+    fn find_others(&mut self, bytes: &[u8], mut at: usize, first: &TableHeader) {
+        while let Some(left) = bytes.get(at..).filter(|left| !left.is_empty()) {
+            let header = TableHeader::read_from_prefix(left).map(|(header, _)| header);
+            let ours = |h: &TableHeader| {
+                let name = |h: &TableHeader| (h.magic, h.format, h.database, h.file, h.nonce);
+                let fits = h.parts()[3] <= left.len() && h.shift.get() <= MOST_SHIFT;
+                name(h) == name(first) && h.verifies(at as u64) && fits
+            };
+            let Some(header) = header.ok().filter(ours) else {
+                self.ends = Some(at as u64);
+                break;
+            };
+            self.tables.insert(header.segment.get(), (at, header));
+            at += header.parts()[3];
+        }
+    }
+
+    /// Where the table of this segment is, and its header.
+    fn find(&self, segment: u32) -> Result<(usize, TableHeader)> {
+        if let Some(found) = self.tables.get(&segment) {
+            return Ok(*found);
+        }
+        Err(match (self.ends, self.tables.first_key_value()) {
+            (None, Some((found, _))) => Error::WrongFile {
+                path: self.path.clone(),
+                what: "segment",
+                expected: segment.into(),
+                found: (*found).into(),
+            },
+            (ends, _) => Error::damaged(&self.path, ends.unwrap_or(0), "a file header"),
+        })
+    }
+}
+
 impl Relocation {
-    /// Reads and verifies a table's header and opens the record files it names.
+    /// Reads and verifies a table's header, and those of others in the same file, and opens the record
+    /// files it names.
     pub(crate) fn open(
         fs: &dyn Fs,
         dir: &Path,
@@ -67,49 +171,28 @@ impl Relocation {
         options: &Options,
         opened: &mut RecordFiles,
     ) -> Result<Self> {
-        let path = relocation_table_path(dir, relocated.table);
-        let file = fs.open(&path, OpenMode::Read)?;
-        let found = file.len()?;
-        let expected = TableHeader::LEN as u64;
-        if found < expected {
-            return Err(Error::Truncated { path, expected, found });
-        }
-        let at_once = found <= READ_AT_ONCE;
-        let mut begin = vec![0; if at_once { found as usize } else { TableHeader::LEN }];
-        file.read_exact_at(&mut begin, 0)?;
-        let Ok((header, _)) = TableHeader::read_from_prefix(&begin) else {
-            return Err(Error::NotASegment { path });
+        let file = match opened.shared.get(&relocated.table) {
+            Some(shared) => shared.clone(),
+            None => TableFile::open(fs, dir, database, relocated, opened)?,
         };
-        let identity = Identity {
-            path: &path,
-            magic: header.magic == TABLE_MAGIC,
-            format: header.format.get(),
-            verifies: header.verifies(),
-            database: (database, header.database.get()),
-            fields: &[
-                ("file id", relocated.table, header.file.get()),
-                ("nonce", relocated.table_nonce, header.nonce.get()),
-                ("segment", segment.into(), header.segment.get().into()),
-            ],
-        };
-        identity.check()?;
+        let path = file.path.clone();
+        let (at, header) = file.find(segment)?;
         // The header verifies, so these are what was written.
-        let files_len = header.files.get() as usize * size_of::<FileEntry>();
-        let directory_at = TableHeader::LEN + files_len;
-        let entries_at = directory_at + (header.buckets.get() as usize + 1) * size_of::<U32>();
-        let end = entries_at + header.entries.get() as usize * size_of::<Entry>();
-        let expected = end as u64;
-        if found < expected || header.shift.get() > MOST_SHIFT {
-            return Err(Error::Truncated { path, expected, found });
-        }
-        let (unread, named) = if at_once {
-            let named = begin[TableHeader::LEN..directory_at].to_vec();
-            begin.truncate(end);
-            (Unread::Bytes(Region::from_vec(begin)), named)
-        } else {
-            let mut named = vec![0; files_len];
-            file.read_exact_at(&mut named, TableHeader::LEN as u64)?;
-            (Unread::File(file), named)
+        let [files_at, directory_at, entries_at, end] = header.parts();
+        let (unread, named) = match &file.bytes {
+            Some(bytes) => {
+                let Some(table) = bytes.subregion(at..at + end) else {
+                    let (expected, found) = ((at + end) as u64, bytes.len() as u64);
+                    return Err(Error::Truncated { path, expected, found });
+                };
+                let named = table.get(files_at..directory_at).unwrap_or_default().to_vec();
+                (Unread::Bytes(table), named)
+            }
+            None => {
+                let mut named = vec![0; directory_at - files_at];
+                file.file.read_exact_at(&mut named, files_at as u64)?;
+                (Unread::File(file.file.clone()), named)
+            }
         };
         let mut files = Vec::with_capacity(header.files.get() as usize);
         for entry in named.chunks_exact(size_of::<FileEntry>()) {
@@ -119,7 +202,8 @@ impl Relocation {
         Ok(Relocation {
             path,
             unread: Mutex::new(unread),
-            len: expected,
+            at: at as u64,
+            len: end as u64,
             body_crc: header.body_crc.get(),
             maps: options.maps,
             files,
@@ -135,7 +219,7 @@ impl Relocation {
         self.files.iter().map(|file| &**file)
     }
 
-    /// The bytes of the file, verified.
+    /// The bytes of the table, verified.
     #[inline]
     fn bytes(&self) -> Result<&Region> {
         match self.bytes.get() {
@@ -164,7 +248,8 @@ impl Relocation {
         };
         let body = bytes.get(TableHeader::LEN..).unwrap_or_default();
         if crc32fast::hash(body) != self.body_crc {
-            return Err(Error::damaged(&self.path, TableHeader::LEN as u64, "a relocation table"));
+            let at = self.at + TableHeader::LEN as u64;
+            return Err(Error::damaged(&self.path, at, "a relocation table"));
         }
         *unread = Unread::Bytes(bytes.clone());
         Ok(self.bytes.get_or_init(|| bytes))

@@ -8,8 +8,8 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
 use super::{
-    Entry, FileEntry, MOST_SHIFT, Output, TABLE_MAGIC, TableHeader, relocation_table_path,
-    table_salt,
+    Entry, FileEntry, MOST_SHARED, MOST_SHIFT, Output, READ_AT_ONCE, TABLE_MAGIC, TableHeader,
+    relocation_table_path, table_salt,
 };
 use crate::format::FORMAT_VERSION;
 use crate::{Error, Result};
@@ -73,13 +73,62 @@ impl TableWriter {
     /// # Errors
     /// [`Error::Misuse`] if an index is none, or an offset was added twice; [`Error::Io`].
     pub fn finish(
-        mut self,
+        self,
         fs: &Arc<dyn Fs>,
         dir: &Path,
         database: u128,
-        (file, nonce): (u64, u64),
+        name: (u64, u64),
         outputs: &[Output],
     ) -> Result<Output> {
+        let mut file = TableFile { name, bytes: Vec::new() };
+        file.push(&self.encode(outputs)?, database);
+        file.write(fs, dir)
+    }
+
+    /// Writes several tables, short ones together in one file: with a file for each there would be one
+    /// for every segment that something is left of. `next_name` gives each file its number and nonce.
+    /// Returns the files, and for each table the index of its file.
+    ///
+    /// # Errors
+    /// As of [`finish`](TableWriter::finish). Nothing is left on the disk then.
+    pub fn finish_together(
+        tables: Vec<TableWriter>,
+        fs: &Arc<dyn Fs>,
+        dir: &Path,
+        database: u128,
+        outputs: &[Output],
+        mut next_name: impl FnMut() -> (u64, u64),
+    ) -> Result<(Vec<Output>, Vec<usize>)> {
+        let (mut files, mut places) = (Vec::new(), Vec::new());
+        let mut shared: Option<(usize, TableFile)> = None;
+        for table in tables {
+            let table = table.encode(outputs)?;
+            let full = |file: &TableFile| (file.bytes.len() + table.len()) as u64 > MOST_SHARED;
+            if let Some((at, file)) = shared.take_if(|(_, file)| full(file)) {
+                files[at] = Some(file.write(fs, dir)?);
+            }
+            let alone = table.len() as u64 > READ_AT_ONCE;
+            let (at, mut file) = match shared.take_if(|_| !alone) {
+                Some(shared) => shared,
+                None => {
+                    files.push(None);
+                    (files.len() - 1, TableFile { name: next_name(), bytes: Vec::new() })
+                }
+            };
+            file.push(&table, database);
+            places.push(at);
+            match alone {
+                true => files[at] = Some(file.write(fs, dir)?),
+                false => shared = Some((at, file)),
+            }
+        }
+        if let Some((at, file)) = shared {
+            files[at] = Some(file.write(fs, dir)?);
+        }
+        Ok((files.into_iter().flatten().collect(), places))
+    }
+
+    fn encode(mut self, outputs: &[Output]) -> Result<Encoded> {
         self.moved.sort_unstable();
         if self.moved.windows(2).any(|two| two[0].0 == two[1].0) {
             return Err(Error::Misuse("a record was relocated twice"));
@@ -116,13 +165,13 @@ impl TableWriter {
             };
             body.extend_from_slice(entry.as_bytes());
         }
-        let mut header = TableHeader {
+        let header = TableHeader {
             magic: TABLE_MAGIC,
             format: FORMAT_VERSION.into(),
             segment: self.segment.into(),
-            database: database.into(),
-            file: file.into(),
-            nonce: nonce.into(),
+            database: 0.into(),
+            file: 0.into(),
+            nonce: 0.into(),
             files: (self.files.len() as u32).into(),
             entries: (self.moved.len() as u32).into(),
             buckets: buckets.into(),
@@ -130,12 +179,47 @@ impl TableWriter {
             body_crc: crc32fast::hash(&body).into(),
             crc: 0.into(),
         };
-        header.crc = table_salt(database, file, nonce).seal(header.raw_crc(), 0, 0).into();
+        Ok(Encoded { header, body })
+    }
+}
 
+/// A table that does not know yet which file it will be in, and where.
+struct Encoded {
+    header: TableHeader,
+    body: Vec<u8>,
+}
+
+impl Encoded {
+    fn len(&self) -> usize {
+        TableHeader::LEN + self.body.len()
+    }
+}
+
+/// A file of tables, in memory.
+struct TableFile {
+    /// Number and nonce.
+    name: (u64, u64),
+    bytes: Vec<u8>,
+}
+
+impl TableFile {
+    fn push(&mut self, table: &Encoded, database: u128) {
+        let (file, nonce) = self.name;
+        let mut header = table.header;
+        header.database = database.into();
+        header.file = file.into();
+        header.nonce = nonce.into();
+        let at = self.bytes.len() as u64;
+        header.crc = table_salt(database, file, nonce).seal(header.raw_crc(), at, 0).into();
+        self.bytes.extend_from_slice(header.as_bytes());
+        self.bytes.extend_from_slice(&table.body);
+    }
+
+    fn write(self, fs: &Arc<dyn Fs>, dir: &Path) -> Result<Output> {
+        let (file, nonce) = self.name;
         let mut output = Output::create(fs, relocation_table_path(dir, file), file, nonce)?;
-        output.length = (TableHeader::LEN + body.len()) as u64;
-        output.handle.write_all_at(header.as_bytes(), 0)?;
-        output.handle.write_all_at(&body, TableHeader::LEN as u64)?;
+        output.length = self.bytes.len() as u64;
+        output.handle.write_all_at(&self.bytes, 0)?;
         output.handle.advise(0..output.length, Advice::WriteBack);
         Ok(output)
     }

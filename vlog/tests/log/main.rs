@@ -20,3 +20,4 @@ mod read_order;
 mod relocated;
 mod spares;
 mod standalone;
+mod tables_together;

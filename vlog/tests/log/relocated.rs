@@ -8,8 +8,14 @@ use crate::common::*;
 
 type Named = Vec<(Pointer, Rec)>;
 
-/// A store with two collected segments; what was kept of their records, and what was dropped.
+/// A store with two collected segments, each with a file for its table; what was kept of their
+/// records, and what was dropped.
 fn relocated(maps: bool) -> (Arc<dyn Fs>, State, Options, Named, Named) {
+    relocated_in(maps, false)
+}
+
+/// The same, or with both tables in one file.
+fn relocated_in(maps: bool, together: bool) -> (Arc<dyn Fs>, State, Options, Named, Named) {
     let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
     let options = Options { maps, ..options() };
     let manifest = Manifest::new(State::default());
@@ -56,14 +62,26 @@ fn relocated(maps: bool) -> (Arc<dyn Fs>, State, Options, Named, Named) {
     }
     outputs.push(writer.finish().unwrap());
     assert_eq!(outputs.len(), 2);
-    for table in tables {
-        let segment = table.segment();
-        let name = (901 + u64::from(segment), 6);
-        table.finish(&fs, dir, DATABASE, name, &outputs).unwrap().keep();
+    let segments: Vec<u32> = tables.iter().map(TableWriter::segment).collect();
+    let mut numbers = 902u64..;
+    let mut next_name = || (numbers.next().unwrap(), 6);
+    let (files, places) = match together {
+        true => TableWriter::finish_together(tables, &fs, dir, DATABASE, &outputs, next_name),
+        false => tables
+            .into_iter()
+            .map(|table| table.finish(&fs, dir, DATABASE, next_name(), &outputs))
+            .collect::<Result<Vec<_>>>()
+            .map(|files| (files, vec![0, 1])),
+    }
+    .unwrap();
+    assert_eq!((files.len(), places.len()), (if together { 1 } else { 2 }, 2));
+    for (segment, place) in segments.into_iter().zip(places) {
         let known = state.segments.iter_mut().find(|s| s.meta.segment == segment).unwrap();
-        known.relocated = Some(Relocated { table: name.0, table_nonce: name.1 });
+        let (table, table_nonce) = (files[place].file(), files[place].nonce());
+        known.relocated = Some(Relocated { table, table_nonce });
         fs.remove(&segment_path(dir, known.meta.file)).unwrap();
     }
+    files.into_iter().for_each(Output::keep);
     outputs.into_iter().for_each(Output::keep);
     state.head = Position::new(state.segments[2].meta.segment, 0);
     (fs, state, options, kept, dropped)
@@ -71,8 +89,8 @@ fn relocated(maps: bool) -> (Arc<dyn Fs>, State, Options, Named, Named) {
 
 #[test]
 fn a_pointer_leads_to_the_record_wherever_it_was_moved() {
-    for maps in [true, false] {
-        let (fs, state, options, kept, dropped) = relocated(maps);
+    for (maps, together) in [(true, false), (false, false), (true, true), (false, true)] {
+        let (fs, state, options, kept, dropped) = relocated_in(maps, together);
         let mut recovery = recovery(&fs, &state, &options).unwrap();
         recovery.replay(|_| Ok::<_, ()>(())).unwrap();
         let view = recovery.view();
@@ -100,7 +118,13 @@ fn a_pointer_leads_to_the_record_wherever_it_was_moved() {
 
 #[test]
 fn every_flipped_byte_of_a_relocation_is_noticed() {
-    let (fs, state, options, kept, _) = relocated(true);
+    for together in [false, true] {
+        flip_every_byte(together);
+    }
+}
+
+fn flip_every_byte(together: bool) {
+    let (fs, state, options, kept, _) = relocated_in(true, together);
     let files: Vec<_> = fs
         .list(DIR.as_ref())
         .unwrap()
@@ -108,7 +132,7 @@ fn every_flipped_byte_of_a_relocation_is_noticed() {
         .filter(|e| parse_relocation_path(&e.name).is_some())
         .map(|e| std::path::Path::new(DIR).join(e.name))
         .collect();
-    assert_eq!(files.len(), 4);
+    assert_eq!(files.len(), if together { 3 } else { 4 });
     for path in files {
         let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
         let records = path.extension().unwrap() == "vrec";
