@@ -1,0 +1,166 @@
+//! Damage that a collection meets.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kvdb::vfs::{Fault, FaultPlan, Fs, MemFs, Op, OpenMode};
+use kvdb::{ErrorKind, GcOptions, Step};
+
+use crate::common::{PATH, manual, open, value};
+use crate::support::{
+    SIZE, key, log_files, names, now, put, with_extension, with_faults, with_garbage,
+};
+
+#[test]
+fn records_that_tables_refer_to_and_the_victim_does_not_show_are_damage() {
+    let (fs, db, model) = with_garbage();
+    db.close().unwrap();
+    // The length of a frame in the first segment: what follows cannot be told apart, and some that
+    // are in use come before it.
+    let path = Path::new(PATH).join(&with_extension(&fs, &[".vlog"])[0]);
+    let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let needle = &value(20 << 16, SIZE)[..64];
+    let at = bytes.windows(64).position(|w| w == needle).unwrap() as u64;
+    let header = at - (32 + 12 + key(20).len() as u64 + 1);
+    file.write_all_at(&[!bytes[header as usize + 5]], header + 5).unwrap();
+
+    let db = open(&manual(), &fs).unwrap();
+    let report = db.gc(&GcOptions::full().look_up(true)).unwrap();
+    assert_eq!(report.damaged.len(), 1, "{report:?}");
+    assert!(report.collections > 0 && fs.metadata(&path).is_ok());
+    // The records themselves are whole.
+    assert!(now(&db) == model);
+}
+
+#[test]
+fn a_damaged_victim_is_left_whole_reported_and_not_chosen_again() {
+    let (fs, db, model) = with_garbage();
+    db.close().unwrap();
+    // A byte in the middle of a value that is in use: key 2's, in the first segment.
+    let path = Path::new(PATH).join(&with_extension(&fs, &[".vlog"])[0]);
+    let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let needle = &value(2 << 16, SIZE)[..64];
+    let at = bytes.windows(64).position(|w| w == needle).unwrap() as u64 + 1000;
+    file.write_all_at(&[!bytes[at as usize]], at).unwrap();
+
+    let db = open(&manual(), &fs).unwrap();
+    let files = log_files(&fs);
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert_eq!(report.damaged.len(), 1, "{report:?}");
+    let (segment, what) = &report.damaged[0];
+    assert!(what.contains(&path.display().to_string()), "{what}");
+    assert!(report.collections > 0 && log_files(&fs) < files, "the others are collected");
+    assert!(fs.metadata(&path).is_ok());
+    let stats = db.stats();
+    let damaged = stats.segments.iter().find(|s| s.segment == *segment).unwrap();
+    assert!(damaged.damaged.is_some() && !damaged.relocated);
+    for (key, value) in &model {
+        match db.get(key) {
+            Ok(got) => assert_eq!(got.unwrap(), value[..]),
+            Err(e) => {
+                assert!(*key == crate::support::key(2) && e.kind() == ErrorKind::Corruption, "{e}")
+            }
+        }
+    }
+    let again = db.gc(&GcOptions::full()).unwrap();
+    assert_eq!((again.collections, again.damaged.len()), (0, 0));
+    assert_eq!(db.stats().gc.failed, 1);
+}
+
+#[test]
+fn a_group_of_segments_with_damage_in_one_is_not_chosen_again() {
+    let (fs, db, mut model) = with_garbage();
+    db.gc(&GcOptions::full()).unwrap();
+    let segments = db.stats().segments.iter().filter(|s| s.relocated).count();
+    assert!(segments > 1);
+    // Half of what is in them becomes garbage, and a value among the rest is damaged.
+    (0..150).for_each(|i| put(&db, &mut model, i, 5));
+    db.close().unwrap();
+    let lost = key(299);
+    let needle = model[&lost][..64].to_vec();
+    let found = with_extension(&fs, &[".vrec"]).into_iter().find_map(|name| {
+        let file = fs.open(&Path::new(PATH).join(name), OpenMode::ReadWrite).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let at = bytes.windows(64).position(|w| w == needle)?;
+        file.write_all_at(&[!bytes[at]], at as u64).unwrap();
+        Some(())
+    });
+    assert!(found.is_some());
+    let db = open(&manual(), &fs).unwrap();
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert_eq!(report.damaged.len(), 1, "{report:?}");
+    let again = db.gc(&GcOptions::full()).unwrap();
+    assert_eq!((again.collections, again.damaged.len()), (0, 0), "{again:?}");
+    for (key, value) in &model {
+        assert!(*key == lost || db.get(key).unwrap().unwrap() == value[..]);
+    }
+    assert_eq!(db.get(&lost).unwrap_err().kind(), ErrorKind::Corruption);
+}
+
+#[test]
+fn a_victim_that_cannot_be_read_is_left_and_the_others_are_collected() {
+    let (inner, fs, db, model) = with_faults(&manual().memory_map(false));
+    let victim = with_extension(&inner, &[".vlog"]).swap_remove(0);
+    let broken = fs.arm(FaultPlan::new(Fault::Io).on(&[Op::Read]).path(&victim).forever());
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert_eq!(report.damaged.len(), 1, "{report:?}");
+    assert!(report.collections > 0 && names(&inner).contains(&victim));
+    broken.disarm();
+    assert!(now(&db) == model);
+}
+
+/// Two groups of keys, in segments and in tables of their own; a block of a table of the first is
+/// unreadable.
+#[test]
+fn what_an_unreadable_table_refers_to_is_left_alone_and_the_rest_is_collected() {
+    for look_up in [false, true] {
+        let fs = Arc::new(MemFs::new());
+        let db = open(&manual().codec(kvdb::Codec::None), &fs).unwrap();
+        let key = |group: &str, i: u64| format!("{group}{i:04}/{}", "k".repeat(200));
+        let settle = || {
+            while db.step(Step::PrepareLog).unwrap() {}
+            db.gc(&GcOptions::default().min_garbage(1.0).settle(true)).unwrap();
+            while db.step(Step::Reclaim).unwrap() {}
+        };
+        for group in ["a", "b"] {
+            (0..150).for_each(|i| _ = db.put(key(group, i), value(i, SIZE)).unwrap());
+            settle();
+            (0..150).filter(|i| i % 3 != 0).for_each(|i| _ = db.delete(key(group, i)).unwrap());
+        }
+        settle();
+        db.close().unwrap();
+        let mut hit = false;
+        for name in with_extension(&fs, &[".sst"]) {
+            let file = fs.open(&Path::new(PATH).join(&name), OpenMode::ReadWrite).unwrap();
+            let mut bytes = vec![0; file.len().unwrap() as usize];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            let at = bytes.windows(3).position(|w| w == b"a00").filter(|_| !hit);
+            if let Some(at) = at.map(|at| at + 20) {
+                file.write_all_at(&[!bytes[at]], at as u64).unwrap();
+                hit = true;
+            }
+        }
+        assert!(hit);
+        let db = open(&manual(), &fs).unwrap();
+        assert_eq!(db.health(), kvdb::Health::Good);
+        let report = db.gc(&GcOptions::default().look_up(look_up)).unwrap();
+        assert!(report.collections > 0 && !report.damaged.is_empty(), "{look_up} {report:?}");
+        assert!(report.damaged.iter().all(|(_, what)| what.contains(".sst")), "{report:?}");
+        let health = db.health();
+        assert!(
+            matches!(&health, kvdb::Health::Failing(why) if why.contains(".sst")),
+            "{health:?}"
+        );
+        let stats = db.stats();
+        let left = stats.segments.iter().filter(|s| s.damaged.is_some());
+        assert!(left.clone().count() == report.damaged.len() && left.clone().all(|s| !s.relocated));
+        let again = db.gc(&GcOptions::default().look_up(look_up)).unwrap();
+        assert_eq!((again.collections, again.damaged.len()), (0, 0));
+        db.put("more", "v").unwrap();
+    }
+}

@@ -1,0 +1,123 @@
+//! Stores with garbage, and what is to be on their disks.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use kvdb::vfs::{FaultFs, Fs, MemFs};
+use kvdb::{Db, GcOptions, Options, Step};
+
+use crate::common;
+use crate::common::{Contents, PATH, contents, manual, open, value};
+
+pub(crate) const SIZE: usize = 20_000;
+
+/// Keys of a store on which many things are tried.
+pub(crate) const FEW: u64 = 100;
+
+pub(crate) fn key(i: u64) -> Vec<u8> {
+    format!("key{i:05}").into_bytes()
+}
+
+pub(crate) fn put(db: &Db, model: &mut Contents, i: u64, round: u64) {
+    let v = value(i << 16 | round, SIZE);
+    db.put(key(i), &v).unwrap();
+    model.insert(key(i), v);
+}
+
+pub(crate) fn delete(db: &Db, model: &mut Contents, i: u64) {
+    db.delete(key(i)).unwrap();
+    model.remove(&key(i));
+}
+
+/// 300 values in some six segments; of those under two of three keys nothing is left. Made once,
+/// every test has its own copy.
+pub(crate) fn with_garbage() -> (Arc<MemFs>, Db, Contents) {
+    static MADE: OnceLock<(MemFs, Contents)> = OnceLock::new();
+    garbage_under(300, &MADE)
+}
+
+/// The same in three segments, for what is tried at every operation of a collection.
+pub(crate) fn with_little_garbage() -> (Arc<MemFs>, Db, Contents) {
+    static MADE: OnceLock<(MemFs, Contents)> = OnceLock::new();
+    garbage_under(FEW, &MADE)
+}
+
+pub(crate) fn garbage_under(
+    keys: u64,
+    made: &OnceLock<(MemFs, Contents)>,
+) -> (Arc<MemFs>, Db, Contents) {
+    let (image, model) = made.get_or_init(|| {
+        let mutant = common::SKIPPED.replace(None);
+        let fs = Arc::new(MemFs::new());
+        let db = open(&manual(), &fs).unwrap();
+        let mut model = Contents::new();
+        for i in 0..keys {
+            put(&db, &mut model, i, 0);
+        }
+        for i in 0..keys {
+            match i % 3 {
+                0 => put(&db, &mut model, i, 1),
+                1 => delete(&db, &mut model, i),
+                _ => {}
+            }
+        }
+        db.compact().unwrap();
+        while db.step(Step::PrepareLog).unwrap() {}
+        db.close().unwrap();
+        common::SKIPPED.set(mutant);
+        (fs.process_image(), model)
+    });
+    let fs = Arc::new(image.process_image());
+    let db = open(&manual(), &fs).unwrap();
+    (fs, db, model.clone())
+}
+
+/// A store of [`with_garbage`] whose file system can be made to fail, and what is below that.
+pub(crate) fn with_faults(options: &Options) -> (Arc<MemFs>, FaultFs, Db, Contents) {
+    let (inner, db, model) = with_garbage();
+    db.close().unwrap();
+    let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
+    let db = options.open_in(Arc::new(fs.clone()), PATH).unwrap();
+    (inner, fs, db, model)
+}
+
+pub(crate) fn now(db: &Db) -> Contents {
+    contents(&db.snapshot().unwrap())
+}
+
+/// Names in the store's directory.
+pub(crate) fn names(fs: &MemFs) -> Vec<String> {
+    let list = fs.list(Path::new(PATH)).unwrap();
+    list.into_iter().map(|e| e.name.display().to_string()).collect()
+}
+
+pub(crate) fn with_extension(fs: &MemFs, extensions: &[&str]) -> Vec<String> {
+    let is = |n: &String| extensions.iter().any(|e| n.ends_with(e));
+    names(fs).into_iter().filter(is).collect()
+}
+
+/// The kinds of files of the log.
+pub(crate) const LOG: &[&str] = &[".vlog", ".vrec", ".vrel"];
+
+/// Bytes on disk of all files of the log.
+pub(crate) fn log_files(fs: &MemFs) -> u64 {
+    let names = with_extension(fs, LOG);
+    names.iter().map(|n| fs.metadata(&Path::new(PATH).join(n)).unwrap().len).sum()
+}
+
+pub(crate) fn check_image(image: MemFs, model: &Contents, what: &str) {
+    let image = Arc::new(image);
+    let db = open(&manual(), &image).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(now(&db) == *model, "{what}");
+    db.verify().unwrap_or_else(|e| panic!("{what}: {e}"));
+    // Every file there is one that the store knows.
+    let known = db.stats().log_files;
+    for name in with_extension(&image, &[".vrec", ".vlog"]) {
+        let number: u64 = name[..6].parse().unwrap();
+        assert!(known.iter().any(|f| f.file == number), "{what}: {name} is a leftover");
+    }
+    let relocated = db.stats().segments.iter().filter(|s| s.relocated).count();
+    assert_eq!(with_extension(&image, &[".vrel"]).len(), relocated, "{what}: leftovers");
+    db.gc(&GcOptions::full()).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(now(&db) == *model, "{what}: collected");
+}
