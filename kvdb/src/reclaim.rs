@@ -59,7 +59,8 @@ impl Core {
 }
 
 /// The change that frees what is dead, and the files, with their sizes, that go with it. Of
-/// relocated segments the tables go, and record files that no other segment has records in.
+/// relocated segments the files of tables go that no other segment has its table in, and record files
+/// that no other has records in.
 fn freeing(
     state: &StoreState,
     dir: &Path,
@@ -75,15 +76,17 @@ fn freeing(
         .iter()
         .filter(|(id, _)| !dead.contains(id))
         .filter_map(|(_, segment)| segment.relocated.as_ref())
-        .flat_map(|moved| moved.files.iter().copied())
+        .flat_map(|moved| moved.files.iter().copied().chain([moved.table]))
         .collect();
     let length = |file: &u64| state.log_files().get(file).map_or(0, |f| f.length);
-    let mut unused: BTreeSet<u64> = BTreeSet::new();
+    let (mut tables, mut unused) = (BTreeSet::new(), BTreeSet::new());
     for id in &dead {
         match (relocated(id), state.segments().get(id)) {
             (Some(moved), _) => {
-                change.log_files_removed.push(moved.table);
-                gone.push((relocation_table_path(dir, moved.table), length(&moved.table)));
+                if !still_used.contains(&moved.table) && tables.insert(moved.table) {
+                    change.log_files_removed.push(moved.table);
+                    gone.push((relocation_table_path(dir, moved.table), length(&moved.table)));
+                }
                 unused.extend(moved.files.iter().filter(|f| !still_used.contains(f)));
             }
             (None, Some(s)) => {
@@ -152,6 +155,36 @@ mod tests {
             ]
         );
         kvdb_manifest::State::check(&state(), &change).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_several_tables_goes_with_the_last_segment_that_has_one_in_it() {
+        let dir = Path::new("/db");
+        let store = |live: &[(u32, u64, u64)]| {
+            let files = [(10, 1000), (11, 2000), (20, 5)];
+            files
+                .iter()
+                .fold(Store::default(), |s, (file, len)| s.file(*file, *len))
+                .moved(1, 8192, 20, &[10])
+                .moved(2, 8192, 20, &[11])
+                .segment(7, 8192, None)
+                .table(1, 0, live)
+                .head(7, 100)
+                .state()
+        };
+        let one = store(&[(2, 1, 10)]);
+        let (change, gone) = freeing(&one, dir, &|_| false);
+        assert_eq!(
+            (&change.segments_freed[..], &change.log_files_removed[..]),
+            (&[1][..], &[10][..])
+        );
+        assert_eq!(gone, [(record_file_path(dir, 10), 1000)]);
+        kvdb_manifest::State::check(&one, &change).unwrap();
+        let both = store(&[]);
+        let (change, gone) = freeing(&both, dir, &|_| false);
+        assert_eq!(change.log_files_removed, [20, 10, 11]);
+        assert_eq!(gone.len(), 3);
+        kvdb_manifest::State::check(&both, &change).unwrap();
     }
 
     #[test]

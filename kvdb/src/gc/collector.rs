@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::units::Unit;
+
+/// How long small files are not merged after there was no room for it.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(600);
 
 /// What all collections of this opening have done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -39,6 +43,8 @@ pub(crate) struct Collector {
     /// Files that no manifest names any more, to be removed.
     doomed: Mutex<Vec<PathBuf>>,
     totals: Mutex<GcTotals>,
+    /// Until then small files are not merged: there was no room.
+    merge_again: Mutex<Option<Instant>>,
     /// How to find what is in use, if not by what is cheaper: for tests.
     look_up: Mutex<Option<bool>>,
     stopped: AtomicBool,
@@ -95,6 +101,15 @@ impl Collector {
 
     pub(crate) fn take_doomed(&self) -> Vec<PathBuf> {
         std::mem::take(&mut *self.doomed.lock())
+    }
+
+    /// Whether there may be room again to merge small files.
+    pub(crate) fn may_merge(&self) -> bool {
+        self.merge_again.lock().is_none_or(|again| Instant::now() >= again)
+    }
+
+    pub(crate) fn merge_later(&self) {
+        *self.merge_again.lock() = Some(Instant::now() + NO_ROOM_PAUSE);
     }
 
     pub(crate) fn count(&self, add: impl FnOnce(&mut GcTotals)) {

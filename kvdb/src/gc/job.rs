@@ -15,6 +15,7 @@ use kvdb_vlog::{
 
 use super::collector::Claim;
 use super::survivors::{self, Survivors};
+use super::units::connected;
 use super::{GcStage, Watch};
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
@@ -264,18 +265,40 @@ impl Outputs<'_> {
             self.finished.push(writer.finish()?);
         }
         let mut change = StoreChange::default();
-        let mut table_files = Vec::new();
-        for (segment, table) in std::mem::take(&mut self.tables) {
+        let mut table_files: Vec<Output> = Vec::new();
+        let mut nonces = Vec::new();
+        let mut tables = std::mem::take(&mut self.tables);
+        tables.retain(|&segment, table| {
             if table.is_empty() {
                 change.segments_freed.push(segment);
-                continue;
             }
-            let files = table.files().iter().map(|&i| self.finished[i].file()).collect();
-            let name = (core.tree.file_ids().next(), core.tree.file_ids().nonce());
+            !table.is_empty()
+        });
+        // Those that will be collected together share files.
+        let number = |i: &usize| self.finished[*i].file();
+        let files_of =
+            |table: &TableWriter| -> Vec<u64> { table.files().iter().map(number).collect() };
+        let parts = tables.iter().map(|(s, table)| (*s, files_of(table).into_iter().collect()));
+        for (segments, _) in connected(parts) {
+            let together: Vec<_> = segments.iter().filter_map(|s| tables.remove(s)).collect();
+            let files: Vec<_> = together.iter().map(files_of).collect();
+            let name = || (core.tree.file_ids().next(), core.tree.file_ids().nonce());
             let database = core.manifest.database();
-            let output = table.finish(&core.fs, core.log_dir(), database, name, &self.finished)?;
-            change.segments_relocated.push(SegmentRelocated { segment, table: name.0, files });
-            table_files.push(output);
+            let (written, places) = TableWriter::finish_together(
+                together,
+                &core.fs,
+                core.log_dir(),
+                database,
+                &self.finished,
+                name,
+            )?;
+            for ((segment, files), place) in segments.into_iter().zip(files).zip(places) {
+                let table = written[place].file();
+                let moved = SegmentRelocated { segment, table, files };
+                change.segments_relocated.push(moved);
+                nonces.push(written[place].nonce());
+            }
+            table_files.extend(written);
         }
         let outputs = || self.finished.iter().chain(&table_files);
         outputs().try_for_each(Output::sync)?;
@@ -291,8 +314,8 @@ impl Outputs<'_> {
         // Opened, and so verified, before the manifest is told: from then on nothing may fail.
         let mut opened = RecordFiles::default();
         let mut relocated = Vec::new();
-        for (moved, output) in change.segments_relocated.iter().zip(&table_files) {
-            let at = Relocated { table: output.file(), table_nonce: output.nonce() };
+        for (moved, table_nonce) in change.segments_relocated.iter().zip(nonces) {
+            let at = Relocated { table: moved.table, table_nonce };
             relocated.push(log.open_relocated(moved.segment, &at, &mut opened)?);
         }
         let mut gone: Vec<PathBuf> = Vec::new();

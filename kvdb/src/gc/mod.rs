@@ -9,7 +9,8 @@
 //! lock that a reader or a commit takes, but for the moment of the install.
 //!
 //! 1. **Choose** ([`units`]): files before the replay head by benefit and cost. Live bytes are sums
-//!    over the tables' records, never a counter.
+//!    over the tables' records, never a counter. If none is worth it, those that were made before and
+//!    are small are merged when they are many ([`small`]).
 //! 2. **Find** ([`survivors`]): the entries of a pinned superversion that point into the victims, by
 //!    reading the tables that refer to them or by looking the victims' records up, whatever is nearer.
 //! 3. **Copy** ([`job`]): each record is verified, then written, with a new checksum, to files cut
@@ -28,6 +29,7 @@ mod by_records;
 mod collector;
 mod files;
 mod job;
+mod small;
 #[cfg(test)]
 mod stores;
 mod survey;
@@ -50,7 +52,7 @@ use crate::core::Core;
 use crate::db::Db;
 use crate::error::{Error, ErrorKind, Result};
 use job::{Done, Failure};
-use survey::Survey;
+use small::{choose_small, small_below};
 
 /// What a collection on demand is to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,8 +92,9 @@ impl Default for GcOptions {
 impl GcOptions {
     /// Everything that can be gained, whatever it costs: what is in memory is flushed, the tree
     /// compacted, every file with garbage collected, every segment brought into key order. What was
-    /// brought into order before and has no garbage stays where it is: it is not merged with what is
-    /// new, so that after several of these the files of one may overlap in keys with those of another.
+    /// brought into order before and has no garbage stays where it is, unless it is little: it is not merged
+    /// with what is new, so that after several of these the files of one may overlap in keys with those
+    /// of another.
     pub fn full() -> Self {
         GcOptions { min_garbage: 0.0, settle: true, sort: true, ..GcOptions::default() }
     }
@@ -285,6 +288,7 @@ impl Core {
         let _one_at_a_time = self.collector.work();
         let mut choice = choice;
         let mut too_large = None;
+        let mut merging;
         loop {
             self.check_collecting()?;
             let freed = self.free_dead_segments()?;
@@ -292,17 +296,25 @@ impl Core {
             report.bytes_reclaimed += freed.bytes;
             let claim = {
                 let _choosing = self.collector.choosing();
-                let (units, next) = self.manifest.read(|state| {
-                    let mut units = collectable(state);
-                    units.retain(|unit| has_garbage(state, unit));
-                    (units, state.next_segment())
+                let (mut units, with_garbage, next) = self.manifest.read(|state| {
+                    let units = collectable(state);
+                    let with_garbage: Vec<Unit> =
+                        units.iter().filter(|unit| has_garbage(state, unit)).cloned().collect();
+                    (units, with_garbage, state.next_segment())
                 });
                 let may_fit = |unit: &Unit| {
                     too_large.as_ref().is_none_or(|(size, _)| unit.moved_size() < *size)
                 };
                 let fit = |unit: &Unit| may_fit(unit) && !self.collector.is_damaged(unit);
-                let units: Vec<Unit> = units.into_iter().filter(fit).collect();
-                let victims = choose(&units, next, choice);
+                let candidates: Vec<Unit> = with_garbage.into_iter().filter(fit).collect();
+                let mut victims = choose(&candidates, next, choice);
+                merging = victims.is_empty() && too_large.is_none() && self.collector.may_merge();
+                if merging {
+                    let live = units.iter().map(|unit| unit.live.bytes).sum();
+                    units.retain(|unit| !self.collector.is_damaged(unit));
+                    let below = small_below(live, self.options.segment_size as u64);
+                    victims = choose_small(&units, below);
+                }
                 if victims.is_empty() {
                     let Some((_, error)) = too_large else { return Ok(false) };
                     self.collector.count(|totals| totals.failed += 1);
@@ -337,6 +349,13 @@ impl Core {
                     }
                 }
                 Err(Failure::Failed(error)) => {
+                    if error.kind() == ErrorKind::NoSpace && merging {
+                        // It would have gained little: that can wait.
+                        tracing::warn!(%error, "no room to merge small files of the log");
+                        self.collector.count(|totals| totals.failed += 1);
+                        self.collector.merge_later();
+                        return Ok(false);
+                    }
                     if error.kind() == ErrorKind::NoSpace {
                         // One alone, or a smaller one, may fit, and makes room for the next.
                         choice.max_live = 0;
@@ -374,8 +393,7 @@ impl Core {
     fn settle_for_collection(&self) -> Result<()> {
         self.tree.flush()?;
         self.tree.major_compact()?;
-        let end = self.log()?.end();
-        let survey = self.manifest.read(|state| Survey::new(state, end));
+        let survey = self.survey(self.log()?.end());
         if survey.has_young() {
             self.leave_active_segment(survey.rest_segment())?;
         }

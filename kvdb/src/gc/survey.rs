@@ -3,6 +3,7 @@
 use kvdb_manifest::store::StoreState;
 use kvdb_vlog::Position;
 
+use super::small::{choose_small, small_below};
 use super::units::{Choice, collectable};
 
 const KIB: u64 = 1 << 10;
@@ -32,6 +33,11 @@ const TREE_PART: u64 = 4;
 const REST_PART: u64 = 32;
 const REST_LEAST: u64 = 256 * KIB;
 
+/// How large segments are made where so much is in use, and little is written at a time.
+pub(super) fn segment_part(in_use: u64) -> u64 {
+    (in_use / SEGMENT_PART).next_multiple_of(LEAST_SEGMENT / 4).max(LEAST_SEGMENT)
+}
+
 /// The state of the log at one moment.
 #[derive(Debug, Clone)]
 pub(super) struct Survey {
@@ -53,10 +59,12 @@ pub(super) struct Survey {
     /// Bytes of segments that nothing was written to yet; the same, with the rest of the active one.
     spares: u64,
     ahead: u64,
+    /// Whether there are more small units than there should be.
+    many_small: bool,
 }
 
 impl Survey {
-    pub(super) fn new(state: &StoreState, end: Position) -> Self {
+    pub(super) fn new(state: &StoreState, end: Position, segment_size: u64) -> Self {
         let units = collectable(state);
         let head = state.replay_head();
         let head = head.map_or((0, 0), |h| (h.segment, h.offset));
@@ -77,7 +85,9 @@ impl Survey {
                 }
             };
         }
+        let live = units.iter().map(|unit| unit.live.bytes).sum();
         Survey {
+            many_small: !choose_small(&units, small_below(live, segment_size)).is_empty(),
             head,
             live: sums.values().map(|sum| sum.bytes).sum(),
             size: units.iter().map(|unit| unit.size).sum(),
@@ -95,7 +105,7 @@ impl Survey {
     pub(super) fn segment_limit(&self, rate: f64) -> u64 {
         let in_use = self.live.max(self.young);
         let busy = ((rate / SEGMENTS_A_SECOND) as u64).min(in_use / LARGEST_PART);
-        (in_use / SEGMENT_PART).max(busy).next_multiple_of(LEAST_SEGMENT / 4).max(LEAST_SEGMENT)
+        segment_part(in_use).max(busy.next_multiple_of(LEAST_SEGMENT / 4))
     }
 
     /// How large the segment should be that a store at rest begins.
@@ -157,6 +167,11 @@ impl Survey {
         })
     }
 
+    /// What to do while the database is written to when there is no need to gain space: merge small units.
+    pub(super) fn merge_choice(&self) -> Option<Choice> {
+        self.many_small.then_some(Choice { min_garbage: f64::INFINITY, sort: false, max_live: 0 })
+    }
+
     /// What to collect when it is not.
     pub(super) fn idle_choice(&self) -> Choice {
         Choice { min_garbage: IDLE_GARBAGE, sort: false, max_live: 256 * MIB }
@@ -191,7 +206,7 @@ mod tests {
     }
 
     fn survey(store: Store) -> Survey {
-        Survey::new(&store.state(), Position::new(5, 5000))
+        Survey::new(&store.state(), Position::new(5, 5000), 16 * MIB)
     }
 
     #[test]

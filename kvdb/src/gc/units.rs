@@ -112,9 +112,15 @@ pub(super) fn all(state: &StoreState) -> Vec<(Unit, bool)> {
             units.push((unit, segment.sealed.is_some() && id < head));
         }
     }
-    units.extend(groups(&relocated).into_iter().map(|(segments, files)| {
-        let moved = |id: &u32| state.segments().get(id).and_then(|s| s.relocated.as_ref());
-        let tables: Vec<u64> = segments.iter().filter_map(moved).map(|r| r.table).collect();
+    let moved = relocated.iter().filter_map(|(id, s)| Some((*id, s.relocated.as_ref()?)));
+    let parts = moved.clone().map(|(id, moved)| {
+        // One file of tables may be that of several segments: these go together as well.
+        (id, moved.files.iter().copied().chain([moved.table]).collect())
+    });
+    let tables: BTreeSet<u64> = moved.clone().map(|(_, moved)| moved.table).collect();
+    units.extend(connected(parts).into_iter().map(|(segments, files)| {
+        let (tables, files): (Vec<u64>, Vec<u64>) =
+            files.into_iter().partition(|file| tables.contains(file));
         let length = |file: &u64| state.log_files().get(file).map_or(0, |f| f.length);
         let capacity =
             |id: &u32| state.segments().get(id).map_or(0, |s| u64::from(s.named.capacity));
@@ -127,7 +133,7 @@ pub(super) fn all(state: &StoreState) -> Vec<(Unit, bool)> {
             size: files.iter().chain(&tables).map(length).sum(),
             span: segments.iter().map(capacity).sum(),
             segments: segments.into_iter().collect(),
-            files: files.into_iter().collect(),
+            files,
             tables,
             live: total,
             relocated: true,
@@ -147,15 +153,16 @@ pub(crate) fn has_garbage(state: &StoreState, unit: &Unit) -> bool {
     !unit.relocated || unit.files.iter().map(length).sum::<u64>() > stored + headers
 }
 
-/// Relocated segments by the record files they have in common, directly or by way of others.
-fn groups(relocated: &[(u32, &SegmentState)]) -> Vec<(BTreeSet<u32>, BTreeSet<u64>)> {
+/// Segments by the files they have in common, directly or by way of others.
+pub(super) fn connected(
+    segments: impl Iterator<Item = (u32, BTreeSet<u64>)>,
+) -> Vec<(BTreeSet<u32>, BTreeSet<u64>)> {
     let mut groups: Vec<(BTreeSet<u32>, BTreeSet<u64>)> = Vec::new();
     let mut group_of: BTreeMap<u64, usize> = BTreeMap::new();
-    for (id, segment) in relocated {
-        let Some(moved) = &segment.relocated else { continue };
-        let mut mine = (BTreeSet::from([*id]), BTreeSet::from_iter(moved.files.iter().copied()));
+    for (id, files) in segments {
+        let mut mine = (BTreeSet::from([id]), files);
         let known: BTreeSet<usize> =
-            moved.files.iter().filter_map(|f| group_of.get(f).copied()).collect();
+            mine.1.iter().filter_map(|f| group_of.get(f).copied()).collect();
         for at in known {
             let (segments, files) = std::mem::take(&mut groups[at]);
             mine.0.extend(segments);
@@ -360,6 +367,21 @@ mod tests {
             relocated: true,
         };
         assert_eq!(units, [one, other]);
+    }
+
+    #[test]
+    fn segments_with_tables_in_one_file_are_one_unit_and_the_file_counts_once() {
+        let state = [(10, 1000), (11, 2000), (20, 300)]
+            .iter()
+            .fold(Store::default(), |store, (file, length)| store.file(*file, *length))
+            .moved(1, 1 << 20, 20, &[10])
+            .moved(2, 1 << 20, 20, &[11])
+            .segment(9, 1 << 20, None)
+            .head(9, 0)
+            .state();
+        let units = collectable(&state);
+        let of = |unit: &Unit| (unit.files.clone(), unit.tables.clone(), unit.size);
+        assert_eq!(units.iter().map(of).collect::<Vec<_>>(), [(vec![10, 11], vec![20], 3300)]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! One thread of low priority looks at the log a few times a second. While the database is written
 //! to, it collects when the log takes more space than
 //! [`Options::space_amplification`](crate::Options::space_amplification) permits, no faster than
-//! it has to: paced by the bytes that commits write, the more the closer to the limit. When
+//! it has to: paced by the bytes that commits write, the more the closer to the limit. When there is
+//! no need for space, it merges what is small and has become too many ([`small`](super::small)). When
 //! nothing was written for a while, it brings the store to rest: flushes the memtable, leaves an
 //! active segment with garbage, and collects at full speed what is worth it.
 
@@ -14,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvdb_manifest::store::StoreChange;
-use kvdb_vlog::segment_path;
+use kvdb_vlog::{Position, segment_path};
 use parking_lot::{Condvar, Mutex};
 
 use super::survey::Survey;
@@ -158,7 +159,7 @@ impl<'a> Round<'a> {
         if at_rest && flushed && self.done == Some((size, true)) {
             return Ok(false);
         }
-        let survey = self.core.manifest.read(|state| Survey::new(state, log.end()));
+        let survey = self.core.survey(log.end());
         log.limit_segments(survey.segment_limit(self.rate));
         let did = match at_rest {
             true => {
@@ -210,7 +211,8 @@ impl<'a> Round<'a> {
             return Ok(true);
         }
         let limit = core.options.space_amplification;
-        let Some(choice) = survey.busy_choice(limit, self.rate) else { return Ok(false) };
+        let choice = survey.busy_choice(limit, self.rate).or_else(|| survey.merge_choice());
+        let Some(choice) = choice else { return Ok(false) };
         let mut pace = Pace::new(self.rate, survey.amplification() / limit, Instant::now());
         let mut paced = |_, bytes: u64| {
             let ahead = pace.ahead(bytes, Instant::now());
@@ -247,6 +249,12 @@ impl Pace {
 }
 
 impl Core {
+    /// The state of the log, which ends there.
+    pub(super) fn survey(&self, end: Position) -> Survey {
+        let segment_size = self.options.segment_size as u64;
+        self.manifest.read(|state| Survey::new(state, end, segment_size))
+    }
+
     /// One step towards rest, for when nothing is being written: `false` if the store is there.
     fn come_to_rest(
         &self,
@@ -322,8 +330,7 @@ impl Core {
 
     /// One step towards rest, for those who step by hand.
     pub(crate) fn rest_step(&self) -> Result<bool> {
-        let end = self.log()?.end();
-        let survey = self.manifest.read(|state| Survey::new(state, end));
+        let survey = self.survey(self.log()?.end());
         self.come_to_rest(&survey, true, |_, _| ControlFlow::Continue(()))
     }
 }
@@ -337,7 +344,7 @@ mod tests {
     use kvdb_vfs::{Fs, MemFs, Op};
 
     use super::*;
-    use crate::{Background, Db, Durability, Options, Step};
+    use crate::{Background, Db, Durability, GcOptions, Options, Step};
 
     /// Bytes of a segment, and of a value: ten to a segment.
     const SEGMENT: usize = 1 << 20;
@@ -609,10 +616,31 @@ mod tests {
         assert!(round.look().unwrap());
         assert_eq!((levels(), db.stats().gc.collections), (1, 1));
         while round.look().unwrap() {}
-        let survey =
-            db.core().manifest.read(|state| Survey::new(state, db.core().log().unwrap().end()));
+        let survey = db.core().survey(db.core().log().unwrap().end());
         let (got, limit) = (survey.amplification(), db.core().options.space_amplification);
         assert!(got <= limit, "{got}");
+        db.verify().unwrap();
+    }
+
+    #[test]
+    fn while_it_is_written_to_small_units_are_merged_when_they_are_many() {
+        let db = small().open_in(Arc::new(MemFs::new()), "/db").unwrap();
+        let mut round = Round::of(&db);
+        let unsettled = GcOptions::default().min_garbage(1.0).settle(true);
+        let of_collections = || db.stats().log_files.iter().filter(|file| file.relocated).count();
+        for key in 0..8 {
+            // A segment with one record in use.
+            put(&db, [key, 100], 1);
+            db.delete(100u32.to_be_bytes()).unwrap();
+            db.gc(&unsettled).unwrap();
+            assert_eq!(of_collections(), key as usize);
+            db.core().collect_step().unwrap();
+        }
+        assert_eq!(of_collections(), 8);
+        put(&db, [100], 1);
+        assert!(round.look().unwrap());
+        assert_eq!(of_collections(), 1);
+        assert!(!round.look().unwrap());
         db.verify().unwrap();
     }
 
@@ -665,10 +693,7 @@ mod tests {
             .segment_size(SEGMENT);
         let db = options.open_in(Arc::new(MemFs::new()), "/db").unwrap();
         let core = db.core();
-        let survey = || {
-            let end = core.log().unwrap().end();
-            core.manifest.read(|state| Survey::new(state, end))
-        };
+        let survey = || core.survey(core.log().unwrap().end());
         for _ in 0..40 {
             db.put("k", vec![0; 50_000]).unwrap();
             db.compact().unwrap();

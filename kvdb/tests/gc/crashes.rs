@@ -1,6 +1,5 @@
 //! Power cuts and failures at any operation of a collection or of a step towards rest.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, SyncSite};
@@ -8,7 +7,9 @@ use kvdb::{Db, ErrorKind, GcOptions, Step};
 
 use crate::common;
 use crate::common::{Contents, PATH, manual, open, scale, value};
-use crate::support::{SIZE, check_image, key, names, now, put, with_faults, with_little_garbage};
+use crate::support::{
+    SIZE, check_image, key, names, now, power_cuts, put, with_faults, with_little_garbage,
+};
 
 #[test]
 fn a_collection_that_the_manifest_refuses_leaves_the_victims_and_nothing_else() {
@@ -39,18 +40,10 @@ fn a_collection_that_the_manifest_refuses_leaves_the_victims_and_nothing_else() 
 fn images(policy: impl Fn(u64) -> Keep + Send + Sync + 'static) -> (Vec<MemFs>, Contents) {
     let (fs, db, model) = with_little_garbage();
     db.sync().unwrap();
-    let cuts: Arc<parking_lot::Mutex<Vec<MemFs>>> = Arc::default();
-    let taken = cuts.clone();
-    fs.on_operation(move |fs: &MemFs, _: Op, _: &Path| {
-        let n = taken.lock().len() as u64;
-        let image = fs.crash_image(&mut policy(n));
-        taken.lock().push(image);
+    let cuts = power_cuts(&fs, policy, || {
+        let report = db.gc(&GcOptions::default().batch_bytes(600_000)).unwrap();
+        assert!(report.collections >= 2);
     });
-    let report = db.gc(&GcOptions::default().batch_bytes(600_000)).unwrap();
-    assert!(report.collections >= 2);
-    fs.clear_hook();
-    drop(db);
-    let cuts = std::mem::take(&mut *cuts.lock());
     (cuts, model)
 }
 

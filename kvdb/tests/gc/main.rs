@@ -10,4 +10,5 @@ mod damage;
 mod ending;
 mod full_disk;
 mod readers;
+mod small_units;
 mod victims;

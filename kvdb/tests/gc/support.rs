@@ -1,10 +1,14 @@
 //! Stores with garbage, and what is to be on their disks.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use kvdb::vfs::{FaultFs, Fs, MemFs};
+use kvdb::vfs::{FaultFs, Fs, Keep, MemFs, Op, OpenMode};
 use kvdb::{Db, GcOptions, Options, Step};
+
+use kvdb_manifest::Manifest;
+use kvdb_manifest::store::StoreState;
 
 use crate::common;
 use crate::common::{Contents, PATH, contents, manual, open, value};
@@ -105,6 +109,18 @@ pub(crate) fn log_files(fs: &MemFs) -> u64 {
     names.iter().map(|n| fs.metadata(&Path::new(PATH).join(n)).unwrap().len).sum()
 }
 
+/// The files of relocation tables that the manifest names.
+fn relocation_tables(fs: &MemFs) -> Vec<u64> {
+    let image = Arc::new(fs.process_image());
+    let (manifest, _) =
+        Manifest::<StoreState>::open(image, Path::new(PATH), Default::default()).unwrap();
+    manifest.read(|state| {
+        let moved = state.segments().values().filter_map(|s| s.relocated.as_ref());
+        let tables: BTreeSet<u64> = moved.map(|moved| moved.table).collect();
+        tables.into_iter().collect()
+    })
+}
+
 pub(crate) fn check_image(image: MemFs, model: &Contents, what: &str) {
     let image = Arc::new(image);
     let db = open(&manual(), &image).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -116,8 +132,47 @@ pub(crate) fn check_image(image: MemFs, model: &Contents, what: &str) {
         let number: u64 = name[..6].parse().unwrap();
         assert!(known.iter().any(|f| f.file == number), "{what}: {name} is a leftover");
     }
-    let relocated = db.stats().segments.iter().filter(|s| s.relocated).count();
-    assert_eq!(with_extension(&image, &[".vrel"]).len(), relocated, "{what}: leftovers");
+    let tables = relocation_tables(&image);
+    let there: Vec<u64> =
+        with_extension(&image, &[".vrel"]).iter().map(|name| name[..6].parse().unwrap()).collect();
+    assert_eq!(there, tables, "{what}: relocation tables");
     db.gc(&GcOptions::full()).unwrap_or_else(|e| panic!("{what}: {e}"));
     assert!(now(&db) == *model, "{what}: collected");
+}
+
+/// Images of power cuts before every operation of what is done.
+pub(crate) fn power_cuts(
+    fs: &MemFs,
+    policy: impl Fn(u64) -> Keep + Send + Sync + 'static,
+    act: impl FnOnce(),
+) -> Vec<MemFs> {
+    let cuts: Arc<parking_lot::Mutex<Vec<MemFs>>> = Arc::default();
+    let taken = cuts.clone();
+    fs.on_operation(move |fs: &MemFs, _: Op, _: &Path| {
+        let n = taken.lock().len() as u64;
+        let image = fs.crash_image(&mut policy(n));
+        taken.lock().push(image);
+    });
+    act();
+    fs.clear_hook();
+    std::mem::take(&mut *cuts.lock())
+}
+
+/// The files of a store that was in memory, on a disk.
+pub(crate) fn on_disk(fs: &MemFs) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in names(fs) {
+        let file = fs.open(&Path::new(PATH).join(&name), OpenMode::Read).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        std::fs::write(dir.path().join(&name), bytes).unwrap();
+    }
+    dir
+}
+
+/// How many descriptors of files in this directory the process has, where that can be told.
+pub(crate) fn descriptors(dir: &Path) -> Option<usize> {
+    let links = std::fs::read_dir("/proc/self/fd").ok()?;
+    let held = links.filter_map(|e| std::fs::read_link(e.ok()?.path()).ok());
+    Some(held.filter(|path| path.starts_with(dir)).count())
 }
