@@ -1,5 +1,6 @@
 //! One collection: from its victims to the change set that replaces them.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -58,11 +59,13 @@ struct Outputs<'a> {
 
 impl Core {
     /// Moves what is in use of the claimed units and installs the change. On a failure nothing has
-    /// changed and what was written is removed. Returns the view that still holds the victims.
+    /// changed and what was written is removed; `written` says how much that was. Returns the view
+    /// that still holds the victims.
     pub(super) fn relocate(
         &self,
         claim: &Claim<'_>,
         watch: &mut Watch<'_>,
+        written: &Cell<u64>,
     ) -> Result<(Done, Arc<LogView>), Failure> {
         // Pinned after the victims were seen to lie before the replay head.
         let superversion = self.superversion();
@@ -90,7 +93,9 @@ impl Core {
                 Err(error) => return Err(self.unreadable_table(&superversion, claim, error)),
             }
             ahead.prefetch(&view, claim, &survivors);
-            let bytes = outputs.push_all(&view, &survivors)?;
+            let pushed = outputs.push_all(&view, &survivors);
+            written.set(outputs.len());
+            let bytes = pushed?;
             done.bytes_read += bytes;
             self.check_collecting()?;
             watch.at(GcStage::Copying, bytes)?;
@@ -194,6 +199,12 @@ fn unreadable(claim: &Claim<'_>, view: &LogView, error: kvdb_vlog::Error) -> Fai
 }
 
 impl Outputs<'_> {
+    /// Bytes of the record files so far.
+    fn len(&self) -> u64 {
+        let finished: u64 = self.finished.iter().map(Output::len).sum();
+        finished + self.writer.as_ref().map_or(0, RecordWriter::len)
+    }
+
     /// Copies a batch of records, piece by piece, each verified before it gets its new checksum.
     /// Returns their bytes.
     fn push_all(&mut self, view: &LogView, survivors: &Survivors<'_>) -> Result<u64, Failure> {

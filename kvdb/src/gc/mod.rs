@@ -29,6 +29,7 @@ mod by_records;
 mod collector;
 mod files;
 mod job;
+mod room;
 mod small;
 #[cfg(test)]
 mod stores;
@@ -37,6 +38,7 @@ mod survivors;
 mod units;
 mod worker;
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 
 pub(crate) use collector::Collector;
@@ -52,6 +54,7 @@ use crate::core::Core;
 use crate::db::Db;
 use crate::error::{Error, ErrorKind, Result};
 use job::{Done, Failure};
+use room::Room;
 use small::{choose_small, small_below};
 
 /// What a collection on demand is to do.
@@ -203,8 +206,8 @@ impl Db {
     /// those who want the space, or the key order, at once.
     ///
     /// Reads, commits and compactions go on meanwhile. Needs free space for what is in use of the
-    /// files that are collected together; with less it goes on file by file, and leaves out what does
-    /// not fit: that is an error only when there is nothing left that does.
+    /// files that are collected together; with less it goes on with what fits, by what it could write
+    /// before, and leaves out the rest: that is an error only when there is nothing left that does.
     ///
     /// ```
     /// # fn main() -> kvdb::Result<()> {
@@ -272,22 +275,23 @@ impl Db {
             max_live: options.batch_bytes,
         };
         let mut watch = Watch::new(&mut progress);
-        while core.collect(choice, &mut watch, &mut report)? {}
+        let mut room = Room::default();
+        while core.collect(choice, &mut watch, &mut report, &mut room)? {}
         Ok(report)
     }
 }
 
 impl Core {
     /// Frees what is all garbage and runs one collection. `false`: there was nothing to collect.
+    /// `room` goes from one to the next of those who collect until nothing is left.
     pub(crate) fn collect(
         &self,
         choice: Choice,
         watch: &mut Watch<'_>,
         report: &mut GcReport,
+        room: &mut Room,
     ) -> Result<bool> {
         let _one_at_a_time = self.collector.work();
-        let mut choice = choice;
-        let mut too_large = None;
         let mut merging;
         loop {
             self.check_collecting()?;
@@ -302,30 +306,35 @@ impl Core {
                         units.iter().filter(|unit| has_garbage(state, unit)).cloned().collect();
                     (units, with_garbage, state.next_segment())
                 });
-                let may_fit = |unit: &Unit| {
-                    too_large.as_ref().is_none_or(|(size, _)| unit.moved_size() < *size)
-                };
-                let fit = |unit: &Unit| may_fit(unit) && !self.collector.is_damaged(unit);
-                let candidates: Vec<Unit> = with_garbage.into_iter().filter(fit).collect();
-                let mut victims = choose(&candidates, next, choice);
-                merging = victims.is_empty() && too_large.is_none() && self.collector.may_merge();
-                if merging {
-                    let live = units.iter().map(|unit| unit.live.bytes).sum();
-                    units.retain(|unit| !self.collector.is_damaged(unit));
-                    let below = small_below(live, self.options.segment_size as u64);
-                    victims = choose_small(&units, below);
-                }
-                if victims.is_empty() {
-                    let Some((_, error)) = too_large else { return Ok(false) };
+                units.retain(|unit| !self.collector.is_damaged(unit));
+                let mut candidates = with_garbage;
+                candidates.retain(|unit| !self.collector.is_damaged(unit));
+                let fit: Vec<Unit> = candidates.iter().filter(|u| room.fits(u)).cloned().collect();
+                let mut victims = choose(&fit, next, room.limit(choice));
+                if victims.is_empty()
+                    && !choose(&candidates, next, choice).is_empty()
+                    && let Some(error) = room.take_error()
+                {
                     self.collector.count(|totals| totals.failed += 1);
                     return Err(error);
+                }
+                merging = victims.is_empty() && !room.is_known() && self.collector.may_merge();
+                if merging {
+                    let live = units.iter().map(|unit| unit.live.bytes).sum();
+                    victims =
+                        choose_small(&units, small_below(live, self.options.segment_size as u64));
+                }
+                if victims.is_empty() {
+                    return Ok(false);
                 }
                 self.collector.claim(victims)
             };
             watch.at(GcStage::Chosen, 0)?;
             tracing::debug!(segments = ?claim.segments(), "collecting");
-            match self.relocate(&claim, watch) {
+            let written = Cell::new(0);
+            match self.relocate(&claim, watch, &written) {
                 Ok((done, former)) => {
+                    room.made(done.bytes_removed.saturating_sub(done.bytes_written));
                     tracing::debug!(?done, "collected");
                     self.count_collection(&done);
                     report.add(&done);
@@ -357,11 +366,9 @@ impl Core {
                         return Ok(false);
                     }
                     if error.kind() == ErrorKind::NoSpace {
-                        // One alone, or a smaller one, may fit, and makes room for the next.
-                        choice.max_live = 0;
-                        if let [alone] = &claim.units[..] {
-                            too_large = Some((alone.moved_size(), error));
-                        }
+                        // What is smaller may fit, and makes room for the next.
+                        let size = claim.units.iter().map(Unit::moved_size).sum();
+                        room.none_for(size, written.get(), error);
                         continue;
                     }
                     if !matches!(error, Error::Closed | Error::Cancelled) {
@@ -377,7 +384,8 @@ impl Core {
     pub(crate) fn collect_step(&self) -> Result<bool> {
         let choice = Choice { min_garbage: 0.2, sort: false, max_live: 256 << 20 };
         let mut go_on = |_, _| ControlFlow::Continue(());
-        self.collect(choice, &mut Watch::new(&mut go_on), &mut GcReport::default())
+        let (mut report, mut room) = Default::default();
+        self.collect(choice, &mut Watch::new(&mut go_on), &mut report, &mut room)
     }
 
     fn count_collection(&self, done: &Done) {

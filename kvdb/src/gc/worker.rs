@@ -18,10 +18,11 @@ use kvdb_manifest::store::StoreChange;
 use kvdb_vlog::{Position, segment_path};
 use parking_lot::{Condvar, Mutex};
 
+use super::room::Room;
 use super::survey::Survey;
 use super::{GcReport, Watch};
 use crate::core::Core;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::housekeeper::panicked;
 
 /// How often to look.
@@ -109,6 +110,8 @@ struct Round<'a> {
     pause: Duration,
     /// When to flush also for little.
     next_flush: Instant,
+    /// What is known of it, on a full disk.
+    room: Room,
 }
 
 impl<'a> Round<'a> {
@@ -125,6 +128,7 @@ impl<'a> Round<'a> {
             looked: now,
             pause: Duration::ZERO,
             next_flush: now,
+            room: Room::default(),
         }
     }
 
@@ -168,7 +172,8 @@ impl<'a> Round<'a> {
                 if flush {
                     self.next_flush = now + REST_FLUSH;
                 }
-                self.core.come_to_rest(&survey, flush, |_, _| self.go_on())
+                let core = self.core;
+                core.come_to_rest(&survey, flush, &mut self.room, |_, _| go_on(core))
             }
             false => self.keep_up(&survey),
         }?;
@@ -190,16 +195,9 @@ impl<'a> Round<'a> {
         (self.appended, self.looked) = (appended, now);
     }
 
-    fn go_on(&self) -> ControlFlow<()> {
-        match self.core.collector.is_stopped() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    }
-
     /// While the database is written to: as much as the space limit asks for.
     fn keep_up(&mut self, survey: &Survey) -> Result<bool> {
-        let core = self.core;
+        let (core, stop) = (self.core, self.stop);
         // Once until it is flushed.
         if survey.wants_flush(core.options.memtable_size as u64) && self.sealed != Some(survey.head)
         {
@@ -217,11 +215,19 @@ impl<'a> Round<'a> {
         let mut paced = |_, bytes: u64| {
             let ahead = pace.ahead(bytes, Instant::now());
             if !ahead.is_zero() {
-                self.stop.wait(ahead);
+                stop.wait(ahead);
             }
-            self.go_on()
+            go_on(core)
         };
-        core.collect(choice, &mut Watch::new(&mut paced), &mut GcReport::default())
+        let mut report = GcReport::default();
+        core.collect(choice, &mut Watch::new(&mut paced), &mut report, &mut self.room)
+    }
+}
+
+fn go_on(core: &Core) -> ControlFlow<()> {
+    match core.collector.is_stopped() {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
     }
 }
 
@@ -260,9 +266,39 @@ impl Core {
         &self,
         survey: &Survey,
         flush: bool,
+        room: &mut Room,
         mut go_on: impl FnMut(super::GcStage, u64) -> ControlFlow<()>,
     ) -> Result<bool> {
-        let log = self.log()?;
+        // On a full disk what makes room goes first, and what needs room does not keep it from that.
+        let freed = self.free_dead_segments()?.files > 0;
+        let full = match self.bring_to_light(survey, flush) {
+            Ok(true) => return Ok(true),
+            Ok(false) => None,
+            Err(error) if error.kind() == ErrorKind::NoSpace => Some(error),
+            Err(error) => return Err(error),
+        };
+        if full.is_some() && self.give_up_spares(survey)? {
+            return Ok(true);
+        }
+        let choice = survey.idle_choice();
+        let mut report = GcReport::default();
+        let collected = self.collect(choice, &mut Watch::new(&mut go_on), &mut report, room);
+        let collected = match collected {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                return if self.give_up_spares(survey)? { Ok(true) } else { Err(error) };
+            }
+            collected => collected?,
+        };
+        match full {
+            _ if freed || collected || report.files_removed > 0 => Ok(true),
+            Some(error) => Err(error),
+            None => self.give_up_spares(survey),
+        }
+    }
+
+    /// Flushes, compacts and leaves the active segment, one at a time, so that garbage is known.
+    /// `false` if there was no need.
+    fn bring_to_light(&self, survey: &Survey, flush: bool) -> Result<bool> {
         let unflushed = self.tree.unflushed_from();
         if flush && unflushed.is_some() {
             self.tree.flush()?;
@@ -282,11 +318,8 @@ impl Core {
         {
             return Ok(true);
         }
-        log.prepare()?;
-        let choice = survey.idle_choice();
-        let mut report = GcReport::default();
-        let collected = self.collect(choice, &mut Watch::new(&mut go_on), &mut report)?;
-        Ok(collected || report.files_removed > 0 || self.give_up_spares(survey)?)
+        self.log()?.prepare()?;
+        Ok(false)
     }
 
     /// Removes the segments that are kept ready, if they weigh something.
@@ -331,7 +364,8 @@ impl Core {
     /// One step towards rest, for those who step by hand.
     pub(crate) fn rest_step(&self) -> Result<bool> {
         let survey = self.survey(self.log()?.end());
-        self.come_to_rest(&survey, true, |_, _| ControlFlow::Continue(()))
+        let mut room = Room::default();
+        self.come_to_rest(&survey, true, &mut room, |_, _| ControlFlow::Continue(()))
     }
 }
 
@@ -706,7 +740,8 @@ mod tests {
         let before = newest();
         for _ in 0..5 {
             assert!(survey().wants_rotation_at_rest());
-            core.come_to_rest(&survey(), false, |_, _| ControlFlow::Continue(())).unwrap();
+            let go_on = |_, _| ControlFlow::Continue(());
+            core.come_to_rest(&survey(), false, &mut Room::default(), go_on).unwrap();
         }
         assert!(newest() <= before.map(|n| n + 1), "{:?} after {before:?}", newest());
     }

@@ -7,7 +7,7 @@ use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Op};
 use kvdb::{ErrorKind, GcOptions, GcStage, Step};
 
 use crate::common::{PATH, manual};
-use crate::support::{delete, names, now, put, with_faults, with_garbage};
+use crate::support::{delete, log_files, names, now, put, with_faults, with_garbage};
 
 #[test]
 fn a_full_disk_is_a_clean_refusal_or_a_smaller_collection() {
@@ -63,5 +63,56 @@ fn where_the_best_victim_does_not_fit_on_the_disk_smaller_ones_are_collected() {
     assert!(now(&db) == model);
     room.unwrap().disarm();
     assert!(db.gc(&GcOptions::default()).unwrap().collections > 0);
+    assert!(now(&db) == model);
+}
+
+/// Each try is known by the bytes that it writes in vain.
+#[test]
+fn on_a_full_disk_little_is_written_in_vain() {
+    // Where a file fits, its table does not, however small: less and less is tried.
+    for (room, most) in [(0, 1), (1, 4)] {
+        let (inner, fs, db, model) = with_faults(&manual());
+        let before = names(&inner);
+        let full = FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".vrel");
+        let full = fs.arm(full.forever());
+        let first = FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".vrec");
+        let first = fs.arm(first.after(room).forever());
+        let mut chosen = Vec::new();
+        let error = db.gc_with(&GcOptions::default(), |stage, bytes| {
+            match stage {
+                GcStage::Chosen => chosen.push(0),
+                _ => *chosen.last_mut().unwrap() += bytes,
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::NoSpace);
+        assert!(chosen.len() <= most && chosen.iter().sum::<u64>() <= 4 << 20, "{chosen:?}");
+        assert_eq!(names(&inner), before);
+        first.disarm();
+        full.disarm();
+        assert!(now(&db) == model);
+    }
+}
+
+/// That the memtable cannot be flushed is no reason not to make the room that it needs.
+#[test]
+fn what_makes_room_is_not_kept_from_it_by_what_needs_room() {
+    let (inner, fs, db, mut model) = with_faults(&manual());
+    put(&db, &mut model, 1, 5);
+    let before = log_files(&inner);
+    let full = fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".sst").forever());
+    let error = loop {
+        match db.step(Step::Rest) {
+            Ok(more) => assert!(more, "it cannot come to rest"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    assert!(full.fired() > 0 && db.stats().gc.collections > 0);
+    assert!(log_files(&inner) < before / 3 * 2, "{} of {before}", log_files(&inner));
+    assert!(now(&db) == model);
+    full.disarm();
+    db.close().unwrap();
+    let db = manual().open_in(inner as Arc<dyn Fs>, PATH).unwrap();
     assert!(now(&db) == model);
 }
