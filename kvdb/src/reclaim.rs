@@ -36,7 +36,9 @@ impl Core {
             let (change, gone) = self.manifest.read(|s| freeing(s, self.log_dir(), &busy));
             if !change.segments_freed.is_empty() {
                 tracing::debug!(?change.segments_freed, "freeing segments without live values");
+                let segments = change.segments_freed.clone();
                 self.tree.install(change)?;
+                self.collector.forget_damage(&segments);
                 freed.files = gone.len() as u64;
                 freed.bytes = gone.iter().map(|(_, bytes)| bytes).sum();
                 self.collector.count(|totals| totals.bytes_removed += freed.bytes);

@@ -231,7 +231,7 @@ impl Core {
         let damage = self.collector.damage();
         let mut log_files = Vec::new();
         self.manifest.read(|state| {
-            log_files = crate::gc::file_stats(state);
+            log_files = crate::gc::file_stats(state, &damage);
             for (level, tables) in state.tables_by_level() {
                 levels.push(LevelStats {
                     level,

@@ -20,7 +20,7 @@ use crate::error::Result;
 const SORT_BYTES: usize = 32 << 20;
 /// Bytes of the victims that are passed over, and records that are looked up, before it is asked again
 /// whether to go on: a close waits no longer.
-const ASK_BYTES: u64 = 1 << 20;
+pub(super) const ASK_BYTES: u64 = 1 << 20;
 const ASK_RECORDS: usize = 1 << 12;
 /// Bytes that a record takes beside its key while it is sorted.
 const RECORD_BYTES: usize = 48;

@@ -82,6 +82,12 @@ impl Collector {
         self.damaged.lock().insert(segment, what);
     }
 
+    /// These segments are gone, and their damage with them.
+    pub(crate) fn forget_damage(&self, segments: &[u32]) {
+        let mut damaged = self.damaged.lock();
+        segments.iter().for_each(|segment| _ = damaged.remove(segment));
+    }
+
     /// The segments that were found damaged, and how.
     pub(crate) fn damage(&self) -> BTreeMap<u32, String> {
         self.damaged.lock().clone()

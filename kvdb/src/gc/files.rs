@@ -1,5 +1,7 @@
 //! What the files of the log hold: [`LogFileStats`].
 
+use std::collections::BTreeMap;
+
 use kvdb_manifest::store::StoreState;
 use serde::{Deserialize, Serialize};
 
@@ -23,12 +25,16 @@ pub struct LogFileStats {
     /// The rest. Of a segment that is being written, or that is not flushed to tables yet, this
     /// says nothing: what memtables refer to is not counted as live.
     pub garbage_bytes: u64,
-    /// Bytes that collecting it now would set free: 0 for a file that cannot be collected yet.
+    /// Bytes that collecting it now would set free: 0 for a file that cannot be collected, or not yet.
     pub reclaimable_bytes: u64,
+    /// The damage that keeps it from being collected until the database is opened anew: in this file,
+    /// or in what it is collected together with.
+    #[serde(default)]
+    pub damaged: Option<String>,
 }
 
 /// A line for each file.
-pub(crate) fn file_stats(state: &StoreState) -> Vec<LogFileStats> {
+pub(crate) fn file_stats(state: &StoreState, damage: &BTreeMap<u32, String>) -> Vec<LogFileStats> {
     let mut files = Vec::new();
     for (unit, collectable) in all(state) {
         let sizes = sizes(state, &unit);
@@ -39,7 +45,9 @@ pub(crate) fn file_stats(state: &StoreState) -> Vec<LogFileStats> {
                 |at: u64| (u128::from(of) * u128::from(at) / u128::from(total.max(1))) as u64;
             up_to(before + size) - up_to(before)
         };
-        let reclaimable = if collectable && has_garbage(state, &unit) { unit.gain() } else { 0 };
+        let damaged = unit.segments.iter().find_map(|segment| damage.get(segment)).cloned();
+        let can = collectable && damaged.is_none() && has_garbage(state, &unit);
+        let reclaimable = if can { unit.gain() } else { 0 };
         let mut before = 0;
         for (&file, &size) in unit.files.iter().zip(&sizes) {
             let live = part(unit.live.bytes, before, size);
@@ -51,6 +59,7 @@ pub(crate) fn file_stats(state: &StoreState) -> Vec<LogFileStats> {
                 live_bytes: live,
                 garbage_bytes: size.saturating_sub(live),
                 reclaimable_bytes: part(reclaimable, before, size),
+                damaged: damaged.clone(),
             });
             before += size;
         }
@@ -91,7 +100,8 @@ mod tests {
             .segment(9, 1 << 20, None)
             .head(9, 0)
             .state();
-        let files: Vec<_> = file_stats(&state).into_iter().filter(|f| f.relocated).collect();
+        let files: Vec<_> =
+            file_stats(&state, &BTreeMap::new()).into_iter().filter(|f| f.relocated).collect();
         let first = &files[0];
         assert_eq!((first.file, first.bytes), (10, 3 * MIB + 1024), "with the tables");
         assert_eq!((files[1].file, files[1].bytes), (11, 4 * MIB));
@@ -113,7 +123,7 @@ mod tests {
             .table(1, 0, &[(1, 1, 1000), (2, 1, 1000)])
             .head(2, 0)
             .state();
-        let files = file_stats(&state);
+        let files = file_stats(&state, &BTreeMap::new());
         let of = |f: &LogFileStats| (f.file, f.live_bytes, f.garbage_bytes);
         assert_eq!(
             files.iter().map(of).collect::<Vec<_>>(),

@@ -14,8 +14,9 @@ use kvdb_vlog::{
     record_file_path, relocation_table_path, segment_path,
 };
 
+use super::by_records::ASK_BYTES;
 use super::collector::Claim;
-use super::survivors::{self, Survivors};
+use super::survivors::{self, Survivors, is_unreadable};
 use super::units::connected;
 use super::{GcStage, Watch};
 use crate::core::Core;
@@ -28,6 +29,8 @@ const PIECE_BYTES: u64 = 256 << 10;
 pub(super) enum Failure {
     /// A record that is in use cannot be read, or what says which records of these segments are.
     Damaged { segments: Vec<u32>, error: Error },
+    /// The file system could not read a table that refers to these segments: perhaps the next time.
+    Unread { segments: Vec<u32>, error: Error },
     /// Anything else.
     Failed(Error),
 }
@@ -74,7 +77,7 @@ impl Core {
         let go_on = || self.check_collecting();
         let mut survivors = match Survivors::new(&superversion, claim, look_up, &go_on) {
             Ok(survivors) => survivors,
-            Err(Error::Log(error)) => return Err(unreadable(claim, &view, error)),
+            Err(Error::Log(error)) => return Err(unreadable(claim, &view, error, &go_on)),
             Err(error) => return Err(self.unreadable_table(&superversion, claim, error)),
         };
         let mut outputs = Outputs {
@@ -118,8 +121,7 @@ impl Core {
         claim: &Claim<'_>,
         error: Error,
     ) -> Failure {
-        // What may be otherwise the next time (no descriptor is left, a device does not answer) bars none.
-        if error.kind() != ErrorKind::Corruption {
+        if !is_unreadable(&error) {
             return Failure::Failed(error);
         }
         let victims = |table: &TableRecord| -> Vec<u32> {
@@ -134,6 +136,7 @@ impl Core {
                 Err(error) if error.kind() == ErrorKind::Corruption => {
                     return Failure::Damaged { segments, error };
                 }
+                Err(error) if is_unreadable(&error) => return Failure::Unread { segments, error },
                 Err(error) => return Failure::Failed(error),
             }
         }
@@ -189,13 +192,35 @@ fn piece(records: &[LiveRecord<'_>]) -> usize {
 }
 
 /// The victim whose records cannot even be told apart.
-fn unreadable(claim: &Claim<'_>, view: &LogView, error: kvdb_vlog::Error) -> Failure {
-    let each = |_: &[u8], _, _| ControlFlow::Continue(());
-    let unread = |s: &&u32| view.record_names(**s, each).is_err();
-    match claim.segments().iter().find(unread) {
-        Some(&segment) => Failure::Damaged { segments: vec![segment], error: error.into() },
-        None => Failure::Failed(error.into()),
+fn unreadable(
+    claim: &Claim<'_>,
+    view: &LogView,
+    error: kvdb_vlog::Error,
+    go_on: &dyn Fn() -> Result<()>,
+) -> Failure {
+    for &segment in claim.segments() {
+        if let Err(error) = go_on() {
+            return Failure::Failed(error);
+        }
+        let (mut outcome, mut passed) = (Ok(()), 0);
+        let read = view.record_names(segment, |_, _, pointer| {
+            passed += u64::from(pointer.len());
+            if passed >= ASK_BYTES {
+                (outcome, passed) = (go_on(), 0);
+            }
+            match outcome {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        });
+        if let Err(error) = outcome {
+            return Failure::Failed(error);
+        }
+        if read.is_err() {
+            return Failure::Damaged { segments: vec![segment], error: error.into() };
+        }
     }
+    Failure::Failed(error.into())
 }
 
 impl Outputs<'_> {
@@ -365,5 +390,56 @@ impl Core {
         let installed = self.tree.install(change);
         companion.unstage();
         installed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kvdb_vfs::{FaultFs, FaultPlan, MemFs, Op};
+
+    use super::super::units;
+    use super::*;
+    use crate::{Background, Options};
+
+    #[test]
+    fn looking_for_the_damaged_victim_ends_when_it_is_told_to() {
+        let fs = FaultFs::new(Arc::new(MemFs::new()));
+        let options = Options::default()
+            .background(Background::Manual)
+            .segment_size(4 << 20)
+            .memory_map(false);
+        let db = options.open_in(Arc::new(fs.clone()), "/db").unwrap();
+        for key in 0..300u32 {
+            db.put(key.to_be_bytes(), vec![0; 50_000]).unwrap();
+        }
+        let core = db.core();
+        core.tree.flush().unwrap();
+        while core.log().unwrap().prepare().unwrap() {}
+        let claim = core.collector.claim(core.manifest.read(units::collectable));
+        let view = core.superversion().view().clone();
+        let look = |most: u64| {
+            let (asked, reads) = (Cell::new(0), FaultPlan::count().on(&[Op::Read]).path(".vlog"));
+            let reads = fs.arm(reads);
+            let go_on = || {
+                asked.set(asked.get() + 1);
+                if asked.get() <= most { Ok(()) } else { Err(Error::Closed) }
+            };
+            let failure = unreadable(&claim, &view, kvdb_vlog::Error::Misuse("any"), &go_on);
+            let Failure::Failed(error) = failure else { panic!("all can be read") };
+            (error, asked.get(), reads.seen())
+        };
+        let (error, asked, all) = look(u64::MAX);
+        assert!(matches!(error, Error::Log(_)), "{error}");
+        assert!(asked > 6, "{asked} times");
+        for most in 0..3 {
+            let (error, asked, reads) = look(most);
+            assert!(matches!(error, Error::Closed), "{error}");
+            assert!(
+                asked == most + 1 && reads <= most * 4 && reads < all,
+                "{reads} of {all} reads"
+            );
+        }
     }
 }

@@ -29,7 +29,7 @@ mod by_records;
 mod collector;
 mod files;
 mod job;
-mod room;
+mod obstacles;
 mod small;
 #[cfg(test)]
 mod stores;
@@ -54,7 +54,7 @@ use crate::core::Core;
 use crate::db::Db;
 use crate::error::{Error, ErrorKind, Result};
 use job::{Done, Failure};
-use room::Room;
+use obstacles::Obstacles;
 use small::{choose_small, small_below};
 
 /// What a collection on demand is to do.
@@ -151,7 +151,9 @@ pub struct GcReport {
     /// file is gone.
     pub bytes_reclaimed: u64,
     /// Segments that were found damaged, or that a table refers to which cannot be read, and that were
-    /// left as they are, and how.
+    /// left as they are, and how. Those of a table that the file system could not read are tried again by
+    /// the next collection; the others, and what was collected together with them, when the database is
+    /// opened anew.
     pub damaged: Vec<(u32, String)>,
 }
 
@@ -275,21 +277,21 @@ impl Db {
             max_live: options.batch_bytes,
         };
         let mut watch = Watch::new(&mut progress);
-        let mut room = Room::default();
-        while core.collect(choice, &mut watch, &mut report, &mut room)? {}
+        let mut obstacles = Obstacles::default();
+        while core.collect(choice, &mut watch, &mut report, &mut obstacles)? {}
         Ok(report)
     }
 }
 
 impl Core {
     /// Frees what is all garbage and runs one collection. `false`: there was nothing to collect.
-    /// `room` goes from one to the next of those who collect until nothing is left.
+    /// `obstacles` go from one to the next of those who collect until nothing is left.
     pub(crate) fn collect(
         &self,
         choice: Choice,
         watch: &mut Watch<'_>,
         report: &mut GcReport,
-        room: &mut Room,
+        obstacles: &mut Obstacles,
     ) -> Result<bool> {
         let _one_at_a_time = self.collector.work();
         let mut merging;
@@ -306,19 +308,21 @@ impl Core {
                         units.iter().filter(|unit| has_garbage(state, unit)).cloned().collect();
                     (units, with_garbage, state.next_segment())
                 });
-                units.retain(|unit| !self.collector.is_damaged(unit));
+                let readable = |u: &Unit| !self.collector.is_damaged(u) && !obstacles.is_unread(u);
+                units.retain(readable);
                 let mut candidates = with_garbage;
-                candidates.retain(|unit| !self.collector.is_damaged(unit));
-                let fit: Vec<Unit> = candidates.iter().filter(|u| room.fits(u)).cloned().collect();
-                let mut victims = choose(&fit, next, room.limit(choice));
+                candidates.retain(readable);
+                let fit: Vec<Unit> =
+                    candidates.iter().filter(|u| obstacles.fits(u)).cloned().collect();
+                let mut victims = choose(&fit, next, obstacles.limit(choice));
                 if victims.is_empty()
                     && !choose(&candidates, next, choice).is_empty()
-                    && let Some(error) = room.take_error()
+                    && let Some(error) = obstacles.take_error()
                 {
                     self.collector.count(|totals| totals.failed += 1);
                     return Err(error);
                 }
-                merging = victims.is_empty() && !room.is_known() && self.collector.may_merge();
+                merging = victims.is_empty() && !obstacles.is_known() && self.collector.may_merge();
                 if merging {
                     let live = units.iter().map(|unit| unit.live.bytes).sum();
                     victims =
@@ -334,7 +338,7 @@ impl Core {
             let written = Cell::new(0);
             match self.relocate(&claim, watch, &written) {
                 Ok((done, former)) => {
-                    room.made(done.bytes_removed.saturating_sub(done.bytes_written));
+                    obstacles.made(done.bytes_removed.saturating_sub(done.bytes_written));
                     tracing::debug!(?done, "collected");
                     self.count_collection(&done);
                     report.add(&done);
@@ -357,6 +361,13 @@ impl Core {
                         report.damaged.push((segment, error.to_string()));
                     }
                 }
+                Err(Failure::Unread { segments, error }) => {
+                    tracing::error!(?segments, %error, "not known to be in use: left for now");
+                    self.collector.count(|totals| totals.failed += 1);
+                    let what = error.to_string();
+                    report.damaged.extend(segments.iter().map(|s| (*s, what.clone())));
+                    obstacles.unread(&segments, error);
+                }
                 Err(Failure::Failed(error)) => {
                     if error.kind() == ErrorKind::NoSpace && merging {
                         // It would have gained little: that can wait.
@@ -368,7 +379,7 @@ impl Core {
                     if error.kind() == ErrorKind::NoSpace {
                         // What is smaller may fit, and makes room for the next.
                         let size = claim.units.iter().map(Unit::moved_size).sum();
-                        room.none_for(size, written.get(), error);
+                        obstacles.none_for(size, written.get(), error);
                         continue;
                     }
                     if !matches!(error, Error::Closed | Error::Cancelled) {
@@ -384,8 +395,8 @@ impl Core {
     pub(crate) fn collect_step(&self) -> Result<bool> {
         let choice = Choice { min_garbage: 0.2, sort: false, max_live: 256 << 20 };
         let mut go_on = |_, _| ControlFlow::Continue(());
-        let (mut report, mut room) = Default::default();
-        self.collect(choice, &mut Watch::new(&mut go_on), &mut report, &mut room)
+        let (mut report, mut obstacles) = Default::default();
+        self.collect(choice, &mut Watch::new(&mut go_on), &mut report, &mut obstacles)
     }
 
     fn count_collection(&self, done: &Done) {

@@ -77,8 +77,8 @@ impl<'a> Survivors<'a> {
         let found = by_records.then(|| Found::new(superversion, claim.segments(), go_on));
         let source = match found.transpose() {
             Ok(Some(found)) => Source::Records { found, next: 0 },
-            // A lookup may come upon a damaged table that does not refer to the victims at all.
-            Err(error) if !is_damage(&error) => return Err(error),
+            // A lookup may come upon an unreadable table that does not refer to the victims at all.
+            Err(error) if !is_unreadable(&error) => return Err(error),
             Ok(None) | Err(_) => {
                 let refers = |t: &kvdb_manifest::store::TableRecord| {
                     t.pointers.iter().any(|p| victims(p.segment))
@@ -149,8 +149,10 @@ impl<'a> Survivors<'a> {
     }
 }
 
-fn is_damage(error: &Error) -> bool {
-    !matches!(error, Error::Log(_)) && error.kind() == ErrorKind::Corruption
+/// Whether it is a table, or a part of one, that cannot be read.
+pub(super) fn is_unreadable(error: &Error) -> bool {
+    let unreadable = matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Io);
+    !matches!(error, Error::Log(_)) && unreadable
 }
 
 /// Whether looking up the victims' records is cheaper than reading `entries` entries of tables.

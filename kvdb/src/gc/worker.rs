@@ -18,7 +18,7 @@ use kvdb_manifest::store::StoreChange;
 use kvdb_vlog::{Position, segment_path};
 use parking_lot::{Condvar, Mutex};
 
-use super::room::Room;
+use super::obstacles::Obstacles;
 use super::survey::Survey;
 use super::{GcReport, Watch};
 use crate::core::Core;
@@ -111,7 +111,7 @@ struct Round<'a> {
     /// When to flush also for little.
     next_flush: Instant,
     /// What is known of it, on a full disk.
-    room: Room,
+    obstacles: Obstacles,
 }
 
 impl<'a> Round<'a> {
@@ -128,7 +128,7 @@ impl<'a> Round<'a> {
             looked: now,
             pause: Duration::ZERO,
             next_flush: now,
-            room: Room::default(),
+            obstacles: Obstacles::default(),
         }
     }
 
@@ -173,10 +173,13 @@ impl<'a> Round<'a> {
                     self.next_flush = now + REST_FLUSH;
                 }
                 let core = self.core;
-                core.come_to_rest(&survey, flush, &mut self.room, |_, _| go_on(core))
+                core.come_to_rest(&survey, flush, &mut self.obstacles, |_, _| go_on(core))
             }
             false => self.keep_up(&survey),
         }?;
+        if !did && let Some(error) = self.obstacles.take_unread() {
+            return Err(error);
+        }
         self.done = (!did).then_some((size, at_rest));
         Ok(did)
     }
@@ -220,7 +223,7 @@ impl<'a> Round<'a> {
             go_on(core)
         };
         let mut report = GcReport::default();
-        core.collect(choice, &mut Watch::new(&mut paced), &mut report, &mut self.room)
+        core.collect(choice, &mut Watch::new(&mut paced), &mut report, &mut self.obstacles)
     }
 }
 
@@ -266,7 +269,7 @@ impl Core {
         &self,
         survey: &Survey,
         flush: bool,
-        room: &mut Room,
+        obstacles: &mut Obstacles,
         mut go_on: impl FnMut(super::GcStage, u64) -> ControlFlow<()>,
     ) -> Result<bool> {
         // On a full disk what makes room goes first, and what needs room does not keep it from that.
@@ -282,7 +285,7 @@ impl Core {
         }
         let choice = survey.idle_choice();
         let mut report = GcReport::default();
-        let collected = self.collect(choice, &mut Watch::new(&mut go_on), &mut report, room);
+        let collected = self.collect(choice, &mut Watch::new(&mut go_on), &mut report, obstacles);
         let collected = match collected {
             Err(error) if error.kind() == ErrorKind::NoSpace => {
                 return if self.give_up_spares(survey)? { Ok(true) } else { Err(error) };
@@ -364,8 +367,8 @@ impl Core {
     /// One step towards rest, for those who step by hand.
     pub(crate) fn rest_step(&self) -> Result<bool> {
         let survey = self.survey(self.log()?.end());
-        let mut room = Room::default();
-        self.come_to_rest(&survey, true, &mut room, |_, _| ControlFlow::Continue(()))
+        let mut obstacles = Obstacles::default();
+        self.come_to_rest(&survey, true, &mut obstacles, |_, _| ControlFlow::Continue(()))
     }
 }
 
@@ -741,7 +744,7 @@ mod tests {
         for _ in 0..5 {
             assert!(survey().wants_rotation_at_rest());
             let go_on = |_, _| ControlFlow::Continue(());
-            core.come_to_rest(&survey(), false, &mut Room::default(), go_on).unwrap();
+            core.come_to_rest(&survey(), false, &mut Obstacles::default(), go_on).unwrap();
         }
         assert!(newest() <= before.map(|n| n + 1), "{:?} after {before:?}", newest());
     }

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use kvdb::vfs::{Fault, FaultPlan, Fs, MemFs, Op, OpenMode};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, MemFs, Op, OpenMode};
 use kvdb::{ErrorKind, GcOptions, Step};
 
-use crate::common::{PATH, manual, open, value};
+use crate::common::{Contents, PATH, manual, open, value};
 use crate::support::{
     SIZE, key, log_files, names, now, put, with_extension, with_faults, with_garbage,
 };
@@ -58,6 +58,9 @@ fn a_damaged_victim_is_left_whole_reported_and_not_chosen_again() {
     let stats = db.stats();
     let damaged = stats.segments.iter().find(|s| s.segment == *segment).unwrap();
     assert!(damaged.damaged.is_some() && !damaged.relocated);
+    let pinned: Vec<_> = stats.log_files.iter().filter(|f| f.damaged.is_some()).collect();
+    assert!(pinned.len() == 1 && pinned[0].segments == [*segment], "{pinned:?}");
+    assert!(pinned[0].garbage_bytes > 0 && pinned[0].reclaimable_bytes == 0);
     for (key, value) in &model {
         match db.get(key) {
             Ok(got) => assert_eq!(got.unwrap(), value[..]),
@@ -69,6 +72,14 @@ fn a_damaged_victim_is_left_whole_reported_and_not_chosen_again() {
     let again = db.gc(&GcOptions::full()).unwrap();
     assert_eq!((again.collections, again.damaged.len()), (0, 0));
     assert_eq!(db.stats().gc.failed, 1);
+    // With the segment goes what is known of its damage.
+    assert!(matches!(db.health(), kvdb::Health::Failing(_)));
+    let mut model = model;
+    (0..100).for_each(|i| put(&db, &mut model, i, 7));
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert!(report.files_removed > 0 && fs.metadata(&path).is_err(), "{report:?}");
+    assert_eq!(db.health(), kvdb::Health::Good);
+    assert!(now(&db) == model);
 }
 
 #[test]
@@ -114,38 +125,50 @@ fn a_victim_that_cannot_be_read_is_left_and_the_others_are_collected() {
     assert!(now(&db) == model);
 }
 
-/// Two groups of keys, in segments and in tables of their own; a block of a table of the first is
-/// unreadable.
+/// Two groups of keys, in segments and in tables of their own, of which two thirds are garbage.
+fn two_groups() -> (Arc<MemFs>, Contents) {
+    let fs = Arc::new(MemFs::new());
+    let mut model = Contents::new();
+    let db = open(&manual().codec(kvdb::Codec::None), &fs).unwrap();
+    let key = |group: &str, i: u64| format!("{group}{i:04}/{}", "k".repeat(200)).into_bytes();
+    let settle = || {
+        while db.step(Step::PrepareLog).unwrap() {}
+        db.gc(&GcOptions::default().min_garbage(1.0).settle(true)).unwrap();
+        while db.step(Step::Reclaim).unwrap() {}
+    };
+    for group in ["a", "b"] {
+        (0..150).for_each(|i| _ = db.put(key(group, i), value(i, SIZE)).unwrap());
+        settle();
+        (0..150).filter(|i| i % 3 != 0).for_each(|i| _ = db.delete(key(group, i)).unwrap());
+        model.extend((0..150).step_by(3).map(|i| (key(group, i), value(i, SIZE))));
+    }
+    settle();
+    db.close().unwrap();
+    (fs, model)
+}
+
+/// Where a table has these bytes for the first time, and its name.
+fn place_of(fs: &MemFs, bytes: &[u8]) -> (u64, String) {
+    let found = with_extension(fs, &[".sst"]).into_iter().find_map(|name| {
+        let file = fs.open(&Path::new(PATH).join(&name), OpenMode::Read).unwrap();
+        let mut table = vec![0; file.len().unwrap() as usize];
+        file.read_exact_at(&mut table, 0).unwrap();
+        let at = table.windows(bytes.len()).position(|w| w == bytes)?;
+        Some((at as u64, name))
+    });
+    found.unwrap()
+}
+
+/// A block of a table of the first of two groups is unreadable.
 #[test]
 fn what_an_unreadable_table_refers_to_is_left_alone_and_the_rest_is_collected() {
     for look_up in [false, true] {
-        let fs = Arc::new(MemFs::new());
-        let db = open(&manual().codec(kvdb::Codec::None), &fs).unwrap();
-        let key = |group: &str, i: u64| format!("{group}{i:04}/{}", "k".repeat(200));
-        let settle = || {
-            while db.step(Step::PrepareLog).unwrap() {}
-            db.gc(&GcOptions::default().min_garbage(1.0).settle(true)).unwrap();
-            while db.step(Step::Reclaim).unwrap() {}
-        };
-        for group in ["a", "b"] {
-            (0..150).for_each(|i| _ = db.put(key(group, i), value(i, SIZE)).unwrap());
-            settle();
-            (0..150).filter(|i| i % 3 != 0).for_each(|i| _ = db.delete(key(group, i)).unwrap());
-        }
-        settle();
-        db.close().unwrap();
-        let mut hit = false;
-        for name in with_extension(&fs, &[".sst"]) {
-            let file = fs.open(&Path::new(PATH).join(&name), OpenMode::ReadWrite).unwrap();
-            let mut bytes = vec![0; file.len().unwrap() as usize];
-            file.read_exact_at(&mut bytes, 0).unwrap();
-            let at = bytes.windows(3).position(|w| w == b"a00").filter(|_| !hit);
-            if let Some(at) = at.map(|at| at + 20) {
-                file.write_all_at(&[!bytes[at]], at as u64).unwrap();
-                hit = true;
-            }
-        }
-        assert!(hit);
+        let (fs, _) = two_groups();
+        let (at, name) = place_of(&fs, b"a00");
+        let file = fs.open(&Path::new(PATH).join(&name), OpenMode::ReadWrite).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at + 20).unwrap();
+        file.write_all_at(&[!byte[0]], at + 20).unwrap();
         let db = open(&manual(), &fs).unwrap();
         assert_eq!(db.health(), kvdb::Health::Good);
         let report = db.gc(&GcOptions::default().look_up(look_up)).unwrap();
@@ -162,5 +185,45 @@ fn what_an_unreadable_table_refers_to_is_left_alone_and_the_rest_is_collected() 
         let again = db.gc(&GcOptions::default().look_up(look_up)).unwrap();
         assert_eq!((again.collections, again.damaged.len()), (0, 0));
         db.put("more", "v").unwrap();
+    }
+}
+
+/// As if the device did not answer where the table is.
+#[test]
+fn what_a_table_refers_to_that_the_file_system_cannot_read_is_left_for_now() {
+    for look_up in [false, true] {
+        let (inner, model) = two_groups();
+        let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
+        let db = manual().memory_map(false).open_in(Arc::new(fs.clone()), PATH).unwrap();
+        let (_, table) = place_of(&inner, b"a00");
+        let silent = FaultPlan::new(Fault::Io).on(&[Op::Read]).path(&table).forever();
+        let silent = fs.arm(silent);
+        let options = GcOptions::default().look_up(look_up);
+        let report = db.gc(&options).unwrap();
+        assert!(silent.fired() > 0 && report.collections > 0, "{look_up} {report:?}");
+        assert!(!report.damaged.is_empty(), "{look_up} {report:?}");
+        assert!(report.damaged.iter().all(|(_, what)| what.contains(".sst")), "{report:?}");
+        assert_eq!(db.health(), kvdb::Health::Good);
+        let again = db.gc(&options).unwrap();
+        assert_eq!((again.collections, again.damaged), (0, report.damaged));
+        silent.disarm();
+        assert!(db.gc(&options).unwrap().collections > 0);
+        assert!(now(&db) == model);
+    }
+}
+
+/// What a lookup comes upon may be a table that does not refer to the victims, so the tables that do are
+/// read then. Here it is one of these, which can be read the second time.
+#[test]
+fn where_a_lookup_fails_the_tables_that_refer_to_the_victims_are_read() {
+    for nth in [0, 2] {
+        let (inner, model) = two_groups();
+        let fs = FaultFs::new(inner as Arc<dyn Fs>);
+        let db = manual().memory_map(false).open_in(Arc::new(fs.clone()), PATH).unwrap();
+        let once = fs.arm(FaultPlan::new(Fault::Io).on(&[Op::Read]).path(".sst").after(nth));
+        let report = db.gc(&GcOptions::default().look_up(true)).unwrap();
+        assert_eq!(once.fired(), 1);
+        assert!(report.collections > 0 && report.damaged.is_empty(), "{report:?}");
+        assert!(now(&db) == model);
     }
 }

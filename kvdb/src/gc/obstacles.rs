@@ -1,17 +1,21 @@
-//! What is known of the room on a disk that was full.
+//! What is in the way of collections for now: a full disk, tables that cannot be read.
 
-use crate::error::Error;
+use std::collections::BTreeSet;
 
 use super::units::{Choice, Unit};
+use crate::error::Error;
 
-/// How much a collection may write, from the first that found no room until nothing is left that
-/// fits. What failed has written something: about as much fits, and nothing larger is tried.
+/// What one who collects until nothing is left has met. Nothing of it bars anything for good.
 #[derive(Debug, Default)]
-pub(crate) struct Room {
+pub(crate) struct Obstacles {
+    /// How much a collection may write, since one found no room. What failed has written something:
+    /// about as much fits, and nothing larger is tried.
     full: Option<(u64, Error)>,
+    /// Segments that a table refers to which could not be read, and why not.
+    unread: Option<(BTreeSet<u32>, Error)>,
 }
 
-impl Room {
+impl Obstacles {
     /// There was none for units that would have taken `size`, of which `written` bytes were.
     pub(super) fn none_for(&mut self, size: u64, written: u64, error: Error) {
         // Not only what is larger: a few tries must do, also where it is the last step that fails.
@@ -36,6 +40,23 @@ impl Room {
 
     pub(super) fn fits(&self, unit: &Unit) -> bool {
         unit.moved_size() <= self.bytes()
+    }
+
+    /// A table could not be read that refers to these segments.
+    pub(super) fn unread(&mut self, segments: &[u32], error: Error) {
+        let (all, _) = self.unread.get_or_insert((BTreeSet::new(), error));
+        all.extend(segments);
+    }
+
+    /// Whether it is known which of the unit's records are in use, as far as was tried.
+    pub(super) fn is_unread(&self, unit: &Unit) -> bool {
+        let unread = self.unread.as_ref();
+        unread.is_some_and(|(all, _)| unit.segments.iter().any(|s| all.contains(s)))
+    }
+
+    /// After what could be collected was: why something could not. The next collection tries anew.
+    pub(super) fn take_unread(&mut self) -> Option<Error> {
+        self.unread.take().map(|(_, error)| error)
     }
 
     pub(super) fn limit(&self, choice: Choice) -> Choice {
@@ -65,23 +86,23 @@ mod tests {
     fn what_is_larger_than_what_was_written_in_vain_is_not_tried_and_tries_come_to_an_end() {
         const MIB: u64 = 1 << 20;
         let choice = Choice { min_garbage: 0.2, sort: false, max_live: 64 * MIB };
-        let mut room = Room::default();
-        assert!(room.fits(&unit(1 << 40)) && !room.is_known());
-        assert_eq!(room.limit(choice).max_live, 64 * MIB);
-        room.none_for(64 * MIB, 10 * MIB, Error::Closed);
-        assert_eq!(room.limit(choice).max_live, 10 * MIB);
-        assert!(room.fits(&unit(9 * MIB)) && !room.fits(&unit(10 * MIB)));
+        let mut obstacles = Obstacles::default();
+        assert!(obstacles.fits(&unit(1 << 40)) && !obstacles.is_known());
+        assert_eq!(obstacles.limit(choice).max_live, 64 * MIB);
+        obstacles.none_for(64 * MIB, 10 * MIB, Error::Closed);
+        assert_eq!(obstacles.limit(choice).max_live, 10 * MIB);
+        assert!(obstacles.fits(&unit(9 * MIB)) && !obstacles.fits(&unit(10 * MIB)));
         // The last step fails, whatever comes before it.
         let mut tries = 0;
-        while room.fits(&unit(MIB)) {
+        while obstacles.fits(&unit(MIB)) {
             tries += 1;
-            let largest = (1..).take_while(|n| room.fits(&unit(n * MIB))).last().unwrap();
+            let largest = (1..).take_while(|n| obstacles.fits(&unit(n * MIB))).last().unwrap();
             let size = unit(largest * MIB).moved_size();
-            room.none_for(size, size, Error::Closed);
+            obstacles.none_for(size, size, Error::Closed);
         }
         assert!(tries <= 8, "{tries}");
-        room.made(20 * MIB);
-        assert!(room.fits(&unit(20 * MIB)) && !room.fits(&unit(40 * MIB)));
-        assert!(room.take_error().is_some() && !room.is_known());
+        obstacles.made(20 * MIB);
+        assert!(obstacles.fits(&unit(20 * MIB)) && !obstacles.fits(&unit(40 * MIB)));
+        assert!(obstacles.take_error().is_some() && !obstacles.is_known());
     }
 }
