@@ -284,6 +284,11 @@ impl<V> Superversion<V> {
         TreeCursor::new(inputs)
     }
 
+    /// How many entries are in memtables, all versions and kinds counted.
+    pub fn unflushed_entries(&self) -> u64 {
+        self.memtables.iter().map(|memtable| memtable.list().len() as u64).sum()
+    }
+
     /// The records of its tables.
     pub fn table_records(&self) -> impl Iterator<Item = &kvdb_manifest::store::TableRecord> {
         self.version.tables().map(|table| &table.record)

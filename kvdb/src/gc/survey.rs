@@ -43,6 +43,8 @@ pub(super) fn segment_part(in_use: u64) -> u64 {
 pub(super) struct Survey {
     /// Bytes that tables refer to in the whole log.
     pub(super) live: u64,
+    /// How many values these are.
+    values: u64,
     /// Bytes on disk of what may be collected.
     pub(super) size: u64,
     /// Where replay would start, and bytes that were logged since.
@@ -90,6 +92,7 @@ impl Survey {
             many_small: !choose_small(&units, small_below(live, segment_size)).is_empty(),
             head,
             live: sums.values().map(|sum| sum.bytes).sum(),
+            values: sums.values().map(|sum| sum.count).sum(),
             size: units.iter().map(|unit| unit.size).sum(),
             unflushed: young.saturating_sub(head_offset.into()),
             young,
@@ -124,6 +127,13 @@ impl Survey {
     /// small values fill a memtable long before.
     pub(super) fn wants_flush(&self, memtable_size: u64) -> bool {
         self.unflushed > ((self.live + self.tree) / BUSY_FLUSH_PART).max(2 * memtable_size)
+    }
+
+    /// Whether what is in memtables may be the end of so many values that it should be known now and
+    /// then, though a store that is written to a little all the time never comes to rest.
+    pub(super) fn wants_flush_of(&self, entries: u64) -> bool {
+        let value = self.live / self.values.max(1);
+        entries.min(self.values) * value > ((self.live + self.tree) / REST_PART).max(REST_LEAST)
     }
 
     /// Whether the tree should be compacted for the log's sake: garbage is known only where what was
@@ -276,6 +286,15 @@ mod tests {
         let logged = Survey { young: 1 << 30, ..small.clone() };
         assert_eq!(logged.segment_limit(0.0), 16 * MIB, "all of it may be in use");
         assert_eq!((small.rest_segment(), huge.rest_segment()), (256 * KIB, 4 * MIB));
+    }
+
+    #[test]
+    fn as_many_values_may_be_overwritten_as_there_are_entries_and_no_more_than_there_are() {
+        let of = |values, entries| Survey { values, tree: 0, ..large() }.wants_flush_of(entries);
+        assert!(!of(1 << 16, 2048) && of(1 << 16, 2049), "a thirty-second");
+        assert!(!of(0, u64::MAX >> 20) && !of(64, 2) && of(64, 3));
+        let small = Survey { live: 255 << 10, values: 255, tree: 0, ..large() };
+        assert!(!small.wants_flush_of(1 << 40));
     }
 
     #[test]

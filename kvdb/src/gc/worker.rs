@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_secs(1);
 /// How often a store at rest is flushed for less than what makes a difference in space.
 const REST_FLUSH: Duration = Duration::from_secs(5);
+/// How often the memtable is sealed at most, while the database is written to, for the values that its
+/// entries may have overwritten or deleted: however little is written, these go some minutes later.
+const TRICKLE_FLUSH: Duration = Duration::from_secs(60);
 /// The tree is compacted for the log's sake when tables above the last level refer to so large a
 /// part of what the last level refers to, while the database is written to and at rest.
 const BUSY_UPPER_PART: u64 = 32;
@@ -110,7 +113,9 @@ struct Round<'a> {
     pause: Duration,
     /// When to flush also for little.
     next_flush: Instant,
-    /// What is known of it, on a full disk.
+    /// When to seal the memtable again for what it may have overwritten.
+    next_trickle: Instant,
+    /// What is in the way for now.
     obstacles: Obstacles,
 }
 
@@ -128,6 +133,7 @@ impl<'a> Round<'a> {
             looked: now,
             pause: Duration::ZERO,
             next_flush: now,
+            next_trickle: now + TRICKLE_FLUSH,
             obstacles: Obstacles::default(),
         }
     }
@@ -202,9 +208,14 @@ impl<'a> Round<'a> {
     fn keep_up(&mut self, survey: &Survey) -> Result<bool> {
         let (core, stop) = (self.core, self.stop);
         // Once until it is flushed.
-        if survey.wants_flush(core.options.memtable_size as u64) && self.sealed != Some(survey.head)
-        {
+        let now = Instant::now();
+        let mut flush = survey.wants_flush(core.options.memtable_size as u64);
+        if !flush && now >= self.next_trickle {
+            flush = survey.wants_flush_of(core.superversion().unflushed_entries());
+        }
+        if flush && self.sealed != Some(survey.head) {
             self.sealed = Some(survey.head);
+            self.next_trickle = now + TRICKLE_FLUSH;
             core.tree.rotate()?;
         }
         if survey.wants_compaction(BUSY_UPPER_PART) {
@@ -656,6 +667,51 @@ mod tests {
         let survey = db.core().survey(db.core().log().unwrap().end());
         let (got, limit) = (survey.amplification(), db.core().options.space_amplification);
         assert!(got <= limit, "{got}");
+        db.verify().unwrap();
+    }
+
+    /// As with something that is written every second for ever.
+    #[test]
+    fn rule_39_what_was_deleted_goes_though_a_little_is_written_all_the_time() {
+        let fs = Arc::new(MemFs::new());
+        // All of it fits into one memtable.
+        let db = small().memtable_size(4 << 20).open_in(fs.clone(), "/db").unwrap();
+        put(&db, 0..1000, 0);
+        db.compact().unwrap();
+        Round::of(&db).come_to_rest(&db);
+        let before = size(&fs);
+        (0..1000u32)
+            .filter(|key| key % 10 != 0)
+            .for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
+        let mut round = Round::of(&db);
+        let beat = |round: &mut Round<'_>, times: usize| {
+            for _ in 0..times {
+                db.put("beat", "b").unwrap();
+                let _ = round.look().unwrap();
+                assert!(round.since.elapsed() < REST, "never at rest");
+                let others = [
+                    Step::PrepareLog,
+                    Step::Flush,
+                    Step::Compact,
+                    Step::FreeSegments,
+                    Step::Reclaim,
+                ];
+                while others.iter().any(|step| db.step(*step).unwrap()) {}
+            }
+        };
+        beat(&mut round, 20);
+        assert!(size(&fs) >= before, "not within the first minute");
+        round.next_trickle = Instant::now();
+        beat(&mut round, 20);
+        // A tenth is in use, times the limit, with what is ahead of the log and not flushed.
+        let most = 100 * 10_000 * 3 / 2 + 3 * MIB;
+        assert!(size(&fs) <= most, "{} of {before}", size(&fs));
+        assert!(round.next_trickle > Instant::now() + TRICKLE_FLUSH / 2);
+        // And what is written now is left alone: it overwrites next to nothing.
+        let flushes = db.stats().tree.flushes;
+        round.next_trickle = Instant::now();
+        beat(&mut round, 3);
+        assert_eq!(db.stats().tree.flushes, flushes);
         db.verify().unwrap();
     }
 
