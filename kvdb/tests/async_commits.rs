@@ -379,7 +379,10 @@ fn rule_4_commits_of_all_kinds_race_with_close() {
                     for i in 0.. {
                         let key = (thread << 32 | i).to_be_bytes();
                         let mut batch = db.batch();
-                        batch.put(key, "v").unwrap();
+                        match batch.put(key, "v") {
+                            Err(Error::Closed) => break,
+                            put => put.unwrap(),
+                        }
                         let done = match thread {
                             0 => batch.commit().map(|_| there.push(key)),
                             1 => batch.commit_async().map(|p| {
