@@ -227,7 +227,7 @@ impl<S: State> Manifest<S> {
         let bytes = encode_change(change, &log.header, log.end)?;
 
         // From here to the end of `apply` an unwinding thread would leave file and state apart.
-        let unwinding = PoisonOnUnwind { poison: &self.poison };
+        let unwinding = self.poison_on_unwind("an append");
         if let Err(e) = log.file.write_all_at(&bytes, log.end) {
             let result = self.roll_back(log, e);
             unwinding.disarm();
@@ -249,6 +249,11 @@ impl<S: State> Manifest<S> {
             self.consider_rewrite(log);
         }
         Ok(())
+    }
+
+    /// Poisons the manifest if it is dropped, as by a panic, before it is disarmed.
+    pub(crate) fn poison_on_unwind(&self, within: &'static str) -> PoisonOnUnwind<'_> {
+        PoisonOnUnwind { poison: &self.poison, within }
     }
 
     /// Takes back a write that failed, so that the next record does not land behind garbage.
@@ -327,18 +332,19 @@ pub(crate) fn path_in(dir: &Path) -> PathBuf {
 }
 
 /// Poisons the manifest when dropped by a panic.
-struct PoisonOnUnwind<'a> {
+pub(crate) struct PoisonOnUnwind<'a> {
     poison: &'a OnceLock<String>,
+    within: &'static str,
 }
 
 impl PoisonOnUnwind<'_> {
-    fn disarm(self) {
+    pub(crate) fn disarm(self) {
         std::mem::forget(self);
     }
 }
 
 impl Drop for PoisonOnUnwind<'_> {
     fn drop(&mut self) {
-        let _ = self.poison.set("a panic in the middle of an append".to_owned());
+        let _ = self.poison.set(format!("a panic in the middle of {}", self.within));
     }
 }

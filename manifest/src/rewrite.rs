@@ -59,9 +59,17 @@ impl<S: State> Manifest<S> {
         bytes.extend_from_slice(&header.encode());
         bytes.extend_from_slice(&record);
 
-        let temp_path = self.dir.join(TEMP_NAME);
         let temp = write_temp(&*self.fs, &self.dir, &bytes)?;
-        if let Err(e) = self.fs.rename(&temp_path, &self.path) {
+        // An unwinding thread would leave the old file here, and perhaps the new one under its name.
+        let unwinding = self.poison_on_unwind("a rewrite");
+        let exchanged = self.exchange(log, header, temp);
+        unwinding.disarm();
+        exchanged
+    }
+
+    /// Gives the manifest's name to a new file, and appends to that from now on.
+    fn exchange(&self, log: &mut Log, header: Header, temp: Arc<dyn File>) -> Result<()> {
+        if let Err(e) = self.fs.rename(&self.dir.join(TEMP_NAME), &self.path) {
             return Err(self.rename_failed(log, e));
         }
         // From here on the old file may have lost its name. An append to it could vanish, and so

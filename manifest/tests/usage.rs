@@ -4,13 +4,14 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::*;
 use kvdb_manifest::{Error, FILE_NAME, Manifest, Options, State, exists};
-use kvdb_vfs::{Fs, Op, OpenMode, OsFs};
+use kvdb_vfs::{Fs, Keep, Op, OpenMode, OsFs};
 
 #[test]
 fn changes_are_there_after_reopening_in_order() {
@@ -278,6 +279,48 @@ fn a_panic_in_the_middle_of_an_append_poisons() {
     let append = || manifest.append_with(|_| -> Result<Change, Error> { panic!("mine") });
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(append)).unwrap_err();
     manifest.append(&Change::default()).unwrap();
+}
+
+#[test]
+fn a_panic_in_the_middle_of_a_rewrite_loses_nothing_that_is_acknowledged() {
+    let automatic = || Options { rewrite_bytes: 3000, rewrite_ratio: 2, ..Options::default() };
+    for (op, options) in
+        [Op::Rename, Op::SyncDir].into_iter().flat_map(|op| [(op, manual()), (op, automatic())])
+    {
+        let fs = file_system();
+        let manifest =
+            Manifest::<Numbers>::create(Arc::new(fs.clone()), Path::new(DIR), 1, options).unwrap();
+        manifest.append(&add(0)).unwrap();
+        fs.on_operation(move |_, met, _| assert!(met != op, "planted"));
+        let mut acknowledged = BTreeSet::from([0]);
+        let mut panicked = false;
+        for n in 1..2000 {
+            let rewrite = n == 10;
+            let next = std::panic::AssertUnwindSafe(|| {
+                manifest.append(&add(n))?;
+                if rewrite { manifest.rewrite() } else { Ok(()) }
+            });
+            match std::panic::catch_unwind(next) {
+                Ok(Ok(())) => _ = acknowledged.insert(n),
+                Ok(Err(error)) => {
+                    assert!(matches!(error, Error::Poisoned { .. }) && panicked, "{error}");
+                    break;
+                }
+                Err(_) => {
+                    panicked = true;
+                    fs.on_operation(|_, _, _| ());
+                }
+            }
+        }
+        assert!(panicked && manifest.is_poisoned(), "{op:?}");
+        drop(manifest);
+        for image in [fs.process_image(), fs.crash_image(&mut Keep::None)] {
+            let (manifest, _) =
+                Manifest::<Numbers>::open(Arc::new(image), Path::new(DIR), manual()).unwrap();
+            let found = manifest.read(|numbers| numbers.0.clone());
+            assert!(found.is_superset(&acknowledged), "{op:?}: {found:?}, {acknowledged:?}");
+        }
+    }
 }
 
 /// Gives another sum with every replay.

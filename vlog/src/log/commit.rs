@@ -97,7 +97,7 @@ impl<C> Log<C> {
                 return outcome;
             }
             let mut queue = lock_busy(&self.queue);
-            if queue.cannot_hold(node) {
+            if queue.is_foreign(node) {
                 return Err(Error::Misuse("the ticket is of another log"));
             }
             match queue.try_lead(node) {

@@ -18,6 +18,8 @@ const DONE: u8 = 2;
 
 /// A frame in the queue and the thread that waits for it.
 pub(crate) struct Node<C> {
+    /// The queue it was made for.
+    queue: u64,
     pub(crate) version: u64,
     pub(crate) durability: Durability,
     /// Length of the frame.
@@ -39,8 +41,16 @@ struct Slot<C> {
 }
 
 impl<C> Node<C> {
-    fn new(frame: Frame, version: u64, durability: Durability, room: u64, context: C) -> Self {
+    fn new(
+        queue: u64,
+        frame: Frame,
+        version: u64,
+        durability: Durability,
+        room: u64,
+        context: C,
+    ) -> Self {
         Node {
+            queue,
             version,
             durability,
             len: frame.len() as u32,
@@ -143,6 +153,8 @@ impl<C> Group<C> {
 
 /// Frames that wait, in the order of their versions.
 pub(crate) struct Queue<C> {
+    /// No other one of the process has it.
+    id: u64,
     nodes: VecDeque<Arc<Node<C>>>,
     leader: bool,
     next_turn: u64,
@@ -151,7 +163,9 @@ pub(crate) struct Queue<C> {
 
 impl<C> Queue<C> {
     pub(crate) fn new() -> Self {
-        Queue { nodes: VecDeque::new(), leader: false, next_turn: 0, last_size: 0 }
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Queue { id, nodes: VecDeque::new(), leader: false, next_turn: 0, last_size: 0 }
     }
 
     pub(crate) fn push(
@@ -162,7 +176,7 @@ impl<C> Queue<C> {
         room: u64,
         context: C,
     ) -> Ticket<C> {
-        let node = Arc::new(Node::new(frame, version, durability, room, context));
+        let node = Arc::new(Node::new(self.id, frame, version, durability, room, context));
         debug_assert!(
             self.nodes.back().is_none_or(|last| last.version <= version),
             "queue order is version order"
@@ -182,9 +196,9 @@ impl<C> Queue<C> {
         may
     }
 
-    /// Whether a frame that says it waits is not of this queue.
-    pub(crate) fn cannot_hold(&self, node: &Node<C>) -> bool {
-        self.nodes.is_empty() && node.queued.load(Ordering::Relaxed)
+    /// Whether a frame is not of this queue.
+    pub(crate) fn is_foreign(&self, node: &Node<C>) -> bool {
+        node.queue != self.id
     }
 
     /// Whether waiting for more members is likely to find some, and worth it: what they would
