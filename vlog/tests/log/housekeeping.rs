@@ -201,6 +201,23 @@ fn a_ticket_of_another_log_is_an_error_and_does_not_spin_for_ever() {
     assert!(ended, "drives for ever");
 }
 
+#[test]
+fn a_ticket_of_another_log_is_refused_beside_frames_that_wait() {
+    let logs = [(); 2].map(|()| {
+        let fs: Arc<dyn Fs> = Arc::new(new_disk());
+        open(&fs, &Manifest::new(State::default()), &options()).unwrap().0
+    });
+    let [one, two] = &logs;
+    let [ticket, waits] = [one, two].map(|log| {
+        let frame = frame(10);
+        let room = log.reserve(frame.len()).unwrap();
+        log.enqueue(frame, 1, Durability::Sync, room, ())
+    });
+    assert!(matches!(two.drive(ticket, &Discard), Err(Error::Misuse(_))));
+    assert!(!waits.is_done(), "it was led by a stranger");
+    two.drive(waits, &Discard).unwrap();
+}
+
 /// Waits while it names.
 struct Waits {
     manifest: Arc<Manifest>,
