@@ -29,10 +29,22 @@ const PIECE_BYTES: u64 = 256 << 10;
 pub(super) enum Failure {
     /// A record that is in use cannot be read, or what says which records of these segments are.
     Damaged { segments: Vec<u32>, error: Error },
-    /// The file system could not read a table that refers to these segments: perhaps the next time.
+    /// The file system could not read these segments, or a table that refers to them: perhaps the next
+    /// time.
     Unread { segments: Vec<u32>, error: Error },
     /// Anything else.
     Failed(Error),
+}
+
+impl Failure {
+    /// After a record of this segment could not be read.
+    fn of_segment(segment: u32, error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::Corruption => Failure::Damaged { segments: vec![segment], error },
+            ErrorKind::Io => Failure::Unread { segments: vec![segment], error },
+            _ => Failure::Failed(error),
+        }
+    }
 }
 
 impl<E: Into<Error>> From<E> for Failure {
@@ -216,8 +228,8 @@ fn unreadable(
         if let Err(error) = outcome {
             return Failure::Failed(error);
         }
-        if read.is_err() {
-            return Failure::Damaged { segments: vec![segment], error: error.into() };
+        if let Err(error) = read {
+            return Failure::of_segment(segment, error.into());
         }
     }
     Failure::Failed(error.into())
@@ -249,12 +261,7 @@ impl Outputs<'_> {
             let next = &left[..piece(left)];
             let taken = writer.copy(view, next, most, &mut offsets).map_err(|(at, error)| {
                 let error = Error::from(error);
-                match error.kind() {
-                    ErrorKind::Corruption | ErrorKind::Io => {
-                        Failure::Damaged { segments: vec![next[at].pointer.segment()], error }
-                    }
-                    _ => Failure::Failed(error),
-                }
+                Failure::of_segment(next[at].pointer.segment(), error)
             })?;
             writer.write_ready()?;
             let (copied, rest) = left.split_at(taken);

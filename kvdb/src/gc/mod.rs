@@ -151,9 +151,9 @@ pub struct GcReport {
     /// file is gone.
     pub bytes_reclaimed: u64,
     /// Segments that were found damaged, or that a table refers to which cannot be read, and that were
-    /// left as they are, and how. Those of a table that the file system could not read are tried again by
-    /// the next collection; the others, and what was collected together with them, when the database is
-    /// opened anew.
+    /// left as they are, and how. Where the file system could not read the segment or the table, the next
+    /// collection tries again; the others, and what was collected together with them, are tried when the
+    /// database is opened anew.
     pub damaged: Vec<(u32, String)>,
 }
 

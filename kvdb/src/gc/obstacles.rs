@@ -42,7 +42,7 @@ impl Obstacles {
         unit.moved_size() <= self.bytes()
     }
 
-    /// A table could not be read that refers to these segments.
+    /// These segments could not be read, or a table that refers to them.
     pub(super) fn unread(&mut self, segments: &[u32], error: Error) {
         let (all, _) = self.unread.get_or_insert((BTreeSet::new(), error));
         all.extend(segments);

@@ -121,7 +121,12 @@ fn a_victim_that_cannot_be_read_is_left_and_the_others_are_collected() {
     let report = db.gc(&GcOptions::full()).unwrap();
     assert_eq!(report.damaged.len(), 1, "{report:?}");
     assert!(report.collections > 0 && names(&inner).contains(&victim));
+    assert!(db.stats().log_files.iter().all(|file| file.damaged.is_none()));
+    // It was no damage: it is collected when the device answers again.
     broken.disarm();
+    let report = db.gc(&GcOptions::full()).unwrap();
+    assert!(report.damaged.is_empty() && !names(&inner).contains(&victim), "{report:?}");
+    assert_eq!(db.health(), kvdb::Health::Good);
     assert!(now(&db) == model);
 }
 
