@@ -216,14 +216,19 @@ impl<C: Companion> Tree<C> {
         let down = |picker: &Picker<'_>| picker.manual_down(&range, newest);
         while self.run_manual(down)? {}
         let rewritten_with = shared.companion.floor();
+        let call = {
+            let mut schedule = shared.scheduler.lock();
+            schedule.calls += 1;
+            schedule.calls
+        };
         // Jobs in the background may have begun a deeper level since.
         while self.run_manual(|picker| match down(picker)? {
             Some(job) => Ok(Some(job)),
             None => {
-                // If the clock went back, jobs drop by less than they could have: a table that was
-                // rewritten since would for ever look as if more of it could go.
+                // If the clock went back, jobs drop by less than they could have.
                 let clock = rewritten_with.clock.min(shared.companion.floor().clock);
-                picker.manual_rewrite(&range, newest, Floor { clock, ..rewritten_with })
+                let floor = Floor { clock, ..rewritten_with };
+                picker.manual_rewrite(&range, newest, floor, call)
             }
         })? {}
         Ok(())

@@ -71,6 +71,8 @@ pub(crate) struct Schedule {
     pub(crate) awaited: usize,
     /// Nobody may begin a job because of an earlier failure, until then.
     pub(crate) pause_until: Option<Instant>,
+    /// Calls of `compact_range` so far.
+    pub(crate) calls: u64,
 }
 
 impl Scheduler {

@@ -177,6 +177,8 @@ pub(crate) struct Built {
     pub(crate) clock: u64,
     /// Wait so many seconds beyond `clock` before looking for expired entries again.
     pub(crate) patience: u64,
+    /// The call of `compact_range` that had it rewritten in place; 0: none.
+    pub(crate) call: u64,
 }
 
 /// One table, shared by all versions of the tree that have it. When the last of them goes and the

@@ -255,3 +255,92 @@ fn a_major_compaction_ends_although_others_go_on_writing() {
     assert_eq!(count(&tree) as u64, 1000 * newest);
     tree.verify().unwrap();
 }
+
+/// Its clock says one thing to those who look and another to those who compact, again and again.
+#[derive(Default)]
+struct Swinging {
+    looks: parking_lot::Mutex<Vec<u64>>,
+    held: parking_lot::Mutex<Vec<u64>>,
+}
+
+impl Swinging {
+    /// Goes round in the list.
+    fn next(clocks: &parking_lot::Mutex<Vec<u64>>) -> Floor {
+        let mut clocks = clocks.lock();
+        let clock = clocks.first().copied().unwrap_or(0);
+        if !clocks.is_empty() {
+            clocks.rotate_left(1);
+        }
+        Floor { discard: 100, clock }
+    }
+}
+
+impl Companion for Swinging {
+    type View = ();
+    fn pointer(&self, _: &[u8]) -> Option<(u32, u32)> {
+        None
+    }
+    fn before_install(
+        &self,
+        _: &mut kvdb_manifest::store::StoreChange,
+        _: u64,
+    ) -> Result<(), BoxError> {
+        Ok(())
+    }
+    fn view(&self) -> Arc<()> {
+        Arc::default()
+    }
+    fn floor(&self) -> Floor {
+        Swinging::next(&self.looks)
+    }
+    fn hold_floor(&self) -> Floor {
+        Swinging::next(&self.held)
+    }
+}
+
+#[test]
+fn a_major_compaction_ends_however_the_clock_swings_and_drops_what_every_clock_permits() {
+    let swings: [(&[u64], &[u64]); 4] =
+        [(&[150], &[50]), (&[150, 60, 150], &[50, 150]), (&[60, 150], &[150, 50]), (&[50], &[150])];
+    for (looks, held) in swings {
+        let store = Store::new();
+        let companion = Arc::<Swinging>::default();
+        let manifest = store.manifest().unwrap();
+        let tree =
+            Tree::open(store.fs.clone(), &store.dir, manifest, small(), companion.clone(), false)
+                .unwrap();
+        tree.start().unwrap();
+        // One in two expires at 40, one in four at 100.
+        for k in 0..4000u64 {
+            let expiry = [40, 100, 40, 0][k as usize % 4];
+            let entry = Entry::value(&[7; 60]).with_expiry(expiry);
+            tree.write(1, &[(&k.to_be_bytes(), entry)]).unwrap();
+        }
+        tree.major_compact().unwrap();
+        let tables: usize = tree.superversion().table_counts().iter().sum();
+        let compactions = tree.stats().compactions;
+        assert!(tables > 10 && count(&tree) == 4000, "{tables} tables");
+        *companion.looks.lock() = looks.to_vec();
+        *companion.held.lock() = held.to_vec();
+        // Were it to go on for ever, the clock stands still in the end.
+        let (watched, stopper) = (tree.clone(), companion.clone());
+        let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let end = ended.clone();
+        let watcher = std::thread::spawn(move || {
+            while !end.load(std::sync::atomic::Ordering::SeqCst) {
+                if watched.stats().compactions > compactions + 10 * tables as u64 {
+                    stopper.held.lock().clear();
+                    stopper.looks.lock().clear();
+                }
+                std::thread::yield_now();
+            }
+        });
+        tree.major_compact().unwrap();
+        ended.store(true, std::sync::atomic::Ordering::SeqCst);
+        watcher.join().unwrap();
+        let rewritten = tree.stats().compactions - compactions;
+        assert!(rewritten <= tables as u64, "{rewritten} of {tables} tables, {looks:?} {held:?}");
+        assert!(count(&tree) <= 2000, "{} left, {looks:?} {held:?}", count(&tree));
+        tree.verify().unwrap();
+    }
+}

@@ -38,6 +38,8 @@ pub(crate) struct Job {
     pub(crate) older_top: Vec<Arc<TableFile>>,
     /// The version it was picked from.
     pub(crate) version: Arc<Version>,
+    /// The call of `compact_range` that rewrites a table in place; 0: it is something else.
+    pub(crate) call: u64,
     /// The inputs only change their level.
     pub(crate) is_move: bool,
 }

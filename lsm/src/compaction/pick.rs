@@ -58,7 +58,8 @@ impl Picker<'_> {
             _ => Vec::new(),
         };
         let version = self.version.clone();
-        Job { reason, from, to, upper, lower, older_top: Vec::new(), version, is_move: false }
+        let older_top = Vec::new();
+        Job { reason, from, to, upper, lower, older_top, version, call: 0, is_move: false }
     }
 
     fn if_free(&self, job: Job) -> Option<Job> {
@@ -345,23 +346,26 @@ impl Picker<'_> {
     }
 
     /// Rewrites in place one table of the last level that has something no newer than `newest`, and
-    /// something that can go with this floor and could not when it was written.
+    /// something that can go with this floor and could not when it was written. One that the same
+    /// `call` has rewritten is left alone whatever the clock says: clocks go back, and if one did at
+    /// every job and not at the looks in between, there would be no end.
     pub(crate) fn manual_rewrite(
         &self,
         range: &Range,
         newest: u64,
         floor: Floor,
+        call: u64,
     ) -> Result<Option<Job>, Busy> {
         let Some(last) = self.version.last_level() else { return Ok(None) };
         let tables = self.version.level(last).overlapping(&range.smallest, &range.largest);
         let worth = tables.iter().find(|t| {
             let r = &t.record;
-            let old =
-                t.built.floor < floor.discard.min(r.largest_version) || t.built.clock < floor.clock;
+            let behind = t.built.clock < floor.clock && t.built.call != call;
+            let old = behind || t.built.floor < floor.discard.min(r.largest_version);
             r.tombstones + r.stale + r.expiring > 0 && old && r.smallest_version <= newest
         });
         let Some(table) = worth else { return Ok(None) };
-        let job = self.job(Reason::Manual, last, last, vec![table.clone()]);
+        let job = Job { call, ..self.job(Reason::Manual, last, last, vec![table.clone()]) };
         self.if_free(job).ok_or(Busy).map(Some)
     }
 }

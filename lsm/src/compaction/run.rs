@@ -114,6 +114,7 @@ impl<C: Companion> Shared<C> {
             floor: floor.discard,
             clock: floor.clock,
             patience: patience(job, dropped, entries),
+            call: job.call,
         };
         let change = StoreChange {
             tables_removed: job.inputs().map(|t| t.id()).collect(),

@@ -267,6 +267,7 @@ fn a_table_of_level_0_never_overtakes_an_older_one_that_stays() {
         lower: vec![],
         older_top: vec![],
         version: v.clone(),
+        call: 0,
         is_move: false,
     };
     running.add(&job);
@@ -290,6 +291,7 @@ fn level_0_is_merged_in_itself_while_the_base_is_busy() {
         lower: vec![],
         older_top: vec![],
         version: v.clone(),
+        call: 0,
         is_move: false,
     });
     let job = with_picker(&v, &running, |p| p.by_score(true)).unwrap();
@@ -350,11 +352,11 @@ fn tombstones_superseded_and_expired_entries_are_looked_for_without_writes() {
 fn a_table_is_not_rewritten_again_before_anything_has_changed() {
     let mut t = table(2, 4, ["c", "d"], [1, 10]);
     (t.tombstones, t.stale, t.expiring, t.earliest_expiry) = (200, 200, 200, 50);
-    let built = Built { floor: 10, clock: 60, patience: 5 };
+    let built = Built { floor: 10, clock: 60, patience: 5, call: 0 };
     let v = version_with(vec![t.clone()], built);
     assert!(garbage(&v, 20, 60).is_none());
     assert!(garbage(&v, 20, 65).is_some(), "its patience is over");
-    let built = Built { floor: 4, clock: 60, patience: 5 };
+    let built = Built { floor: 4, clock: 60, patience: 5, call: 0 };
     let v = version_with(vec![t], built);
     assert!(garbage(&v, 5, 60).is_none(), "the floor has passed one more version");
     assert!(garbage(&v, 8, 60).is_some());
@@ -449,6 +451,7 @@ fn job(from: usize, to: usize, v: &Arc<Version>, upper: &[u64], lower: &[u64]) -
         lower: pick(to, lower),
         older_top: vec![],
         version: v.clone(),
+        call: 0,
         is_move: false,
     }
 }

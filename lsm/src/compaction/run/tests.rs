@@ -54,6 +54,7 @@ fn job<C: Companion>(tree: &Tree<C>, to: usize, tables: std::ops::Range<usize>) 
         lower: vec![],
         older_top,
         version,
+        call: 0,
         is_move: false,
     }
 }
