@@ -143,6 +143,8 @@ pub(crate) struct Picture<'t> {
     pub(crate) core: Weak<Core>,
     pub(crate) superversion: Arc<Superversion<LogView>>,
     pub(crate) pending: Option<PendingWrites>,
+    /// How many writes had been added to the transaction by then.
+    pub(crate) added: u64,
     pub(crate) version: u64,
     pub(crate) clock: u64,
     /// Entries that are not newer than this are left out, with the tables that have nothing else.
@@ -179,15 +181,15 @@ impl<'t> Picture<'t> {
 
     /// What one more walk of a read-write transaction over all versions notes its reads in.
     pub(crate) fn track(&self) -> Option<SharedTrack> {
-        self.noted(None)
+        self.noted(0)
     }
 
     /// The same for one that shows of each key the newest version alone.
     fn track_newest(&self) -> Option<SharedTrack> {
-        self.noted(self.pending.clone())
+        self.noted(self.added)
     }
 
-    fn noted(&self, own: Option<PendingWrites>) -> Option<SharedTrack> {
+    fn noted(&self, own: u64) -> Option<SharedTrack> {
         let tracks = self.tracks?;
         let track = Arc::new(Mutex::new(Track::besides(own)));
         tracks.lock().push(track.clone());

@@ -106,6 +106,7 @@ impl<'t> Reader<'t> {
             core: Arc::downgrade(core),
             superversion: core.superversion(),
             pending: (!writes.is_empty()).then(|| writes.snapshot()),
+            added: writes.added(),
             version: transaction.mark.version(),
             clock: transaction.clock.now(),
             since: 0,
@@ -242,5 +243,28 @@ impl<'t> Untracked<'t> {
 impl fmt::Debug for Untracked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Untracked").field(&self.reader.transaction).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvdb_vfs::MemFs;
+
+    use super::*;
+    use crate::Options;
+
+    #[test]
+    fn what_a_walk_has_read_keeps_no_copy_of_the_writes_of_its_transaction() {
+        let db = Options::default().open_in(Arc::new(MemFs::new()), "/db").unwrap();
+        let mut t = db.begin().unwrap();
+        t.put("own", "value").unwrap();
+        let picture = Reader::new(&t, true).picture();
+        let copy = Arc::downgrade(picture.pending.as_ref().unwrap());
+        let mut iter = Iter::new(picture, prefix_bounds(b"o"));
+        assert_eq!(iter.next().unwrap().unwrap().key(), b"own");
+        assert!(copy.upgrade().is_some());
+        drop(iter);
+        assert!(copy.upgrade().is_none());
+        t.commit().unwrap();
     }
 }

@@ -134,6 +134,7 @@ impl Snapshot {
             core: Arc::downgrade(&self.core),
             superversion: self.core.superversion(),
             pending: None,
+            added: 0,
             version: self.version(),
             clock: self.marks.1.now(),
             since: 0,

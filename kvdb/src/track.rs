@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kvdb_txn::ReadSet;
 use parking_lot::Mutex;
 
-use crate::write_set::PendingWrites;
+use crate::write_set::WriteSet;
 
 /// The ranges of one cursor. A seek is a read of everything from where it was asked to go to where
 /// it came to stand; moving on extends the range. Ranges, not keys: an insert by another commit
@@ -20,8 +20,9 @@ use crate::write_set::PendingWrites;
 pub(crate) struct Track {
     current: Reach,
     finished: Vec<Reach>,
-    /// The transaction's writes that the cursor shows in the place of what is stored.
-    own: Option<PendingWrites>,
+    /// The cursor shows so many of the transaction's writes, the first ones, in the place of what is
+    /// stored under their keys.
+    own: u64,
 }
 
 /// A range under way. An end that is `None` has not been reached by any move yet.
@@ -35,8 +36,8 @@ struct Reach {
 pub(crate) type SharedTrack = Arc<Mutex<Track>>;
 
 impl Track {
-    /// Of a cursor that shows these writes in the place of what is stored under their keys.
-    pub(crate) fn besides(own: Option<PendingWrites>) -> Self {
+    /// Of a cursor that shows so many writes of its transaction in the place of what is stored.
+    pub(crate) fn besides(own: u64) -> Self {
         Track { own, ..Track::default() }
     }
 
@@ -93,33 +94,18 @@ impl Track {
         self.current.lower = Some(start.clone());
     }
 
-    /// Adds all that was read to a read set.
-    pub(crate) fn collect(&self, reads: &mut ReadSet) {
+    /// Adds all that was read to a read set: of a transaction that has written this in the end.
+    pub(crate) fn collect(&self, writes: &WriteSet, reads: &mut ReadSet) {
         for reach in self.finished.iter().chain([&self.current]) {
-            if let (Some(lower), Some(upper)) = (&reach.lower, &reach.upper) {
-                self.add(as_ref(lower), as_ref(upper), reads);
+            let (Some(lower), Some(upper)) = (&reach.lower, &reach.upper) else { continue };
+            let (mut lower, upper) = (as_ref(lower), as_ref(upper));
+            // Without the keys that the transaction has answered itself.
+            for key in writes.answered(lower, upper, self.own) {
+                reads.add_range(lower, Bound::Excluded(key));
+                lower = Bound::Excluded(key);
             }
+            reads.add_range(lower, upper);
         }
-    }
-
-    /// Adds a range without the keys that the transaction has answered itself.
-    fn add<'a>(&'a self, mut lower: Bound<&'a [u8]>, upper: Bound<&[u8]>, reads: &mut ReadSet) {
-        let own = self.own.as_deref().unwrap_or_default();
-        let first = own.partition_point(|(key, _)| match lower {
-            Bound::Included(lower) => **key < *lower,
-            Bound::Excluded(lower) => **key <= *lower,
-            Bound::Unbounded => false,
-        });
-        let within = own[first..].iter().take_while(|(key, _)| match upper {
-            Bound::Included(upper) => **key <= *upper,
-            Bound::Excluded(upper) => **key < *upper,
-            Bound::Unbounded => true,
-        });
-        for (key, _) in within.filter(|(_, pending)| !pending.entry().kind.is_merge()) {
-            reads.add_range(lower, Bound::Excluded(key));
-            lower = Bound::Excluded(key);
-        }
-        reads.add_range(lower, upper);
     }
 }
 

@@ -272,7 +272,7 @@ impl Transaction {
     pub(crate) fn into_commit(self) -> Commit {
         let mut reads = self.reads.into_inner();
         for track in self.tracks.into_inner() {
-            track.lock().collect(&mut reads);
+            track.lock().collect(&self.writes, &mut reads);
         }
         Commit {
             core: self.core,

@@ -1,6 +1,7 @@
 //! The writes of a transaction before its commit.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use crate::merge::MergeOperator;
 pub(crate) struct Pending {
     encoded: Arc<[u8]>,
     head_len: usize,
+    /// Which of the set's writes made its key answer without what is stored, 1 being the first; of an
+    /// operand without a meaning.
+    since: u64,
 }
 
 impl Pending {
@@ -28,7 +32,12 @@ impl Pending {
         let mut encoded = Vec::with_capacity(head_len + value.len());
         encoded.extend_from_slice(&head[..head_len]);
         encoded.extend_from_slice(value);
-        Pending { encoded: encoded.into(), head_len }
+        Pending { encoded: encoded.into(), head_len, since: 0 }
+    }
+
+    /// Whether reads of its key need nothing that is stored.
+    fn answers(&self) -> bool {
+        !self.entry().kind.is_merge()
     }
 
     /// Head and value, as they stand in a memtable.
@@ -131,6 +140,8 @@ pub(crate) struct WriteSet {
     writes: BTreeMap<Box<[u8]>, Pending>,
     /// Bytes of all records in the log.
     record_bytes: usize,
+    /// Writes that were ever added.
+    added: u64,
 }
 
 impl WriteSet {
@@ -158,6 +169,32 @@ impl WriteSet {
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
         self.writes.keys().map(|k| &**k)
+    }
+
+    /// How many writes were added so far.
+    pub(crate) fn added(&self) -> u64 {
+        self.added
+    }
+
+    /// The keys between these bounds whose reads needed nothing that is stored when so many writes had
+    /// been added. From then on they never do.
+    pub(crate) fn answered<'a>(
+        &'a self,
+        lower: Bound<&'a [u8]>,
+        upper: Bound<&'a [u8]>,
+        added: u64,
+    ) -> impl Iterator<Item = &'a [u8]> {
+        use Bound::{Excluded, Included};
+        let empty = match (lower, upper) {
+            (Included(lower), Included(upper)) => lower > upper,
+            (Included(lower) | Excluded(lower), Included(upper) | Excluded(upper)) => {
+                lower >= upper
+            }
+            _ => false,
+        };
+        let within = (!empty).then(|| self.writes.range::<[u8], _>((lower, upper)));
+        let answers = move |pending: &Pending| pending.answers() && pending.since <= added;
+        within.into_iter().flatten().filter(move |(_, p)| answers(p)).map(|(key, _)| &**key)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Pending)> {
@@ -219,10 +256,14 @@ impl WriteSet {
     }
 
     /// Refuses before anything changes, so that a write over the limit is simply not there.
-    fn add(&mut self, limits: &Limits, key: &[u8], pending: Pending) -> Result<()> {
-        let replaced = self.writes.get(key).map_or(0, |old| old.frame_bytes(key));
+    fn add(&mut self, limits: &Limits, key: &[u8], mut pending: Pending) -> Result<()> {
+        let old = self.writes.get(key);
+        let replaced = old.map_or(0, |old| old.frame_bytes(key));
         let record_bytes = self.record_bytes - replaced + pending.frame_bytes(key);
         limits.check_transaction(kvdb_vlog::frame_len(record_bytes))?;
+        let answered = old.filter(|old| old.answers()).map(|old| old.since);
+        self.added += 1;
+        pending.since = answered.unwrap_or(self.added);
         self.record_bytes = record_bytes;
         self.writes.insert(key.into(), pending);
         Ok(())
