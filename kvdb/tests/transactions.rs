@@ -602,6 +602,15 @@ fn rule_20_own_writes_that_a_scan_meets_are_no_reads_and_all_between_them_is() {
                 let outcome = scan_and_change(false, write, scan, change);
                 assert!(!conflicts(outcome), "{scanned} over the own {how}");
             }
+            // However often it is written again, afterwards too.
+            let again = |t: &mut Transaction| {
+                scan(t);
+                t.delete("k").unwrap();
+                t.put("k", "own").unwrap();
+            };
+            let put = |t: &mut Transaction| t.put("k", "own").unwrap();
+            let outcome = scan_and_change(false, put, again, change);
+            assert!(!conflicts(outcome), "{scanned} over an own write that is written again");
             // Not written by itself, or later: then it was read.
             let outcome = scan_and_change(false, |_| {}, scan, change);
             assert!(conflicts(outcome), "{scanned} over what is stored");
