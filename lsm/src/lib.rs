@@ -57,8 +57,8 @@
 //! What is picked: all of level 0; of a deeper level the table that overlaps the next one least,
 //! where tombstones, superseded and expiring entries and pointers into the log make it cheaper.
 //! Tables without anything below move without being read, unless they would come to lie over too
-//! much of the level after the next. While the base level is busy, tables of level 0 that are
-//! neighbours in age are merged into one. An idle tree looks for tombstones, superseded and expired
+//! much of the level after the next. While the base level is busy and writers are close to being slowed
+//! down, tables of level 0 that are neighbours in age are merged into one. An idle tree looks for tombstones, superseded and expired
 //! entries that can go, for range deletes to be applied, and for pointers that may supersede others
 //! below.
 //!

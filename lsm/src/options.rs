@@ -270,8 +270,14 @@ impl Options {
         // Eight bytes per key, of which the shortest entries take about 32 bytes each.
         let flush = BUILDER + self.memtable_size as u64 / 4;
         let parts = (self.compaction_threads * 2 + 1) as u64;
-        let jobs = flush + parts * (BUILDER + self.table_size / 4);
+        let jobs = flush + parts * (BUILDER + self.table_size / 4) + self.top_run_bound();
         (self.memtables_bound() + jobs).saturating_add(cache).saturating_add(self.blocks_bound())
+    }
+
+    /// What is held of a table that several of level 0 are merged into, until it ends: it may be much
+    /// larger than others.
+    pub(crate) fn top_run_bound(&self) -> u64 {
+        self.memtable_size as u64 / 2
     }
 
     /// The blocks that a compaction of all of level 0 stands on: one in each table for each of its

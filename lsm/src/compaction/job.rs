@@ -121,6 +121,11 @@ impl Running {
         self.jobs.iter().any(|j| j.inputs.contains(&table))
     }
 
+    /// Whether tables of level 0 are being merged into one that stays there.
+    pub(crate) fn merges_top(&self) -> bool {
+        self.jobs.iter().any(|j| (j.from, j.to) == (0, 0))
+    }
+
     /// Whether a job would touch a range that another one has reserved.
     pub(crate) fn conflicts(&self, job: &Job) -> bool {
         let range = job.range();

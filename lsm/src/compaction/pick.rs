@@ -20,6 +20,8 @@ const WIDEN_TABLES: u64 = 25;
 pub(super) const GRANDPARENT_TABLES: u64 = 10;
 /// Level 0 → 0 takes at least so many tables.
 const LEAST_L0_RUN: usize = 4;
+/// And no more than so many memtables' worth of bytes.
+const L0_RUN_MEMTABLES: u64 = 8;
 /// Log bytes that pointers of upper levels refer to, as a part of those of the last level, from
 /// which on an idle tree is compacted for the log's sake.
 const LOG_GARBAGE_PART: u64 = 5;
@@ -88,34 +90,50 @@ impl Picker<'_> {
     }
 
     /// Several tables of level 0, next to each other in age, into one: fewer tables for readers to
-    /// look into while the base level is busy.
+    /// look into and for writers to wait for while the base level is busy, and one table less to meet
+    /// what lies below for each that went into it.
+    ///
+    /// The longest run that is as cheap as may be: each table more makes it cheaper per table that
+    /// there will be less (RocksDB's rule for its intra-L0 compactions), so what was merged before is not
+    /// merged again with a few new ones. Not more than memory permits: its output is one table, whose
+    /// hashes and index are held until it ends.
     fn top_to_top(&self) -> Option<Job> {
         let top = self.version.level(0).tables();
-        if top.len() < self.options.l0_slowdown_trigger {
+        if top.len() < self.options.l0_slowdown_trigger || self.running.merges_top() {
             return None;
         }
-        let limit = 2 * self.options.memtable_size as u64;
+        let limit = L0_RUN_MEMTABLES * self.options.memtable_size as u64;
+        let memory = self.options.top_run_bound();
         let mut best: &[Arc<TableFile>] = &[];
-        let mut start = 0;
-        while start < top.len() {
-            let mut end = start;
-            let mut bytes = 0;
-            while end < top.len()
-                && !self.running.is_input(top[end].id())
-                && bytes + top[end].size() <= limit
-            {
-                bytes += top[end].size();
-                end += 1;
+        for start in 0..top.len() {
+            let (mut end, mut bytes, mut held, mut cost) = (start, 0, 0, u64::MAX);
+            while let Some(table) = top.get(end).filter(|t| !self.running.is_input(t.id())) {
+                bytes += table.size();
+                held += self.held_to_build(table);
+                // Bytes to be written for each table that there will be less.
+                let next = bytes.checked_div((end - start) as u64).unwrap_or(u64::MAX);
+                if bytes > limit || held > memory || next > cost {
+                    break;
+                }
+                (cost, end) = (next, end + 1);
             }
             if end - start > best.len() {
                 best = &top[start..end];
             }
-            start = end.max(start + 1);
         }
         if best.len() < LEAST_L0_RUN {
             return None;
         }
         self.in_top(Reason::Level0, best)
+    }
+
+    /// About what a table's entries take in memory while they are written into another one: hashes, the
+    /// filter, the index.
+    fn held_to_build(&self, table: &TableFile) -> u64 {
+        let r = &table.record;
+        let per_entry = 8 + u64::from(self.options.bits_per_key).div_ceil(8);
+        let key = r.smallest_key.len().max(r.largest_key.len()) as u64;
+        r.entries * per_entry + (r.size / self.options.block_size as u64 + 1) * (key + 16)
     }
 
     /// Tables of level 0 that are next to each other in age, merged in place.

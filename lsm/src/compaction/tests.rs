@@ -12,7 +12,7 @@
 //! | what overlaps nothing is moved, not over too many grandparents | `a_table_over_too_many_grandparents_is_not_moved`, `level_0_goes_as_a_whole_and_is_moved_only_if_nothing_overlaps` |
 //! | inputs are widened while that is free | `more_inputs_are_taken_if_they_cost_nothing`, `inputs_are_not_widened_at_a_cost` |
 //! | level 0 keeps its order of age | `a_table_of_level_0_never_overtakes_an_older_one_that_stays` |
-//! | level 0 → 0 while the base is busy | `level_0_is_merged_in_itself_while_the_base_is_busy`, `level_0_is_not_merged_in_itself_for_little` |
+//! | level 0 → 0 while the base is busy | `level_0_is_merged_in_itself_while_the_base_is_busy`, `level_0_is_not_merged_in_itself_for_little`, `level_0_is_merged_in_itself_as_far_as_memory_permits_and_by_one_job_at_a_time` |
 //! | ranges are reserved on both levels | `overlapping_jobs_do_not_run_at_once`, `ranges_are_reserved_on_both_levels`, `a_manual_job_on_level_0_waits_for_all_of_it` |
 //! | a job is cut into parts by bytes | `a_job_is_cut_into_parts_of_some_size_at_ascending_keys` |
 //! | range deletes are applied once, where they hide something, not before everybody sees them | `a_range_delete_is_applied_where_it_hides_something` |
@@ -501,8 +501,36 @@ fn level_0_is_not_merged_in_itself_for_little() {
     };
     assert_eq!(pick(&[MIB; 5]), None, "fewer than writers are slowed down for");
     assert_eq!(pick(&[MIB; 6]), Some(vec![15, 14, 13, 12, 11]));
-    assert_eq!(pick(&[3 * MIB; 8]), None, "no four of them stay below two memtables");
-    assert_eq!(pick(&[3 * MIB / 2; 8]), Some(vec![17, 16, 15, 14, 13]), "so many do");
+    assert_eq!(pick(&[9 * MIB; 6]), None, "no four of them stay below eight memtables");
+    let most: Vec<u64> = (12..21).rev().collect();
+    assert_eq!(pick(&[7 * MIB / 2; 11]), Some(most), "tables as a full memtable makes them");
+    // Those at the end are the newest.
+    let merged_before = [MIB, 10 * MIB, 3 * MIB, 3 * MIB, 3 * MIB, 3 * MIB, 3 * MIB];
+    assert_eq!(pick(&merged_before), Some(vec![16, 15, 14, 13, 12]), "not once more for five");
+    let small_before = [MIB, 7 * MIB / 2, 3 * MIB, 3 * MIB, 3 * MIB, 3 * MIB, 3 * MIB];
+    assert_eq!(pick(&small_before), Some(vec![16, 15, 14, 13, 12, 11]), "that costs little");
+}
+
+#[test]
+fn level_0_is_merged_in_itself_as_far_as_memory_permits_and_by_one_job_at_a_time() {
+    let pick = |change: fn(&mut TableRecord), running: &[&[u64]]| {
+        let mut tables = level_0(&vec![["a", "z"]; 20]);
+        tables.iter_mut().for_each(change);
+        let v = version(tables);
+        let mut jobs = Running::default();
+        jobs.add(&job(0, 4, &v, &[10], &[]));
+        for inputs in running {
+            jobs.add(&job(0, 0, &v, inputs, &[]));
+        }
+        with_picker(&v, &jobs, |p| p.by_score(true)).map(|job| job.upper.len())
+    };
+    assert_eq!(pick(|_| {}, &[]), Some(19));
+    // Half a memtable, 2 MiB; an entry takes ten bytes of hash and filter.
+    assert_eq!(pick(|t| t.entries = 20_000, &[]), Some(10));
+    assert_eq!(pick(|t| t.entries = 60_000, &[]), None, "three are too few");
+    // 257 blocks of a table.
+    assert_eq!(pick(|t| t.largest_key = vec![b'z'; 600], &[]), Some(12));
+    assert_eq!(pick(|_| {}, &[&[11, 12, 13, 14]]), None, "there is one already");
 }
 
 #[test]
