@@ -412,19 +412,20 @@ impl Admission {
     }
 
     /// Seals the active memtable unless it is untouched, or unless there are as many as there may be
-    /// and the caller bears that. Returns the sequence number of the newest sealed memtable, if there
-    /// is one.
+    /// and the caller bears that. Returns whether it did, and the sequence number of the newest sealed
+    /// memtable, if there is one.
     pub(crate) fn rotate(
         &self,
         within_limit: bool,
         publish: impl FnOnce(&Memtables),
-    ) -> Result<Option<u64>> {
+    ) -> Result<(bool, Option<u64>)> {
         let mut state = self.state.lock();
         let full = within_limit
             && !self.waitless
             && state.spare.is_none()
             && state.count() >= self.max_memtables;
-        if !state.active.is_untouched() && !full {
+        let seals = !state.active.is_untouched() && !full;
+        if seals {
             let next = match state.spare.take() {
                 Some(spare) => spare,
                 None => self.new_memtable(&mut state)?,
@@ -435,7 +436,7 @@ impl Admission {
             publish(&state);
             self.work.notify_all();
         }
-        Ok(state.sealed.last().map(|m| m.sequence()))
+        Ok((seals, state.sealed.last().map(|m| m.sequence())))
     }
 
     /// New figures on what writers have to wait for.

@@ -127,15 +127,16 @@ impl<C: Companion> Tree<C> {
 
     /// Seals the active memtable and wakes the flush thread. Does nothing if it is empty, or if there
     /// are [`Options::max_memtables`](crate::Options::max_memtables) already: flushes are behind then, and the
-    /// next one makes room.
+    /// next one makes room. Returns whether it has sealed one.
     ///
     /// # Errors
     /// [`Error::Memtable`] if there is no memory for another one.
-    pub fn rotate(&self) -> Result<()> {
-        self.seal(true).map(drop)
+    pub fn rotate(&self) -> Result<bool> {
+        self.seal(true).map(|(sealed, _)| sealed)
     }
 
-    fn seal(&self, within_limit: bool) -> Result<Option<u64>> {
+    /// Whether it has sealed one, and the newest sealed one.
+    fn seal(&self, within_limit: bool) -> Result<(bool, Option<u64>)> {
         let current = &self.shared.current;
         self.shared.admission.rotate(within_limit, |memtables| {
             current.replace(current.pin().with_memtables(memtables));
@@ -151,7 +152,7 @@ impl<C: Companion> Tree<C> {
         if shared.read_only {
             return Err(Error::ReadOnly);
         }
-        let Some(newest) = self.seal(false)? else { return Ok(()) };
+        let (_, Some(newest)) = self.seal(false)? else { return Ok(()) };
         loop {
             let mut state = shared.admission.lock();
             if state.sealed.first().is_none_or(|m| m.sequence() > newest) {

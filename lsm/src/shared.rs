@@ -208,6 +208,11 @@ impl<C: Companion> Shared<C> {
         if matches!(error, Error::Closed) {
             return;
         }
+        // A panic in a compaction is noted before its ranges are free, and by whoever ran it.
+        let known = self.admission.lock().failure().is_some_and(|f| f.is_panic_of(job, error));
+        if known {
+            return;
+        }
         tracing::error!(job, %error, "background work failed");
         self.admission.fail(Error::Background { job, source: Arc::new(error.clone()) });
         self.scheduler.wake();

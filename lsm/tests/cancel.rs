@@ -179,7 +179,7 @@ fn two_tables(fs: &MemFs) -> (Store, Arc<Tree<NoCompanion>>) {
             tree.write(version, &[(&k.to_be_bytes(), Entry::value(b"v"))]).unwrap();
         }
         match version {
-            3 => tree.rotate().unwrap(),
+            3 => _ = tree.rotate().unwrap(),
             _ => tree.flush().unwrap(),
         }
     }

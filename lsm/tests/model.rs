@@ -388,7 +388,7 @@ impl Run {
         match self.rng.u32(..1000) {
             0..=699 => self.write(),
             700..=703 => self.range_delete(),
-            704..=719 => self.tree.rotate().unwrap(),
+            704..=719 => _ = self.tree.rotate().unwrap(),
             720..=739 => drop(self.tree.step(Job::Flush).unwrap()),
             740..=789 => drop(self.tree.step(Job::Compact).unwrap()),
             790..=799 => drop(self.tree.step(Job::Reclaim).unwrap()),

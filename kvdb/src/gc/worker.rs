@@ -213,10 +213,10 @@ impl<'a> Round<'a> {
         if !flush && now >= self.next_trickle {
             flush = survey.wants_flush_of(core.superversion().unflushed_entries());
         }
-        if flush && self.sealed != Some(survey.head) {
+        // If it does nothing, flushes are behind: it is tried again.
+        if flush && self.sealed != Some(survey.head) && core.tree.rotate()? {
             self.sealed = Some(survey.head);
             self.next_trickle = now + TRICKLE_FLUSH;
-            core.tree.rotate()?;
         }
         if survey.wants_compaction(BUSY_UPPER_PART) {
             core.tree.major_compact()?;
