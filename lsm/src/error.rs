@@ -65,6 +65,14 @@ pub enum Error {
     /// to yet was removed by whoever opened the directory next.
     #[error("the tree is closed")]
     Closed,
+    /// A read at a version below the discard watermark: what it would see may be gone.
+    #[error("version {version} is below the discard watermark {watermark}")]
+    BelowWatermark {
+        /// The version that was asked for.
+        version: u64,
+        /// The least that can be read.
+        watermark: u64,
+    },
     /// The tree was opened for reading only.
     #[error("the tree is read-only")]
     ReadOnly,

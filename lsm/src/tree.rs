@@ -311,11 +311,10 @@ impl<C: Companion> Tree<C> {
     /// the payload of the newest entry, unless it is a tombstone or has expired. For trees that
     /// stand alone; others use [`pin`](Self::pin).
     ///
-    /// Below the [watermark](Superversion::watermark) versions may be missing, which is no error:
-    /// whoever may read that far back compares first.
-    ///
     /// # Errors
-    /// As [`Superversion::get`].
+    /// As [`Superversion::get`]; [`Error::BelowWatermark`] where versions may be missing that a reader
+    /// at `at_most` would see. (A superversion does not ask: whoever has one compares with its
+    /// [watermark](Superversion::watermark) once.)
     pub fn get(&self, key: &[u8], at_most: u64, clock: u64) -> Result<Option<Vec<u8>>> {
         match self.try_get(key, at_most, clock) {
             Err(error) if self.free_descriptors(&error) => self.try_get(key, at_most, clock),
@@ -336,6 +335,10 @@ impl<C: Companion> Tree<C> {
 
     fn try_get(&self, key: &[u8], at_most: u64, clock: u64) -> Result<Option<Vec<u8>>> {
         let pinned = self.pin();
+        let watermark = pinned.watermark();
+        if at_most < watermark {
+            return Err(Error::BelowWatermark { version: at_most, watermark });
+        }
         let found = pinned.get(key, at_most, key_hash(key))?;
         Ok(found.and_then(|f| {
             let entry = f.entry();

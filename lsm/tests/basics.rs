@@ -57,3 +57,28 @@ fn compaction_keeps_what_readers_see_and_drops_the_rest() {
         assert_eq!(tree.get(key.as_bytes(), version, 0).unwrap().unwrap(), [19; 50]);
     }
 }
+
+#[test]
+fn rule_25_reading_below_the_discard_watermark_is_an_error_also_after_reopening() {
+    let store = Store::new();
+    let mut tree = store.open(small());
+    for version in 1..=6 {
+        tree.write(version, &[(b"k", Entry::value(&[version as u8]))]).unwrap();
+        tree.flush().unwrap();
+    }
+    assert_eq!(tree.get(b"k", 3, 0).unwrap().unwrap(), [3]);
+    tree.companion().raise_floor(Floor { discard: 5, clock: 0 });
+    tree.major_compact().unwrap();
+    for _ in 0..2 {
+        for version in 5..=6 {
+            assert_eq!(tree.get(b"k", version, 0).unwrap().unwrap(), [version as u8]);
+        }
+        for key in [b"k", b"x"] {
+            let refused = tree.get(key, 4, 0);
+            let expected = Error::BelowWatermark { version: 4, watermark: 5 };
+            assert_eq!(refused.unwrap_err().to_string(), expected.to_string());
+        }
+        drop(tree);
+        tree = store.open(small());
+    }
+}
