@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use kvdb_lsm::{Entry, Floor, Job};
+use kvdb_lsm::{Entry, Error, Floor, Job};
 
 #[test]
 fn what_is_flushed_is_there_after_reopening() {
