@@ -107,7 +107,7 @@ impl Core {
             Entry {
                 kind: Kind::Value,
                 user_meta: options.user_meta,
-                expires_at: options.expiry(&self.clock),
+                expires_at: options.expiry(&self.clock, 0),
                 payload: value,
             },
         )

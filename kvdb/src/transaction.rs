@@ -130,6 +130,8 @@ impl Transaction {
     ) -> Result<()> {
         self.core.check_open()?;
         self.core.log()?;
+        // By the clock that it reads by, too: else its own write could be absent to it at once.
+        let options = options.counted(&self.core.clock, self.clock.now());
         self.writes.put(&self.core, key.as_ref(), value.as_ref(), options)
     }
 

@@ -110,7 +110,8 @@ impl WriteOptions {
     /// Sets how long the entry is there, from the moment it is written (not: committed) on.
     ///
     /// The moment is taken from the clock that expiry goes by, the store's own, which never falls
-    /// behind an expiry that has taken effect, however the system's clock is set back. It has
+    /// behind an expiry for which something has been removed from the store, however the system's
+    /// clock is set back; in a transaction it is no earlier than the clock that this reads by. It has
     /// seconds: a fraction of `ttl` counts as a whole one, and the first second may have begun
     /// before. With a `ttl` of zero the entry is absent at once, as a delete that is written as a
     /// value; one beyond all times never expires.
@@ -120,14 +121,23 @@ impl WriteOptions {
         self
     }
 
-    /// As an entry has it: 0 means never.
-    pub(crate) fn expiry(self, clock: &EngineClock) -> u64 {
+    /// With an expiry instead of a time to live, which is counted from `least` if the clock is behind.
+    pub(crate) fn counted(mut self, clock: &EngineClock, least: u64) -> Self {
+        if self.ttl.is_some() {
+            self.expires_at = Some(self.expiry(clock, least));
+            self.ttl = None;
+        }
+        self
+    }
+
+    /// As an entry has it: 0 means never. A time to live is counted from `least` at the earliest.
+    pub(crate) fn expiry(self, clock: &EngineClock, least: u64) -> u64 {
         let at = self.expires_at.map(|second| second.max(1));
         let after = self.ttl.map(|ttl| match ttl.is_zero() {
             true => 1,
             false => {
                 let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
-                clock.now().saturating_add(seconds)
+                clock.now().max(least).saturating_add(seconds)
             }
         });
         at.into_iter().chain(after).min().unwrap_or(0)
@@ -215,7 +225,7 @@ impl WriteSet {
     ) -> Result<()> {
         check_key(key)?;
         core.limits.check_value(key.len(), value.len())?;
-        let expiry = options.expiry(&core.clock);
+        let expiry = options.expiry(&core.clock, 0);
         let pending = Pending::new(Kind::Value, options.user_meta, expiry, value);
         self.add(&core.limits, key, pending)
     }

@@ -397,3 +397,23 @@ fn rule_35_a_compaction_ends_although_the_clock_goes_back_meanwhile() {
     }
     assert!(hung.is_empty(), "never ends, when back at the call, operations meanwhile: {hung:?}");
 }
+
+#[test]
+fn a_ttl_in_a_transaction_counts_from_no_earlier_than_its_own_clock() {
+    let clock = Arc::new(ManualClock::new(2000));
+    let db = tiny().open_with(Arc::new(MemFs::new()), clock.clone(), common::PATH).unwrap();
+    let ttl = WriteOptions::default().ttl(Duration::from_secs(5));
+    let mut t = db.begin().unwrap();
+    clock.set(1990);
+    t.put_with("own", "v", ttl).unwrap();
+    assert_eq!(t.get("own").unwrap().unwrap(), "v", "it sees its own write");
+    assert_eq!(t.get_entry("own").unwrap().unwrap().expires_at(), Some(2005));
+    // The earlier of the two, and from a clock that went on.
+    t.put_with("both", "v", ttl.expires_at(2003)).unwrap();
+    clock.set(2002);
+    t.put_with("later", "v", ttl).unwrap();
+    t.commit().unwrap();
+    let expiry = |key| db.get_entry(key).unwrap().unwrap().expires_at();
+    assert_eq!([expiry("own"), expiry("both"), expiry("later")], [2005, 2003, 2007].map(Some));
+    db.close().unwrap();
+}
