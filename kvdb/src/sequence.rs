@@ -5,13 +5,13 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use kvdb_txn::Mode;
 use parking_lot::Mutex;
 
-use crate::commit::Request;
-use crate::core::{At, Core};
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::options::Durability;
-use crate::write_set::{WriteOptions, WriteSet};
+use crate::transaction::Transaction;
 
 /// Ascending numbers from 0, each handed out once: across threads, handles and crashes.
 ///
@@ -23,8 +23,11 @@ use crate::write_set::{WriteOptions, WriteSet};
 ///
 /// If the key is deleted, dropped with its range or set back, the sequence goes on above what was
 /// leased as long as anybody owns it; begun again when nobody does, or when the store is opened
-/// again, it starts where the key says, at 0 if there is none. Whoever writes another number to it
-/// sets it forward.
+/// again, it starts where the key says, at 0 if there is none. Whoever writes a larger number to it
+/// sets it forward: from then on numbers are leased from there, and what was given back before is not
+/// used any more. Numbers that an owner had leased already still come. With
+/// [`Options::detect_conflicts`](crate::Options#structfield.detect_conflicts) switched off, a lease
+/// of the same moment may write over the larger number.
 ///
 /// ```
 /// # fn main() -> kvdb::Result<()> {
@@ -45,7 +48,7 @@ pub struct Sequence {
 }
 
 /// The sequences that were used while the store is open, by key. The lock is also what makes a lease
-/// exclusive: conflict detection may be switched off.
+/// exclusive among owners: conflict detection may be switched off.
 pub(crate) type Sequences = Mutex<HashMap<Box<[u8]>, Known>>;
 
 /// What is known of a sequence besides its key, which anybody may write to.
@@ -58,6 +61,16 @@ pub(crate) struct Known {
     returned: Vec<Range<u64>>,
 }
 
+impl Known {
+    /// The key says so: if somebody has set it forward, what is below is not used any more.
+    fn see(&mut self, stored: u64) {
+        if stored > self.top {
+            self.top = stored;
+            self.returned.clear();
+        }
+    }
+}
+
 impl Sequence {
     pub(crate) fn new(core: Arc<Core>, key: &[u8], lease: u64) -> Result<Self> {
         crate::limits::check_key(key)?;
@@ -65,13 +78,13 @@ impl Sequence {
         core.log()?;
         core.check_unmanaged()?;
         let mut known = core.sequences.lock();
-        let stored = stored(&core, key)?;
+        let stored = stored(&begin(&core), key)?;
         let sequence = known.entry(key.into()).or_default();
         if sequence.owners == 0 && stored < sequence.top {
             // The key was removed or set back, and nobody has numbers of before: it begins anew.
             *sequence = Known::default();
         }
-        sequence.top = sequence.top.max(stored);
+        sequence.see(stored);
         sequence.owners += 1;
         drop(known);
         Ok(Sequence { core, key: key.into(), lease: lease.max(1), left: Mutex::new(0..0) })
@@ -113,9 +126,12 @@ impl Sequence {
         }
         let mut known = self.core.sequences.lock();
         let known = known.entry(self.key.clone()).or_default();
-        let last = stored(&self.core, &self.key).map(|stored| stored == range.end);
+        let transaction = begin(&self.core);
+        let last = stored(&transaction, &self.key).map(|stored| stored == range.end);
         let given_back = match last {
-            Ok(true) if known.top == range.end => self.store(range.start, Durability::Buffered),
+            Ok(true) if known.top == range.end => {
+                self.store(transaction, range.start, Durability::Buffered)
+            }
             _ => {
                 known.returned.push(range);
                 return last.map(drop);
@@ -125,6 +141,12 @@ impl Sequence {
             Ok(()) => known.top = range.start,
             // Perhaps the next opening finds them given back: then they must not be handed out here.
             Err(Error::OutcomeUnknown(_)) => {}
+            // The key was written to meanwhile: these are not its last ones any more, or they are below
+            // what it was set forward to, which the next lease sees.
+            Err(Error::Conflict | Error::TooOld) => {
+                known.returned.push(range);
+                return Ok(());
+            }
             Err(_) => known.returned.push(range),
         }
         given_back
@@ -133,30 +155,49 @@ impl Sequence {
     fn lease(&self) -> Result<Range<u64>> {
         let mut known = self.core.sequences.lock();
         let known = known.entry(self.key.clone()).or_default();
-        let start = stored(&self.core, &self.key)?.max(known.top);
-        if let Some(range) = known.returned.pop() {
-            return Ok(range);
+        loop {
+            let transaction = begin(&self.core);
+            known.see(stored(&transaction, &self.key)?);
+            if let Some(range) = known.returned.pop() {
+                return Ok(range);
+            }
+            let start = known.top;
+            let end = start.saturating_add(self.lease);
+            if start == end {
+                return Err(refuse(&self.key, "all of its numbers are used up"));
+            }
+            match self.store(transaction, end, Durability::Sync) {
+                Ok(()) => {
+                    known.top = end;
+                    return Ok(start..end);
+                }
+                // Somebody else has written to the key: perhaps set it forward.
+                Err(Error::Conflict | Error::TooOld) => {}
+                Err(error) => return Err(error),
+            }
         }
-        let end = start.saturating_add(self.lease);
-        if start == end {
-            return Err(refuse(&self.key, "all of its numbers are used up"));
-        }
-        self.store(end, Durability::Sync)?;
-        known.top = end;
-        Ok(start..end)
     }
 
-    fn store(&self, first: u64, durability: Durability) -> Result<()> {
-        let mut writes = WriteSet::default();
-        let options = WriteOptions::default();
-        writes.put(&self.core, &self.key, &first.to_le_bytes(), options)?;
-        self.core.commit(Request { writes: &writes, reads: None, at: None, durability }).map(drop)
+    fn store(
+        &self,
+        mut transaction: Transaction,
+        first: u64,
+        durability: Durability,
+    ) -> Result<()> {
+        transaction.put(&self.key, first.to_le_bytes())?;
+        transaction.commit_with(durability).map(drop)
     }
 }
 
+/// What reads and writes a sequence's key: if others write to it in between, it is a conflict.
+fn begin(core: &Arc<Core>) -> Transaction {
+    let clock = core.clock.begin();
+    Transaction::new(core.clone(), core.oracle.begin(Mode::ReadWrite), clock)
+}
+
 /// The first number that nobody has leased, as the key has it.
-fn stored(core: &Core, key: &[u8]) -> Result<u64> {
-    let Some(value) = core.get(key, At::Now)? else { return Ok(0) };
+fn stored(transaction: &Transaction, key: &[u8]) -> Result<u64> {
+    let Some(value) = transaction.get(key)? else { return Ok(0) };
     let bytes = <[u8; 8]>::try_from(&value[..]);
     bytes.map(u64::from_le_bytes).map_err(|_| refuse(key, "its value has not 8 bytes"))
 }

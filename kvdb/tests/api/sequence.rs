@@ -1,12 +1,13 @@
 //! Numbers that never come twice (SEMANTICS, rule 37).
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::common::{PATH, memory, scale, tiny};
 use kvdb::vfs::{Fault, FaultFs, FaultPlan, Keep, MemFs, Op};
-use kvdb::{Db, Durability, Error, Result, WriteOptions};
+use kvdb::{Db, Durability, Error, MergeOperator, Result, WriteOptions};
 
 #[test]
 fn rule_37_concurrent_owners_never_get_a_number_twice() {
@@ -235,4 +236,57 @@ fn rule_37_numbers_whose_return_has_an_unknown_outcome_are_not_handed_out_again(
     let db = options.open_in(Arc::new(fs.process_image()), PATH).unwrap();
     let after = db.sequence("ids", 100).unwrap().next().unwrap();
     assert!(!before.contains(&after), "{after} came twice");
+}
+
+#[test]
+fn a_sequence_set_forward_goes_on_there_without_what_was_given_back_before() {
+    let (db, _fs) = memory();
+    let (one, other) = (db.sequence("ids", 10).unwrap(), db.sequence("ids", 10).unwrap());
+    assert_eq!((one.next().unwrap(), other.next().unwrap()), (0, 10));
+    // Seen by an owner that leases, and by one that comes.
+    drop(one);
+    db.put("ids", 1000u64.to_le_bytes()).unwrap();
+    assert_eq!((11..20).map(|_| other.next().unwrap()).collect::<Vec<_>>(), Vec::from_iter(11..20));
+    assert_eq!(other.next().unwrap(), 1000, "what it held still came");
+    let third = db.sequence("ids", 10).unwrap();
+    assert_eq!(third.next().unwrap(), 1010);
+    drop(other);
+    db.put("ids", 5000u64.to_le_bytes()).unwrap();
+    let fourth = db.sequence("ids", 10).unwrap();
+    assert_eq!(fourth.next().unwrap(), 5000);
+}
+
+#[test]
+fn a_sequence_set_forward_while_numbers_are_leased_or_given_back_is_not_set_back() {
+    for release in [false, true] {
+        // Whoever reads the key has the operator called, and is overtaken by then.
+        let (place, armed) = (Arc::new(OnceLock::<Db>::new()), Arc::new(AtomicBool::new(false)));
+        let (there, told) = (place.clone(), armed.clone());
+        let operator = MergeOperator::new(move |_, _, newer| {
+            if told.swap(false, Ordering::SeqCst) {
+                let db = there.get().unwrap().clone();
+                let forward = move || db.put("ids", 1000u64.to_le_bytes()).map(drop);
+                std::thread::spawn(forward).join().unwrap().unwrap();
+            }
+            newer.to_vec()
+        });
+        let options = tiny().durability(Durability::Buffered).merge_operator(operator);
+        let db = options.open_in(Arc::new(MemFs::new()), PATH).unwrap();
+        place.set(db.clone()).unwrap();
+        let ids = db.sequence("ids", 10).unwrap();
+        if release {
+            assert_eq!(ids.next().unwrap(), 0);
+        }
+        // The same number, as an operand.
+        let same = if release { 10u64 } else { 0 };
+        db.put("ids", "").unwrap();
+        db.merge("ids", same.to_le_bytes()).unwrap();
+        armed.store(true, Ordering::SeqCst);
+        if release {
+            ids.release().unwrap();
+        }
+        assert_eq!(ids.next().unwrap(), 1000, "release: {release}");
+        assert!(!armed.load(Ordering::SeqCst));
+        db.close().unwrap();
+    }
 }
