@@ -159,7 +159,8 @@ impl<'t> Reader<'t> {
 /// For what does not decide what is written: counts for a log, hints, a look at a key that changes all
 /// the time. Whatever the writes depend on has to be read by the transaction itself: else two
 /// transactions may each undo what the other one relies on (a lost update, a write skew). A transaction
-/// that reads everything here has snapshot isolation, and the last commit wins.
+/// that reads everything here reads one snapshot, but lost updates are possible: that is weaker than
+/// snapshot isolation.
 ///
 /// ```
 /// # fn main() -> kvdb::Result<()> {
