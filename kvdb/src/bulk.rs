@@ -151,31 +151,41 @@ impl BulkWriter {
         }
         let request =
             Request { writes: &chunk, reads: None, at: None, durability: Durability::Buffered };
-        match self.core.check_unmanaged().and_then(|()| self.core.commit(request)) {
-            Ok(_) => self.unsynced = true,
-            Err(error) => self.failed = Some(error),
-        }
+        // What stays if it panics: then the chunk is missing, or may be.
+        self.failed = Some(Error::OutcomeUnknown("the commit of a chunk panicked".to_owned()));
+        let outcome = self.core.check_unmanaged().and_then(|()| self.core.commit(request));
+        self.unsynced |= outcome.is_ok();
+        self.failed = outcome.err();
     }
 
     /// Commits what is left and makes all of it durable. Without anything to do, it does nothing.
     ///
     /// # Errors
     /// That of the first chunk since the last flush that could not be committed: it and what was
-    /// written after it is not in the store. That of the sync. [`Error::Finished`];
+    /// written after it is not in the store, but with [`Error::OutcomeUnknown`], as after a panic
+    /// that was caught, the chunk itself may be. That of the sync. [`Error::Finished`];
     /// [`Error::Closed`].
     pub fn flush(&mut self) -> Result<()> {
         if self.finished {
             return Err(Error::Finished);
         }
+        self.commit_rest()
+    }
+
+    fn commit_rest(&mut self) -> Result<()> {
         self.commit_chunk();
-        let failed = self.failed.take();
-        if std::mem::take(&mut self.unsynced) && self.durability == Durability::Sync {
+        if self.unsynced && self.durability == Durability::Sync {
+            // As for a chunk: what stays if it panics.
+            let panicked = || Error::OutcomeUnknown("the sync of the chunks panicked".to_owned());
+            let complete = self.failed.is_none();
+            self.failed.get_or_insert_with(panicked);
             let synced = self.core.sync();
-            if failed.is_none() {
-                synced?;
+            if complete {
+                self.failed = synced.err();
             }
         }
-        failed.map_or_else(|| self.core.check_open(), Err)
+        self.unsynced = false;
+        self.failed.take().map_or_else(|| self.core.check_open(), Err)
     }
 
     /// Flushes, and ends it: every later call fails with [`Error::Finished`].
@@ -183,9 +193,10 @@ impl BulkWriter {
     /// # Errors
     /// As [`BulkWriter::flush`]; it is finished all the same.
     pub fn finish(&mut self) -> Result<()> {
-        let outcome = self.flush();
-        self.finished = true;
-        outcome
+        if std::mem::replace(&mut self.finished, true) {
+            return Err(Error::Finished);
+        }
+        self.commit_rest()
     }
 }
 

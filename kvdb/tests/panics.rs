@@ -8,12 +8,13 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::{PATH, contents, manual, tiny, value};
 use kvdb::vfs::{Fs, Keep, MemFs, Op};
 use kvdb::{
-    Db, Durability, ErrorKind, GcOptions, GcStage, Health, Item, MergeOperator, Options, Result,
+    Db, Durability, Error, ErrorKind, GcOptions, GcStage, Health, Item, MergeOperator, Options,
+    Result,
 };
 
 /// An operator that appends, and panics while it is told to.
@@ -298,4 +299,84 @@ fn what_a_change_set_names_stays_when_making_it_durable_panics() {
     let db = manual().open_in(Arc::new(fs.process_image()), PATH).unwrap();
     assert_eq!(db.iter().unwrap().count(), before.len() + 1, "recovered");
     db.verify().unwrap();
+}
+
+/// Panics once, at this thread's `n`th operation from now on; 0 when it has.
+fn breaks_here(fs: &MemFs, n: u64) -> Arc<AtomicU64> {
+    let left = Arc::new(AtomicU64::new(n));
+    let (told, me) = (left.clone(), std::thread::current().id());
+    fs.on_operation(move |_, _, _| {
+        if std::thread::current().id() == me && told.load(Ordering::SeqCst) > 0 {
+            assert!(told.fetch_sub(1, Ordering::SeqCst) > 1, "a fragile disk");
+        }
+    });
+    left
+}
+
+/// Chunks are committed on the caller's thread, which makes room for them if nobody else does.
+#[test]
+fn rule_36_a_chunk_whose_commit_panicked_is_told_of_by_flush() {
+    let (mut panicked, mut goes_on) = (0, 0);
+    for n in 1..200 {
+        let fs = Arc::new(MemFs::new());
+        let db = manual().durability(Durability::Buffered).open_in(fs.clone(), PATH).unwrap();
+        let mut bulk = db.bulk_writer();
+        let left = breaks_here(&fs, n);
+        let mut written = Vec::new();
+        let mut broken = 0;
+        for i in 0..60u64 {
+            let put = || bulk.put(i.to_be_bytes(), value(i, 100_000));
+            match catch_unwind(AssertUnwindSafe(put)) {
+                Ok(outcome) => written.extend(outcome.is_ok().then_some(i)),
+                Err(_) => broken += 1,
+            }
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| bulk.flush()));
+        fs.clear_hook();
+        // If it broke in the flush, or before it, the next flush says so, once.
+        let told = outcome.unwrap_or_else(|_| {
+            broken += 1;
+            bulk.flush()
+        });
+        panicked += broken;
+        assert!(broken == 0 || told.is_err(), "{n}: {told:?}");
+        let there: Vec<u64> =
+            (0..60u64).filter(|i| db.contains(i.to_be_bytes()).unwrap()).collect();
+        assert!(told.is_err() || there == written, "{n}: {there:?}");
+        // What was written after it is left out: a prefix is there.
+        assert_eq!(there, Vec::from_iter(0..there.len() as u64), "{n}");
+        // And it can be used again, unless the panic has left a file of the store in doubt.
+        bulk.put("again", "v").unwrap();
+        match bulk.flush() {
+            Ok(()) => goes_on += u32::from(broken > 0 && db.contains("again").unwrap()),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Reopen, "{n}: {error}"),
+        }
+        if left.load(Ordering::SeqCst) > 0 {
+            break;
+        }
+    }
+    assert!(panicked > 0 && goes_on > 0, "{panicked} on the caller's thread, {goes_on}");
+}
+
+#[test]
+fn rule_36_a_bulk_writer_whose_finish_panicked_is_finished() {
+    let mut panicked = 0;
+    for n in 1..200 {
+        let fs = Arc::new(MemFs::new());
+        let db = manual().durability(Durability::Buffered).open_in(fs.clone(), PATH).unwrap();
+        let mut bulk = db.bulk_writer();
+        // A chunk, and nearly another one: for this there is no segment yet.
+        for i in 0..21u64 {
+            bulk.put(i.to_be_bytes(), value(i, 100_000)).unwrap();
+        }
+        let left = breaks_here(&fs, n);
+        panicked += usize::from(catch_unwind(AssertUnwindSafe(|| bulk.finish())).is_err());
+        fs.clear_hook();
+        assert!(matches!(bulk.put("k", "v"), Err(Error::Finished)), "{n}");
+        assert!(matches!(bulk.flush(), Err(Error::Finished)), "{n}");
+        if left.load(Ordering::SeqCst) > 0 {
+            break;
+        }
+    }
+    assert!(panicked > 0, "nothing panicked on the caller's thread");
 }
