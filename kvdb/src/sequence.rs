@@ -24,8 +24,8 @@ use crate::transaction::Transaction;
 /// If the key is deleted, dropped with its range or set back, the sequence goes on above what was
 /// leased as long as anybody owns it; begun again when nobody does, or when the store is opened
 /// again, it starts where the key says, at 0 if there is none. Whoever writes a larger number to it
-/// sets it forward: from then on numbers are leased from there, and what was given back before is not
-/// used any more. Numbers that an owner had leased already still come. With
+/// sets it forward: from then on numbers are leased from there, and those from before that are
+/// given back are not used any more. What an owner had leased by then it still hands out. With
 /// [`Options::detect_conflicts`](crate::Options#structfield.detect_conflicts) switched off, a lease
 /// of the same moment may write over the larger number.
 ///
@@ -57,7 +57,9 @@ pub(crate) struct Known {
     owners: usize,
     /// Above every number leased since the sequence began or began anew.
     top: u64,
-    /// Numbers given back, all below.
+    /// What somebody has set it forward to.
+    base: u64,
+    /// Numbers given back, all between the two.
     returned: Vec<Range<u64>>,
 }
 
@@ -65,8 +67,15 @@ impl Known {
     /// The key says so: if somebody has set it forward, what is below is not used any more.
     fn see(&mut self, stored: u64) {
         if stored > self.top {
-            self.top = stored;
+            (self.top, self.base) = (stored, stored);
             self.returned.clear();
+        }
+    }
+
+    /// For the next who asks, unless it has been set forward since they were leased.
+    fn give_back(&mut self, numbers: Range<u64>) {
+        if numbers.start >= self.base && !numbers.is_empty() {
+            self.returned.push(numbers);
         }
     }
 }
@@ -133,7 +142,7 @@ impl Sequence {
                 self.store(transaction, range.start, Durability::Buffered)
             }
             _ => {
-                known.returned.push(range);
+                known.give_back(range);
                 return last.map(drop);
             }
         };
@@ -144,10 +153,10 @@ impl Sequence {
             // The key was written to meanwhile: these are not its last ones any more, or they are below
             // what it was set forward to, which the next lease sees.
             Err(Error::Conflict | Error::TooOld) => {
-                known.returned.push(range);
+                known.give_back(range);
                 return Ok(());
             }
-            Err(_) => known.returned.push(range),
+            Err(_) => known.give_back(range),
         }
         given_back
     }
@@ -211,9 +220,7 @@ impl Drop for Sequence {
         let range = self.left.get_mut().clone();
         let mut known = self.core.sequences.lock();
         let Some(sequence) = known.get_mut(&self.key) else { return };
-        if !range.is_empty() {
-            sequence.returned.push(range);
-        }
+        sequence.give_back(range);
         sequence.owners -= 1;
         if sequence.owners == 0 && sequence.returned.is_empty() {
             known.remove(&self.key);

@@ -254,6 +254,12 @@ fn a_sequence_set_forward_goes_on_there_without_what_was_given_back_before() {
     db.put("ids", 5000u64.to_le_bytes()).unwrap();
     let fourth = db.sequence("ids", 10).unwrap();
     assert_eq!(fourth.next().unwrap(), 5000);
+    // What is given back only now is from before as well.
+    assert_eq!(third.next().unwrap(), 1011);
+    third.release().unwrap();
+    assert_eq!(third.next().unwrap(), 5010);
+    drop(third);
+    assert_eq!(db.sequence("ids", 10).unwrap().next().unwrap(), 5011, "and this is not");
 }
 
 #[test]
