@@ -315,14 +315,15 @@ impl Core {
                 let fit: Vec<Unit> =
                     candidates.iter().filter(|u| obstacles.fits(u)).cloned().collect();
                 let mut victims = choose(&fit, next, obstacles.limit(choice));
+                // Forgotten too when all that is worth it was collected, in smaller pieces.
                 if victims.is_empty()
-                    && !choose(&candidates, next, choice).is_empty()
                     && let Some(error) = obstacles.take_error()
+                    && !choose(&candidates, next, choice).is_empty()
                 {
                     self.collector.count(|totals| totals.failed += 1);
                     return Err(error);
                 }
-                merging = victims.is_empty() && !obstacles.is_known() && self.collector.may_merge();
+                merging = victims.is_empty() && self.collector.may_merge();
                 if merging {
                     let live = units.iter().map(|unit| unit.live.bytes).sum();
                     victims =
