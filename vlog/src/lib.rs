@@ -121,8 +121,10 @@
 //! any other frame. So a footer followed by lost frames is never taken for a clean end. After an
 //! unclean end the old segment is never appended to again.
 //!
-//! **Relocation table** `{file:06}.vrel`, of one collected segment: header, record files, directory
-//! of buckets, entries. A bucket is a span of 2^*shift* bytes of old offsets, *shift* ≤ 16, chosen
+//! **Relocation tables** `{file:06}.vrel`: the table of one collected segment, or those of several,
+//! one right behind the other, if each takes at most 16 KiB and all at most 1 MiB. Each has a header,
+//! record files, a directory of buckets, entries; its header is sealed for its place in the file, and
+//! places below count from there. A bucket is a span of 2^*shift* bytes of old offsets, *shift* ≤ 16, chosen
 //! so that it has eight entries on average.
 //!
 //! | at | bytes | field |
@@ -138,7 +140,7 @@
 //! | 56 | 4 | number of buckets, *b* |
 //! | 60 | 4 | *shift* |
 //! | 64 | 4 | CRC of the bytes from 72 on |
-//! | 68 | 4 | seal of bytes 0..68 at offset 0 |
+//! | 68 | 4 | seal of bytes 0..68 at the offset of the table in the file |
 //! | 72 | 24 *f* | per record file: number, nonce, length (u64 each) |
 //! | | 4 (*b* + 1) | per bucket: index of its first entry; at last *n* |
 //! | | 8 *n* | per entry, by old offset: its low *shift* bits u16, ordinal of the file u16, new offset u32 |
