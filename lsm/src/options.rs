@@ -259,7 +259,8 @@ impl Options {
     /// are read by position; and for each job that may run at once its output buffers, the filter's
     /// hashes and the index of the table it builds, and the blocks it reads where they are not part of a map. Page cache behind maps is the system's to give and
     /// take. Frames larger than a memtable, and what cursors and values of the caller's keep alive, come
-    /// on top.
+    /// on top; and what tells tables apart: about a kilobyte for each, and its smallest and its largest key
+    /// some times over, twelve times while a change of all tables is installed.
     pub fn memory_bound(&self) -> u64 {
         let cache = match self.reads {
             Reads::Mapped => self.mapped_cache_bytes,

@@ -1,5 +1,6 @@
 //! Cutting a compaction into key ranges that run side by side.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::job::Job;
@@ -12,6 +13,9 @@ pub(crate) struct Part {
     pub(crate) end: Option<Vec<u8>>,
 }
 
+/// Bytes of so many tables in a part are told apart, so that parts come out about equal.
+const PIECES: usize = 16;
+
 /// Cuts a job into at most `width` parts of about equal input bytes, none much smaller than
 /// `least` bytes. Cuts are user keys, so the versions of a key are never in two parts.
 pub(crate) fn split(job: &Job, width: usize, least: u64) -> Vec<Part> {
@@ -20,13 +24,15 @@ pub(crate) fn split(job: &Job, width: usize, least: u64) -> Vec<Part> {
     if parts <= 1 {
         return vec![Part::default()];
     }
-    // Where tables begin is known without reading; each brings its bytes with it. Tables of level 0
-    // span everything, so their insides are asked for cuts too.
-    let mut weights: Vec<(Vec<u8>, u64)> = Vec::new();
+    // Where tables begin is known without reading; each brings its bytes with it. A table that is much
+    // of the whole is asked for cuts within, as those of level 0 are, which may span everything. Of
+    // however many tables, few more keys than parts are copied.
+    let piece = total / (PIECES * parts) as u64;
+    let mut weights: Vec<(Cow<'_, [u8]>, u64)> = Vec::new();
     for table in job.inputs() {
-        match cuts_within(table, parts) {
-            Some(cuts) => weights.extend(cuts),
-            None => weights.push((table.smallest().to_vec(), table.size())),
+        match cuts_within(table, table.size() / piece.max(1)) {
+            Some(cuts) => weights.extend(cuts.into_iter().map(|(key, bytes)| (key.into(), bytes))),
+            None => weights.push((table.smallest().into(), table.size())),
         }
     }
     weights.sort();
@@ -37,8 +43,11 @@ pub(crate) fn split(job: &Job, width: usize, least: u64) -> Vec<Part> {
     let mut passed = 0;
     for (key, bytes) in weights {
         let due = share * (cuts.len() as u64 + 1);
-        if passed >= due && cuts.len() + 1 < parts && *cuts.last().unwrap_or(&first) != key {
-            cuts.push(key);
+        if passed >= due
+            && cuts.len() + 1 < parts
+            && cuts.last().map_or(&first[..], |last| last) != &key[..]
+        {
+            cuts.push(key.into_owned());
         }
         passed += bytes;
     }
@@ -47,16 +56,18 @@ pub(crate) fn split(job: &Job, width: usize, least: u64) -> Vec<Part> {
     starts.zip(ends).map(|(start, end)| Part { start, end }).collect()
 }
 
-/// About `4 * parts` block boundaries of a table, each with the bytes that follow it. `None` if the
-/// table cannot be read or is too small to tell; whoever reads it next reports why.
-fn cuts_within(table: &Arc<TableFile>, parts: usize) -> Option<Vec<(Vec<u8>, u64)>> {
+/// About so many block boundaries of a table, each with the bytes that follow it. `None` if no two are
+/// wanted, if the table cannot be read or is too small to tell; whoever reads it next reports why.
+fn cuts_within(table: &Arc<TableFile>, wanted: u64) -> Option<Vec<(Vec<u8>, u64)>> {
+    if wanted < 2 {
+        return None;
+    }
     let reader = table.reader_for_walk(true).ok()?;
-    let blocks = reader.properties().blocks as usize;
-    let wanted = 4 * parts;
+    let blocks = reader.properties().blocks;
     if blocks < 2 * wanted {
         return None;
     }
-    let step = blocks / wanted;
+    let step = (blocks / wanted) as usize;
     let mut cuts = vec![(table.smallest().to_vec(), 0)];
     let mut last_offset = 0;
     for boundary in reader.boundaries().ok()?.step_by(step) {
