@@ -122,10 +122,11 @@
 //! unclean end the old segment is never appended to again.
 //!
 //! **Relocation tables** `{file:06}.vrel`: the table of one collected segment, or those of several,
-//! one right behind the other, if each takes at most 16 KiB and all at most 1 MiB. Each has a header,
+//! one right behind the other, if each has at most 2,048 entries and all take at most 1 MiB. Each has a header,
 //! record files, a directory of buckets, entries; its header is sealed for its place in the file, and
 //! places below count from there. A bucket is a span of 2^*shift* bytes of old offsets, *shift* ≤ 16, chosen
 //! so that it has eight entries on average.
+//! Where a header is damaged the next one is found by its magic and its seal.
 //!
 //! | at | bytes | field |
 //! |---|---|---|

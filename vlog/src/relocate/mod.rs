@@ -138,9 +138,11 @@ struct Entry {
 /// takes two bytes.
 const MOST_SHIFT: u32 = 16;
 
-/// Tables up to so long are read when they are opened and take no descriptor, and share a file: there
-/// may be one for every segment that something is left of, however little that is.
+/// Tables up to so long are read when they are opened and take no descriptor; so are those of so few
+/// entries, which share files: there may be one for every segment that something is left of, however little
+/// that is. (Of a segment of 2 GiB a table of one entry has 128 KiB: its directory.)
 const READ_AT_ONCE: u64 = 16 << 10;
+const FEW_ENTRIES: usize = 2048;
 /// A file that several tables share is no longer than that.
 const MOST_SHARED: u64 = 1 << 20;
 

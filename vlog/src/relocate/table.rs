@@ -11,10 +11,11 @@ use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
 use super::{
-    Entry, FileEntry, Identity, MOST_SHARED, MOST_SHIFT, READ_AT_ONCE, RecordFiles, TABLE_MAGIC,
-    TableHeader, relocation_table_path,
+    Entry, FEW_ENTRIES, FileEntry, Identity, MOST_SHARED, MOST_SHIFT, READ_AT_ONCE, RecordFiles,
+    TABLE_MAGIC, TableHeader, relocation_table_path,
 };
 use crate::file::LogFile;
+use crate::format::FORMAT_VERSION;
 use crate::{Error, Options, Relocated, Result};
 
 /// The new place of a collected segment, open and ready for [`Log::relocate`](crate::Log::relocate).
@@ -27,8 +28,8 @@ pub struct RelocatedSegment {
 /// The table of one relocated segment, open for lookups.
 ///
 /// Its header is verified when it is opened, the rest when it is first looked into, so that
-/// opening a log takes no longer for having many tables. A short one, which may share its file with
-/// others, is read at once and holds no descriptor; a long one, of thousands of records, holds one
+/// opening a log takes no longer for having many tables. One of few records, which may share its file
+/// with others, is read at once and holds no descriptor; a long one, of thousands of records, holds one
 /// by itself or by its map.
 #[derive(Debug)]
 pub(crate) struct Relocation {
@@ -59,13 +60,20 @@ enum Unread {
 #[derive(Debug)]
 pub(super) struct TableFile {
     path: PathBuf,
-    file: Arc<dyn File>,
-    /// All of it, but of one long table.
-    bytes: Option<Region>,
+    source: Source,
     /// The tables that it holds, by segment: place and header.
     tables: BTreeMap<u32, (usize, TableHeader)>,
     /// Where something is that is no table's header.
-    ends: Option<u64>,
+    damaged: Option<u64>,
+}
+
+/// Where the tables of a file are read from.
+#[derive(Debug)]
+enum Source {
+    /// All of it: the file is not open any more.
+    Bytes(Region),
+    /// The file, of one long table.
+    File(Arc<dyn File>),
 }
 
 impl TableFile {
@@ -100,46 +108,43 @@ impl TableFile {
                 ("nonce", relocated.table_nonce, first.nonce.get()),
             ],
         };
-        identity.check()?;
         let [.., end] = first.parts();
         let expected = end as u64;
-        if found < expected || first.shift.get() > MOST_SHIFT {
-            return Err(Error::Truncated { path, expected, found });
+        let damage = match identity.check() {
+            Ok(()) if found < expected || first.shift.get() > MOST_SHIFT => {
+                Some(Error::Truncated { path: path.clone(), expected, found })
+            }
+            checked => checked.err(),
+        };
+        let alone = damage.is_none()
+            && (expected == found && first.entries.get() as usize > FEW_ENTRIES && !at_once);
+        if alone || found > MOST_SHARED {
+            if let Some(error) = damage {
+                return Err(error);
+            }
+            let tables = BTreeMap::from([(first.segment.get(), (0, first))]);
+            let source = Source::File(file);
+            return Ok(Arc::new(TableFile { path, source, tables, damaged: None }));
         }
-        let mut this = TableFile { path, file, bytes: None, tables: BTreeMap::new(), ends: None };
-        this.tables.insert(first.segment.get(), (0, first));
-        let shared = expected < found && found <= MOST_SHARED;
-        if shared && !at_once {
+        if !at_once {
             bytes = vec![0; found as usize];
-            this.file.read_exact_at(&mut bytes, 0)?;
+            file.read_exact_at(&mut bytes, 0)?;
         }
-        if shared {
-            this.find_others(&bytes, end, &first);
+        let (tables, damaged) = tables_in(&bytes, database, relocated);
+        // Of several tables the first may be damaged; of one it says what is wrong.
+        if let Some(error) = damage.filter(|_| tables.is_empty()) {
+            return Err(error);
         }
-        this.bytes = (shared || at_once).then(|| Region::from_vec(bytes));
-        let this = Arc::new(this);
+        if let Some(at) = damaged {
+            tracing::warn!(path = %path.display(), at, "damage among relocation tables");
+        }
+        let shared = damaged.is_some() || tables.len() > 1;
+        let source = Source::Bytes(Region::from_vec(bytes));
+        let this = Arc::new(TableFile { path, source, tables, damaged });
         if shared {
             opened.shared.insert(relocated.table, this.clone());
         }
         Ok(this)
-    }
-
-    /// Goes from header to header: each says how long its table is.
-    fn find_others(&mut self, bytes: &[u8], mut at: usize, first: &TableHeader) {
-        while let Some(left) = bytes.get(at..).filter(|left| !left.is_empty()) {
-            let header = TableHeader::read_from_prefix(left).map(|(header, _)| header);
-            let ours = |h: &TableHeader| {
-                let name = |h: &TableHeader| (h.magic, h.format, h.database, h.file, h.nonce);
-                let fits = h.parts()[3] <= left.len() && h.shift.get() <= MOST_SHIFT;
-                name(h) == name(first) && h.verifies(at as u64) && fits
-            };
-            let Some(header) = header.ok().filter(ours) else {
-                self.ends = Some(at as u64);
-                break;
-            };
-            self.tables.insert(header.segment.get(), (at, header));
-            at += header.parts()[3];
-        }
     }
 
     /// Where the table of this segment is, and its header.
@@ -147,16 +152,53 @@ impl TableFile {
         if let Some(found) = self.tables.get(&segment) {
             return Ok(*found);
         }
-        Err(match (self.ends, self.tables.first_key_value()) {
+        Err(match (self.damaged, self.tables.first_key_value()) {
             (None, Some((found, _))) => Error::WrongFile {
                 path: self.path.clone(),
                 what: "segment",
                 expected: segment.into(),
                 found: (*found).into(),
             },
-            (ends, _) => Error::damaged(&self.path, ends.unwrap_or(0), "a file header"),
+            (at, _) => Error::damaged(&self.path, at.unwrap_or(0), "a file header"),
         })
     }
+}
+
+/// The tables in a file, by segment, and where it is damaged. Each header says how long its table is;
+/// behind damage, which may be in a table that nobody needs any more, the next one is looked for: what
+/// verifies at its place is one.
+fn tables_in(
+    bytes: &[u8],
+    database: u128,
+    relocated: &Relocated,
+) -> (BTreeMap<u32, (usize, TableHeader)>, Option<u64>) {
+    let (mut tables, mut damaged) = (BTreeMap::new(), None);
+    let mut at = 0;
+    while let Some(left) = bytes.get(at..).filter(|left| !left.is_empty()) {
+        let header = TableHeader::read_from_prefix(left).map(|(header, _)| header);
+        let ours = |h: &TableHeader| {
+            h.magic == TABLE_MAGIC
+                && h.format.get() == FORMAT_VERSION
+                && h.database.get() == database
+                && (h.file.get(), h.nonce.get()) == (relocated.table, relocated.table_nonce)
+                && h.verifies(at as u64)
+                && h.parts()[3] <= left.len()
+                && h.shift.get() <= MOST_SHIFT
+        };
+        match header.ok().filter(ours) {
+            Some(header) => {
+                tables.insert(header.segment.get(), (at, header));
+                at += header.parts()[3];
+            }
+            None => {
+                damaged = damaged.or(Some(at as u64));
+                let magic = |bytes: &[u8]| bytes == TABLE_MAGIC;
+                let next = left[1..].windows(TABLE_MAGIC.len()).position(magic);
+                at = next.map_or(bytes.len(), |next| at + 1 + next);
+            }
+        }
+    }
+    (tables, damaged)
 }
 
 impl Relocation {
@@ -179,8 +221,8 @@ impl Relocation {
         let (at, header) = file.find(segment)?;
         // The header verifies, so these are what was written.
         let [files_at, directory_at, entries_at, end] = header.parts();
-        let (unread, named) = match &file.bytes {
-            Some(bytes) => {
+        let (unread, named) = match &file.source {
+            Source::Bytes(bytes) => {
                 let Some(table) = bytes.subregion(at..at + end) else {
                     let (expected, found) = ((at + end) as u64, bytes.len() as u64);
                     return Err(Error::Truncated { path, expected, found });
@@ -188,10 +230,10 @@ impl Relocation {
                 let named = table.get(files_at..directory_at).unwrap_or_default().to_vec();
                 (Unread::Bytes(table), named)
             }
-            None => {
+            Source::File(file) => {
                 let mut named = vec![0; directory_at - files_at];
-                file.file.read_exact_at(&mut named, files_at as u64)?;
-                (Unread::File(file.file.clone()), named)
+                file.read_exact_at(&mut named, files_at as u64)?;
+                (Unread::File(file.clone()), named)
             }
         };
         let mut files = Vec::with_capacity(header.files.get() as usize);

@@ -8,7 +8,7 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
 use super::{
-    Entry, FileEntry, MOST_SHARED, MOST_SHIFT, Output, READ_AT_ONCE, TABLE_MAGIC, TableHeader,
+    Entry, FEW_ENTRIES, FileEntry, MOST_SHARED, MOST_SHIFT, Output, TABLE_MAGIC, TableHeader,
     relocation_table_path, table_salt,
 };
 use crate::format::FORMAT_VERSION;
@@ -85,7 +85,7 @@ impl TableWriter {
         file.write(fs, dir)
     }
 
-    /// Writes several tables, short ones together in one file: with a file for each there would be one
+    /// Writes several tables, those of few records together in one file: with a file for each there would be one
     /// for every segment that something is left of. `next_name` gives each file its number and nonce.
     /// Returns the files, and for each table the index of its file.
     ///
@@ -102,12 +102,12 @@ impl TableWriter {
         let (mut files, mut places) = (Vec::new(), Vec::new());
         let mut shared: Option<(usize, TableFile)> = None;
         for table in tables {
+            let alone = table.moved.len() > FEW_ENTRIES;
             let table = table.encode(outputs)?;
             let full = |file: &TableFile| (file.bytes.len() + table.len()) as u64 > MOST_SHARED;
-            if let Some((at, file)) = shared.take_if(|(_, file)| full(file)) {
+            if let Some((at, file)) = shared.take_if(|(_, file)| !alone && full(file)) {
                 files[at] = Some(file.write(fs, dir)?);
             }
-            let alone = table.len() as u64 > READ_AT_ONCE;
             let (at, mut file) = match shared.take_if(|_| !alone) {
                 Some(shared) => shared,
                 None => {

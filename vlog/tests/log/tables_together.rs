@@ -106,8 +106,32 @@ fn short_tables_share_files_of_a_mebibyte_and_long_ones_have_their_own() {
     check(&fs, &segments, &state);
 }
 
+/// A table of one has a directory of 64 KiB.
 #[test]
-fn damage_of_one_tables_header_hides_those_behind_it_and_none_before() {
+fn tables_of_few_records_share_files_also_where_segments_are_large() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let segments: Vec<_> = (1..=40).map(|segment| (segment, 1 + segment % 3, 1 << 30)).collect();
+    let (files, places, records) = write(&fs, &segments);
+    assert!(files.len() <= 3, "{} files", files.len());
+    let state = state(&segments, &files, &places);
+    files.into_iter().for_each(Output::keep);
+    records.keep();
+    check(&fs, &segments, &state);
+}
+
+#[test]
+fn a_long_table_between_short_ones_does_not_divide_them() {
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    // With it the file would be longer than a mebibyte.
+    let segments = [(1, 5, 4 << 20), (2, 200_000, 32 << 20), (3, 5, 4 << 20)];
+    let (files, places, records) = write(&fs, &segments);
+    assert_eq!((files.len(), places), (2, vec![0, 1, 0]));
+    assert!(files[1].len() > 1 << 20);
+    drop((files, records));
+}
+
+#[test]
+fn damage_of_one_tables_header_hides_no_other_table() {
     let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
     let segments = [(1, 5, 1 << 20), (2, 5, 1 << 20), (3, 5, 1 << 20)];
     let (files, places, records) = write(&fs, &segments);
@@ -121,21 +145,25 @@ fn damage_of_one_tables_header_hides_those_behind_it_and_none_before() {
     let mut header = [0; 8];
     file.read_exact_at(&mut header, each).unwrap();
     assert_eq!(&header, b"KVDBVREL", "the second begins where the first ends");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, each + 14).unwrap();
-    file.write_all_at(&[!byte[0]], each + 14).unwrap();
-    for (segment, there) in [(1, true), (2, false), (3, false)] {
-        let mut one = state.clone();
-        one.segments.retain(|s| s.meta.segment == segment);
-        match recovery(&fs, &one, &options()) {
-            Ok(_) => assert!(there, "{segment}"),
-            Err(Error::Damaged { path: at, offset, .. }) => {
-                assert_eq!((there, &at, offset), (false, &path, each));
+    // The magic, something behind it, and a length that would lead beyond the end.
+    for (damaged, at) in (1..=3).flat_map(|segment| [0, 14, 56].map(|at| (segment, at))) {
+        let place = u64::from(damaged - 1) * each;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, place + at).unwrap();
+        file.write_all_at(&[!byte[0]], place + at).unwrap();
+        for segment in 1..=3 {
+            let mut one = state.clone();
+            one.segments.retain(|s| s.meta.segment == segment);
+            match recovery(&fs, &one, &options()) {
+                Ok(_) => assert_ne!(segment, damaged, "byte {at}"),
+                Err(Error::Damaged { path: named, offset, .. }) => {
+                    assert_eq!((segment, &named, offset), (damaged, &path, place), "byte {at}");
+                }
+                Err(error) => panic!("{error}"),
             }
-            Err(error) => panic!("{error}"),
         }
+        file.write_all_at(&byte, place + at).unwrap();
     }
-    file.write_all_at(&byte, each + 14).unwrap();
     check(&fs, &segments, &state);
     // A table that has moved within its file is not taken for what was written there.
     let mut tables = vec![0; (3 * each) as usize];
