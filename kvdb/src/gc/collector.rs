@@ -111,7 +111,13 @@ impl Collector {
 
     /// Whether there may be room again to merge small files.
     pub(crate) fn may_merge(&self) -> bool {
-        self.merge_again.lock().is_none_or(|again| Instant::now() >= again)
+        self.merge_again.lock().take_if(|again| Instant::now() >= *again);
+        self.merge_again.lock().is_none()
+    }
+
+    /// Whether there was no room, and it is time to try again.
+    pub(crate) fn merge_is_due(&self) -> bool {
+        self.merge_again.lock().is_some_and(|again| Instant::now() >= again)
     }
 
     pub(crate) fn merge_later(&self) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kvdb_manifest::store::StoreState;
 use serde::{Deserialize, Serialize};
 
-use super::units::{Unit, all, has_garbage};
+use super::units::{Unit, all};
 
 /// One file of the value log, relocation tables counted to the record files they lead to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub(crate) fn file_stats(state: &StoreState, damage: &BTreeMap<u32, String>) -> 
             up_to(before + size) - up_to(before)
         };
         let damaged = unit.segments.iter().find_map(|segment| damage.get(segment)).cloned();
-        let can = collectable && damaged.is_none() && has_garbage(state, &unit);
+        let can = collectable && damaged.is_none() && unit.garbage;
         let reclaimable = if can { unit.gain() } else { 0 };
         let mut before = 0;
         for (&file, &size) in unit.files.iter().zip(&sizes) {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvdb_lsm::Superversion;
-use kvdb_manifest::store::{LogFile, SegmentRelocated, StoreChange, TableRecord};
+use kvdb_manifest::store::{LogFile, SHARED_TABLES, SegmentRelocated, StoreChange, TableRecord};
 use kvdb_vfs::SyncSite;
 use kvdb_vlog::{
     LiveRecord, LogView, Output, Pointer, RecordFiles, RecordWriter, Relocated, TableWriter,
@@ -343,6 +343,10 @@ impl Outputs<'_> {
             }
             table_files.extend(written);
         }
+        let shares = table_files.len() < change.segments_relocated.len();
+        if shares && !core.manifest.read(|state| state.features().contains(SHARED_TABLES)) {
+            change.features_added.push(SHARED_TABLES.to_owned());
+        }
         let outputs = || self.finished.iter().chain(&table_files);
         outputs().try_for_each(Output::sync)?;
         if outputs().next().is_some() {
@@ -408,7 +412,25 @@ mod tests {
 
     use super::super::units;
     use super::*;
-    use crate::{Background, Options};
+    use crate::{Background, GcOptions, Options};
+
+    #[test]
+    fn a_store_whose_tables_share_a_file_names_that_feature() {
+        let options = Options::default().background(Background::Manual).segment_size(1 << 20);
+        let db = options.open_in(Arc::new(MemFs::new()), "/db").unwrap();
+        let collect = |keys: u32| {
+            (0..keys).for_each(|key| _ = db.put(key.to_be_bytes(), vec![1; 10_000]).unwrap());
+            db.gc(&GcOptions::full()).unwrap();
+            let relocated = db
+                .core()
+                .manifest
+                .read(|state| state.segments().values().filter(|s| s.relocated.is_some()).count());
+            (relocated, db.core().manifest.read(|state| state.features().clone()))
+        };
+        assert_eq!(collect(10), (1, BTreeSet::new()), "one table");
+        let (relocated, features) = collect(300);
+        assert!(relocated > 1 && features == BTreeSet::from([SHARED_TABLES.to_owned()]));
+    }
 
     #[test]
     fn looking_for_the_damaged_victim_ends_when_it_is_told_to() {

@@ -47,7 +47,7 @@ pub use files::LogFileStats;
 pub(crate) use files::file_stats;
 #[cfg(test)]
 pub(crate) use stores::Store;
-pub(crate) use units::{Choice, Unit, choose, collectable, has_garbage};
+pub(crate) use units::{Choice, Unit, choose, collectable};
 pub(crate) use worker::Worker;
 
 use crate::core::Core;
@@ -294,36 +294,28 @@ impl Core {
         obstacles: &mut Obstacles,
     ) -> Result<bool> {
         let _one_at_a_time = self.collector.work();
-        let mut merging;
         loop {
             self.check_collecting()?;
             let freed = self.free_dead_segments()?;
             report.files_removed += freed.files;
             report.bytes_reclaimed += freed.bytes;
-            let claim = {
+            let (claim, merging) = {
                 let _choosing = self.collector.choosing();
-                let (mut units, with_garbage, next) = self.manifest.read(|state| {
-                    let units = collectable(state);
-                    let with_garbage: Vec<Unit> =
-                        units.iter().filter(|unit| has_garbage(state, unit)).cloned().collect();
-                    (units, with_garbage, state.next_segment())
-                });
-                let readable = |u: &Unit| !self.collector.is_damaged(u) && !obstacles.is_unread(u);
-                units.retain(readable);
-                let mut candidates = with_garbage;
-                candidates.retain(readable);
-                let fit: Vec<Unit> =
-                    candidates.iter().filter(|u| obstacles.fits(u)).cloned().collect();
-                let mut victims = choose(&fit, next, obstacles.limit(choice));
+                let (mut units, next) =
+                    self.manifest.read(|state| (collectable(state), state.next_segment()));
+                units.retain(|u| !self.collector.is_damaged(u) && !obstacles.is_unread(u));
+                let candidates = || units.iter().filter(|unit| unit.garbage);
+                let fit = candidates().filter(|unit| obstacles.fits(unit));
+                let mut victims = choose(fit, next, obstacles.limit(choice));
                 // Forgotten too when all that is worth it was collected, in smaller pieces.
                 if victims.is_empty()
                     && let Some(error) = obstacles.take_error()
-                    && !choose(&candidates, next, choice).is_empty()
+                    && !choose(candidates(), next, choice).is_empty()
                 {
                     self.collector.count(|totals| totals.failed += 1);
                     return Err(error);
                 }
-                merging = victims.is_empty() && self.collector.may_merge();
+                let merging = victims.is_empty() && self.collector.may_merge();
                 if merging {
                     let live = units.iter().map(|unit| unit.live.bytes).sum();
                     victims =
@@ -332,7 +324,7 @@ impl Core {
                 if victims.is_empty() {
                     return Ok(false);
                 }
-                self.collector.claim(victims)
+                (self.collector.claim(victims), merging)
             };
             watch.at(GcStage::Chosen, 0)?;
             tracing::debug!(segments = ?claim.segments(), "collecting");

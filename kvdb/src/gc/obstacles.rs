@@ -76,7 +76,16 @@ mod tests {
         let live = PointerSum { segment: 1, count: 1, bytes };
         let (segments, files) = (vec![1], vec![1]);
         let (size, span) = (2 * bytes, 2 * bytes);
-        Unit { segments, files, tables: Vec::new(), size, span, live, relocated: false }
+        Unit {
+            segments,
+            files,
+            tables: Vec::new(),
+            size,
+            span,
+            live,
+            relocated: false,
+            garbage: true,
+        }
     }
 
     #[test]

@@ -21,8 +21,6 @@ use super::units::Unit;
 const FAN_IN: usize = 8;
 /// A tier ends at four times the bytes of the one before, the first one at four times these.
 const LEAST: u64 = 1 << 10;
-/// A header page.
-const HEADER: u64 = kvdb_vlog::FIRST_FRAME as u64;
 
 /// Units of fewer bytes are small, where so many bytes are in use. Those that a collection of fresh
 /// segments leaves behind are about twice as large, so that merging does not add to what is written.
@@ -30,9 +28,10 @@ pub(crate) fn small_below(in_use: u64, segment_size: u64) -> u64 {
     (segment_part(in_use) / 2).min(segment_size / 4)
 }
 
-/// Bytes of records and tables: what adds up when units are merged.
+/// Bytes in use: what adds up when units are merged. Tables are not counted: of large segments they are
+/// long though little is in them.
 fn weight(unit: &Unit) -> u64 {
-    unit.size.saturating_sub(unit.files.len() as u64 * HEADER)
+    unit.live.bytes
 }
 
 fn tier(weight: u64) -> u32 {
@@ -66,6 +65,8 @@ mod tests {
     use super::*;
 
     const KIB: u64 = 1 << 10;
+    /// A header page.
+    const HEADER: u64 = kvdb_vlog::FIRST_FRAME as u64;
 
     /// A collected segment of this weight, none of it garbage.
     fn unit(segment: u32, weight: u64) -> Unit {
@@ -77,6 +78,7 @@ mod tests {
             span: 1 << 20,
             live: PointerSum { segment, count: 1, bytes: weight },
             relocated: true,
+            garbage: true,
         }
     }
 
@@ -97,6 +99,15 @@ mod tests {
         assert_eq!(of(&[512; 20]), [], "these are not small");
         assert_eq!(of(&[511; 20]).len(), 8, "no more than that at once");
         assert_eq!(of(&[1; 5000]).len(), 4096);
+    }
+
+    #[test]
+    fn long_tables_of_large_segments_make_no_unit_large() {
+        // 128 KiB of directory for each segment of 2 GiB.
+        let long = |i| Unit { size: 128 * KIB + HEADER + 1, ..unit(i, 1) };
+        assert_eq!(choose_small(&(0..8).map(long).collect::<Vec<_>>(), 512 * KIB).len(), 8);
+        let of_many = |i| Unit { size: 8 * 128 * KIB + HEADER + 8, ..unit(i, 8) };
+        assert_eq!(choose_small(&(0..8).map(of_many).collect::<Vec<_>>(), 512 * KIB).len(), 8);
     }
 
     #[test]

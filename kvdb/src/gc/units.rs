@@ -39,6 +39,10 @@ pub(crate) struct Unit {
     pub(crate) live: PointerSum,
     /// Whether it was collected before.
     pub(crate) relocated: bool,
+    /// Whether any of its records is garbage. What a collection made holds what was in use and nothing
+    /// else: until some of that is garbage, nothing is gained by moving it again, whatever its tables
+    /// take. So every collection of what was collected before removes a record, and they come to an end.
+    pub(crate) garbage: bool,
 }
 
 impl Unit {
@@ -108,6 +112,7 @@ pub(super) fn all(state: &StoreState) -> Vec<(Unit, bool)> {
                 span: segment.named.capacity.into(),
                 live: sum(id),
                 relocated: false,
+                garbage: true,
             };
             units.push((unit, segment.sealed.is_some() && id < head));
         }
@@ -129,7 +134,10 @@ pub(super) fn all(state: &StoreState) -> Vec<(Unit, bool)> {
             total.count += sum(segment).count;
             total.bytes += sum(segment).bytes;
         }
+        let stored = total.bytes + total.count * VERSION_BYTES;
+        let headers = files.len() as u64 * u64::from(kvdb_vlog::FIRST_FRAME);
         let unit = Unit {
+            garbage: files.iter().map(length).sum::<u64>() > stored + headers,
             size: files.iter().chain(&tables).map(length).sum(),
             span: segments.iter().map(capacity).sum(),
             segments: segments.into_iter().collect(),
@@ -143,35 +151,30 @@ pub(super) fn all(state: &StoreState) -> Vec<(Unit, bool)> {
     units
 }
 
-/// Whether any record of a unit is garbage. What a collection made holds what was in use and nothing
-/// else: until some of that is garbage, nothing is gained by moving it again, whatever its tables take.
-/// So every collection of what was collected before removes a record, and they come to an end.
-pub(crate) fn has_garbage(state: &StoreState, unit: &Unit) -> bool {
-    let length = |file: &u64| state.log_files().get(file).map_or(0, |f| f.length);
-    let stored = unit.live.bytes + unit.live.count * VERSION_BYTES;
-    let headers = unit.files.len() as u64 * u64::from(kvdb_vlog::FIRST_FRAME);
-    !unit.relocated || unit.files.iter().map(length).sum::<u64>() > stored + headers
-}
-
-/// Segments by the files they have in common, directly or by way of others.
+/// Segments by the files they have in common, directly or by way of others. Near linear: of groups
+/// that turn out to be one the smaller ones are added to the largest.
 pub(super) fn connected(
     segments: impl Iterator<Item = (u32, BTreeSet<u64>)>,
 ) -> Vec<(BTreeSet<u32>, BTreeSet<u64>)> {
     let mut groups: Vec<(BTreeSet<u32>, BTreeSet<u64>)> = Vec::new();
     let mut group_of: BTreeMap<u64, usize> = BTreeMap::new();
     for (id, files) in segments {
-        let mut mine = (BTreeSet::from([id]), files);
         let known: BTreeSet<usize> =
-            mine.1.iter().filter_map(|f| group_of.get(f).copied()).collect();
-        for at in known {
-            let (segments, files) = std::mem::take(&mut groups[at]);
-            mine.0.extend(segments);
-            mine.1.extend(files);
+            files.iter().filter_map(|f| group_of.get(f).copied()).collect();
+        let size = |at: &usize| groups[*at].0.len() + groups[*at].1.len();
+        let largest = known.iter().copied().max_by_key(size);
+        let into = largest.unwrap_or(groups.len());
+        if into == groups.len() {
+            groups.push(Default::default());
         }
-        for file in &mine.1 {
-            group_of.insert(*file, groups.len());
+        let mut added = vec![(BTreeSet::from([id]), files)];
+        let others = known.into_iter().filter(|at| *at != into);
+        added.extend(others.map(|at| std::mem::take(&mut groups[at])));
+        for (segments, files) in added {
+            group_of.extend(files.iter().map(|file| (*file, into)));
+            groups[into].0.extend(segments);
+            groups[into].1.extend(files);
         }
-        groups.push(mine);
     }
     groups.retain(|(segments, _)| !segments.is_empty());
     groups
@@ -190,12 +193,16 @@ pub(crate) struct Choice {
 
 /// The victims of one job, the best first. Units that were collected before are merged with their
 /// like only, so that what has survived stays apart from what has yet to; but not when sorting.
-pub(crate) fn choose(units: &[Unit], next_segment: u32, choice: Choice) -> Vec<Unit> {
+pub(crate) fn choose<'u>(
+    units: impl IntoIterator<Item = &'u Unit>,
+    next_segment: u32,
+    choice: Choice,
+) -> Vec<Unit> {
     let worth = |unit: &&Unit| {
         let garbage = unit.garbage_share() >= choice.min_garbage && unit.gain() > unit.size / 64;
         unit.live.count > 0 && (garbage && unit.gain() > 0 || choice.sort && !unit.relocated)
     };
-    let mut candidates: Vec<&Unit> = units.iter().filter(worth).collect();
+    let mut candidates: Vec<&Unit> = units.into_iter().filter(worth).collect();
     let score = |unit: &Unit| unit.score(next_segment);
     candidates.sort_by(|a, b| score(b).total_cmp(&score(a)));
     let mut chosen: Vec<Unit> = Vec::new();
@@ -237,6 +244,7 @@ mod tests {
             span: size,
             live,
             relocated,
+            garbage: true,
         }
     }
 
@@ -261,8 +269,7 @@ mod tests {
         let moved = || {
             db.core().manifest.read(|state| {
                 let units = collectable(state).into_iter().filter(|unit| unit.relocated);
-                let list: Vec<_> = units.map(|unit| has_garbage(state, &unit)).collect();
-                list
+                units.map(|unit| unit.garbage).collect::<Vec<_>>()
             })
         };
         assert_eq!(moved(), [false]);
@@ -356,6 +363,7 @@ mod tests {
             span: 23 << 20,
             live: sum(123, 1230),
             relocated: true,
+            garbage: false, // with a header page in each file
         };
         let other = Unit {
             segments: vec![4],
@@ -365,8 +373,27 @@ mod tests {
             span: 8 << 20,
             live: sum(8, 80),
             relocated: true,
+            garbage: true,
         };
         assert_eq!(units, [one, other]);
+    }
+
+    /// In the square of their number it would take minutes.
+    #[test]
+    fn tens_of_thousands_of_segments_are_grouped_at_once_however_they_meet() {
+        const N: u32 = 50_000;
+        let files = |of: &[u32]| of.iter().map(|f| u64::from(*f)).collect::<BTreeSet<u64>>();
+        let one = |groups: Vec<(BTreeSet<u32>, BTreeSet<u64>)>| {
+            assert_eq!((groups.len(), groups[0].0.len()), (1, N as usize));
+        };
+        one(connected((0..N).map(|s| (s, files(&[7])))));
+        one(connected((0..N).map(|s| (s, files(&[s, s + 1])))));
+        one(connected((0..N).rev().map(|s| (s, files(&[s, s / 2])))));
+        // Pairs, then pairs of pairs.
+        let pairs = (0..N / 2).map(|s| (s, files(&[2 * s, 2 * s + 1])));
+        let chain = (N / 2..N).map(|s| (s, files(&[2 * (s - N / 2) + 1, 2 * (s - N / 2) + 2])));
+        one(connected(pairs.chain(chain)));
+        assert_eq!(connected((0..N).map(|s| (s, files(&[s])))).len(), N as usize);
     }
 
     #[test]

@@ -166,7 +166,8 @@ impl<'a> Round<'a> {
         let at_rest = self.since.elapsed() >= REST;
         let size = self.core.manifest.size();
         let flushed = self.core.tree.unflushed_from().is_none();
-        if at_rest && flushed && self.done == Some((size, true)) {
+        let merge = self.core.collector.merge_is_due();
+        if at_rest && flushed && !merge && self.done == Some((size, true)) {
             return Ok(false);
         }
         let survey = self.core.survey(log.end());

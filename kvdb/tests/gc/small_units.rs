@@ -181,6 +181,34 @@ fn a_merge_that_is_broken_off_leaves_what_was_there() {
     db.verify().unwrap();
 }
 
+/// Their sizes differ little, so that less and less is tried, but never nothing.
+#[test]
+fn on_a_full_disk_tries_of_a_hundred_small_segments_come_to_an_end() {
+    let inner = Arc::new(MemFs::new());
+    let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
+    let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
+    let mut model = Contents::new();
+    (0..100).for_each(|i| segment_of_one(&db, &mut model, i, 300));
+    // The last that is written.
+    let full = FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".vrel");
+    let full = fs.arm(full.forever());
+    let mut tries = 0;
+    let result = db.gc_with(&GcOptions::default(), |stage, _| {
+        tries += u32::from(stage == GcStage::Chosen);
+        match tries < 100 {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    });
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::NoSpace, "after {tries} tries");
+    assert!(with_extension(&inner, MADE).is_empty());
+    assert!(tries > 1 && full.fired() == u64::from(tries) && now(&db) == model);
+    full.disarm();
+    let report = db.gc(&GcOptions::default()).unwrap();
+    assert!(report.collections > 0 && with_extension(&inner, &[".vrec"]).len() < 8, "{report:?}");
+    assert!(now(&db) == model);
+}
+
 /// It gains little and needs room.
 #[test]
 fn a_disk_without_room_for_a_merge_is_no_error_and_is_left_alone() {

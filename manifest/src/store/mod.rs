@@ -20,4 +20,4 @@ pub use messages::{
     LogFile, LogPosition, PointerSum, RangeDelete, SegmentNamed, SegmentRelocated, SegmentSealed,
     StoreChange, TableRecord,
 };
-pub use state::{KNOWN_FEATURES, SegmentState, StoreState};
+pub use state::{KNOWN_FEATURES, SHARED_TABLES, SegmentState, StoreState};

@@ -9,7 +9,10 @@ use super::{
 use crate::{Inconsistent, State};
 
 /// The format features that this version knows. A manifest with another one is not opened.
-pub const KNOWN_FEATURES: &[&str] = &[];
+pub const KNOWN_FEATURES: &[&str] = &[SHARED_TABLES];
+
+/// Several relocated segments may have their tables in one file.
+pub const SHARED_TABLES: &str = "shared-relocation-tables";
 
 /// The contents of a store: tables, log segments, where replay starts, and the numbers that must
 /// never shrink.
