@@ -6,10 +6,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use kvdb_vfs::Clock;
 use parking_lot::Mutex;
 
-/// The larger of the wall clock and the latest expiry for which an entry was ever dropped, so that
-/// a wall clock going backwards never revives anything. No more than that: were it the largest clock
-/// that anything was dropped *by*, one flush under a clock that is wrong for a moment would end
-/// everything that expires, for as long as the clock was ahead.
+/// No less than the latest expiry for which an entry was ever dropped, so that whatever the wall clock
+/// does nothing that is gone is missed by who should see it, and nothing that it hid comes back. (No more
+/// than that is kept for good: were it the largest clock that anything was dropped *by*, one flush under
+/// a clock that is wrong for a moment would end everything that expires, for as long as the clock was
+/// ahead.)
+///
+/// And no less than anybody was told before, as long as the store is open: where the wall clock is set back
+/// by up to an [hour](STEP_BACK) this one stands still, and what was seen to be absent stays so. If it is
+/// set back further, it was wrong before, and what was said then is not held on to.
 ///
 /// A transaction takes its clock at begin; a flush or compaction drops by the least clock of the open
 /// ones, so an entry that a transaction may still see stays, and holds that clock until it is known
@@ -21,6 +26,8 @@ use parking_lot::Mutex;
 pub(crate) struct EngineClock {
     wall: Arc<dyn Clock>,
     dropped: AtomicU64,
+    /// The largest that was told, unless the wall clock was set back by more than a step since.
+    told: AtomicU64,
     /// The clocks that jobs drop by at this moment, and the largest of them.
     held: Mutex<Vec<u64>>,
     largest_held: AtomicU64,
@@ -28,6 +35,9 @@ pub(crate) struct EngineClock {
 }
 
 const SHARDS: usize = 16;
+
+/// By so many seconds a wall clock may be set back that was right before.
+const STEP_BACK: u64 = 3600;
 
 /// The clocks of some of the open transactions, on cache lines of their own.
 #[derive(Debug, Default)]
@@ -59,6 +69,7 @@ impl EngineClock {
         EngineClock {
             wall,
             dropped: AtomicU64::new(dropped),
+            told: AtomicU64::new(0),
             held: Mutex::default(),
             largest_held: AtomicU64::new(0),
             shards: Default::default(),
@@ -73,7 +84,25 @@ impl EngineClock {
     }
 
     fn least(&self) -> u64 {
-        self.wall.now().max(self.dropped.load(Ordering::SeqCst))
+        self.steady(self.wall.now()).max(self.dropped.load(Ordering::SeqCst))
+    }
+
+    /// Of the wall clock and what was told before that which holds.
+    fn steady(&self, wall: u64) -> u64 {
+        // Relaxed: who is to be told no less than somebody else comes after that one by other means.
+        let told = self.told.load(Ordering::Relaxed);
+        if wall > told {
+            self.told.fetch_max(wall, Ordering::Relaxed);
+        } else if told - wall <= STEP_BACK {
+            return told;
+        } else if self
+            .told
+            .compare_exchange(told, wall, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
+            tracing::warn!(wall, told, "the clock was set back, and was wrong before");
+        }
+        wall
     }
 
     /// Something was dropped for this expiry.
@@ -215,18 +244,64 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_going_backwards_does_not_take_the_engine_clock_along() {
-        let wall = Arc::new(ManualClock::new(100));
+    fn a_wall_clock_that_is_set_back_takes_the_engine_clock_along_only_where_it_was_wrong() {
+        let wall = Arc::new(ManualClock::new(100_000));
+        let clock = EngineClock::new(wall.clone(), 0);
+        assert_eq!(clock.now(), 100_000);
+        wall.set(100_000 - STEP_BACK);
+        assert_eq!(
+            (clock.now(), clock.begin().now(), clock.drop_clock()),
+            (100_000, 100_000, 100_000)
+        );
+        wall.set(100_000 - STEP_BACK - 1);
+        assert_eq!(clock.now(), 100_000 - STEP_BACK - 1);
+        wall.set(100_000 - STEP_BACK);
+        assert_eq!(clock.now(), 100_000 - STEP_BACK, "and goes on from there");
+    }
+
+    #[test]
+    fn it_is_held_where_something_is_dropped_by_it_and_at_what_was_dropped() {
+        let wall = Arc::new(ManualClock::new(100_000));
         let clock = EngineClock::new(wall.clone(), 0);
         let held = [clock.hold_drop_clock(), clock.hold_drop_clock()];
-        assert_eq!(held, [100, 100]);
-        wall.set(50);
-        assert_eq!((clock.now(), clock.begin().now()), (100, 100), "while somebody drops by it");
-        clock.release_drop_clock(100);
-        assert_eq!(clock.now(), 100);
-        clock.note_dropped(70);
-        clock.release_drop_clock(100);
-        assert_eq!((clock.now(), clock.begin().now()), (70, 70), "no less than what is gone");
-        assert_eq!(EngineClock::new(wall, 70).now(), 70);
+        assert_eq!(held, [100_000, 100_000]);
+        wall.set(50_000);
+        assert_eq!(
+            (clock.now(), clock.begin().now()),
+            (100_000, 100_000),
+            "while somebody drops by it"
+        );
+        clock.release_drop_clock(100_000);
+        assert_eq!(clock.now(), 100_000);
+        clock.note_dropped(70_000);
+        clock.release_drop_clock(100_000);
+        assert_eq!(
+            (clock.now(), clock.begin().now()),
+            (70_000, 70_000),
+            "no less than what is gone"
+        );
+        assert_eq!(EngineClock::new(wall, 70_000).now(), 70_000);
+    }
+
+    #[test]
+    fn no_thread_is_told_less_than_another_one_before() {
+        let wall = Arc::new(ManualClock::new(100_000));
+        let clock = EngineClock::new(wall.clone(), 0);
+        let last = Mutex::new(0);
+        std::thread::scope(|s| {
+            for _ in 0..3 {
+                s.spawn(|| {
+                    for _ in 0..20_000 {
+                        let before = *last.lock();
+                        let now = clock.now();
+                        assert!(now >= before, "{now}, {before} before");
+                        let mut last = last.lock();
+                        *last = now.max(*last);
+                    }
+                });
+            }
+            let mut rng = fastrand::Rng::with_seed(1);
+            (0..20_000).for_each(|_| wall.set(rng.u64(100_000..100_000 + STEP_BACK)));
+        });
     }
 }

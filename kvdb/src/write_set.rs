@@ -101,6 +101,12 @@ impl WriteOptions {
     }
 
     /// Sets the second from which on the entry is absent. 0 is the same as 1: long ago.
+    ///
+    /// The second is one of the store's own clock, which follows the system's. What was once absent does not
+    /// come back when that is set back: as long as the store is open its clock stands still then, by up to
+    /// an hour; and it is never behind an expiry for which something has been removed from the store. A
+    /// clock that is set back by more was wrong before, and what expired by it but was not removed is there
+    /// again.
     #[must_use]
     pub fn expires_at(mut self, seconds: u64) -> Self {
         self.expires_at = Some(seconds.max(1));
@@ -109,9 +115,8 @@ impl WriteOptions {
 
     /// Sets how long the entry is there, from the moment it is written (not: committed) on.
     ///
-    /// The moment is taken from the clock that expiry goes by, the store's own, which never falls
-    /// behind an expiry for which something has been removed from the store, however the system's
-    /// clock is set back; in a transaction it is no earlier than the clock that this reads by. It has
+    /// The moment is taken from the clock that [expiry goes by](WriteOptions::expires_at), the store's
+    /// own; in a transaction it is no earlier than the clock that this reads by. It has
     /// seconds: a fraction of `ttl` counts as a whole one, and the first second may have begun
     /// before. With a `ttl` of zero the entry is absent at once, as a delete that is written as a
     /// value; one beyond all times never expires.

@@ -671,6 +671,29 @@ fn rule_35_an_expired_entry_is_absent_hides_older_versions_and_never_exposes_the
     absent(&tiny().open_with(fs, clock, common::PATH).unwrap());
 }
 
+/// Whether or not it was dropped meanwhile; for as long as the store is open, and by no more than an hour.
+#[test]
+fn rule_35_what_was_seen_to_be_absent_stays_so_when_the_clock_is_set_back() {
+    let clock = Arc::new(ManualClock::new(10_000));
+    let fs: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let db = common::manual().open_with(fs, clock.clone(), common::PATH).unwrap();
+    db.put_with("session", "v", WriteOptions::default().expires_at(10_010)).unwrap();
+    db.put_with("later", "v", WriteOptions::default().expires_at(10_011)).unwrap();
+    clock.set(10_010);
+    assert!(db.get("session").unwrap().is_none());
+    for second in [10_009, 9_000, 10_010 - 3600] {
+        clock.set(second);
+        assert!(db.get("session").unwrap().is_none() && !db.contains("session").unwrap());
+        assert_eq!(
+            db.iter().unwrap().map(|i| i.unwrap().key().to_vec()).collect::<Vec<_>>(),
+            [b"later"]
+        );
+        assert!(db.begin().unwrap().get("session").unwrap().is_none(), "{second}");
+        assert!(db.snapshot().unwrap().get("session").unwrap().is_none(), "{second}");
+        assert!(db.get("later").unwrap().is_some(), "it stands still");
+    }
+}
+
 /// A flush or compaction takes the clock for what it drops, and for nothing more.
 #[test]
 fn rule_35_a_clock_that_was_wrong_for_a_moment_does_not_end_what_expires() {
