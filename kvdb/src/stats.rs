@@ -103,7 +103,9 @@ pub enum Health {
     /// leaves alone (see [`SegmentStats::damaged`]) takes its space until the database is opened again.
     /// Otherwise writers will meet the same error. Reading goes on.
     Failing(String),
-    /// The log is poisoned: nothing can be written until the database is opened again.
+    /// The log or the manifest is poisoned: nothing can be written until the database is opened again. (Where
+    /// it is the manifest, commits may go on for as long as there is room for them in memtables and in the
+    /// log.)
     Poisoned(String),
     /// It was closed.
     Closed,
@@ -185,6 +187,9 @@ impl Db {
         }
         if let Some(cause) = core.log.as_ref().and_then(|log| log.poisoned()) {
             return Health::Poisoned(cause.to_string());
+        }
+        if let Some(cause) = core.manifest.poisoned() {
+            return Health::Poisoned(format!("the manifest: {cause}"));
         }
         match core.tree.health() {
             Some(error) => Health::Failing(error.to_string()),

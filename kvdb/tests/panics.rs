@@ -281,6 +281,8 @@ fn what_a_change_set_names_stays_when_making_it_durable_panics() {
     });
     let error = outcome.unwrap_err();
     assert!(error.to_string().contains("a fragile disk"), "{error}");
+    let health = db.health();
+    assert!(matches!(&health, Health::Poisoned(why) if why.contains("manifest")), "{health:?}");
     fs.clear_hook();
     let fs = Arc::new(fs.process_image());
     let db = manual().open_in(fs.clone(), PATH).unwrap();

@@ -160,7 +160,12 @@ impl<S: State> Manifest<S> {
 
     /// Whether an earlier failure forbids further writing. Reopening clears it.
     pub fn is_poisoned(&self) -> bool {
-        self.poison.get().is_some()
+        self.poisoned().is_some()
+    }
+
+    /// Which failure that was.
+    pub fn poisoned(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
     }
 
     /// Makes the mark behind the last record durable. From then on, until the next append, damage to
