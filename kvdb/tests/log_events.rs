@@ -1,12 +1,17 @@
-//! What the database tells `tracing`.
+//! What the database tells `tracing`. By themselves: whether anyone listens to a place in the code is
+//! decided when it is first reached, and if that is while a listener is being made in another thread it
+//! may be missed.
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod common;
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use crate::common::{PATH, manual, open, tiny, value};
+use common::{PATH, manual, open, tiny, value};
 use kvdb::vfs::{Fs, Keep, MemFs, OpenMode};
 use kvdb::{Durability, Error, MergeOperator};
 use parking_lot::Mutex;
@@ -50,6 +55,12 @@ impl Subscriber for Lines {
     fn exit(&self, _: &Id) {}
 }
 
+/// Somebody listens to every place before it is reached: called before anything else.
+fn listen() {
+    static LISTENING: Once = Once::new();
+    LISTENING.call_once(|| tracing::subscriber::set_global_default(Lines::default()).unwrap());
+}
+
 /// What is told while `f` runs, on this thread.
 fn told(f: impl FnOnce()) -> Vec<String> {
     let subscriber = Lines::default();
@@ -64,6 +75,7 @@ fn has(lines: &[String], parts: &[&str]) -> bool {
 
 #[test]
 fn open_flush_compaction_and_close_are_told() {
+    listen();
     let fs = Arc::new(MemFs::new());
     let options = manual().durability(Durability::Buffered);
     let lines = told(|| {
@@ -86,6 +98,7 @@ fn open_flush_compaction_and_close_are_told() {
 
 #[test]
 fn recovery_is_told_with_what_was_replayed() {
+    listen();
     let fs = Arc::new(MemFs::new());
     let db = open(&tiny(), &fs).unwrap();
     db.put("k", "v").unwrap();
@@ -97,6 +110,7 @@ fn recovery_is_told_with_what_was_replayed() {
 
 #[test]
 fn a_stall_is_told() {
+    listen();
     // A flush folds operands, and here that ends only when the writer has come to a halt.
     let written = Arc::new(AtomicU64::new(0));
     let progress = written.clone();
@@ -132,6 +146,7 @@ fn a_stall_is_told() {
 
 #[test]
 fn rule_7_unknown_files_are_named_and_left_alone_and_leftovers_of_ours_are_named() {
+    listen();
     let fs = Arc::new(MemFs::new());
     drop(open(&tiny(), &fs).unwrap());
     for name in ["notes.txt", "999990.sst"] {
@@ -145,6 +160,7 @@ fn rule_7_unknown_files_are_named_and_left_alone_and_leftovers_of_ours_are_named
 
 #[test]
 fn a_bulk_writer_dropped_without_a_flush_is_told() {
+    listen();
     let fs = Arc::new(MemFs::new());
     let db = open(&tiny(), &fs).unwrap();
     let lines = told(|| {

@@ -11,7 +11,6 @@ mod bulk_writer;
 mod conflict_memory;
 mod drop_range;
 mod handles;
-mod log_events;
 mod many_keys;
 mod merge_operator;
 mod prefetch;

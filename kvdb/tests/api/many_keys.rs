@@ -73,6 +73,8 @@ fn rule_35_what_expires_at_one_moment_is_there_for_every_key_of_a_multi_get_or_f
     for key in &folded {
         db.merge(key, "w").unwrap();
     }
+    clock.now.store(104, Ordering::SeqCst);
+    let (snapshot, t) = (db.snapshot().unwrap(), db.begin().unwrap());
     clock.step.store(1, Ordering::SeqCst);
     for there in [true, false] {
         clock.now.store(if there { 107 } else { 108 }, Ordering::SeqCst);
@@ -83,8 +85,6 @@ fn rule_35_what_expires_at_one_moment_is_there_for_every_key_of_a_multi_get_or_f
         assert!(folds.iter().all(|v| v.as_ref().unwrap() == fold), "{folds:?}");
     }
     // Snapshots and transactions have a clock of their own, which does not run.
-    clock.now.store(104, Ordering::SeqCst);
-    let (snapshot, t) = (db.snapshot().unwrap(), db.begin().unwrap());
     clock.now.store(200, Ordering::SeqCst);
     for values in [snapshot.multi_get(&plain).unwrap(), t.multi_get(&plain).unwrap()] {
         assert!(values.iter().all(Option::is_some), "{values:?}");
