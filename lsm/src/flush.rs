@@ -92,7 +92,7 @@ impl<C: Companion> Shared<C> {
         change.tables_added.extend(finished.iter().map(|f| f.record.clone()));
         let written: u64 = finished.iter().map(|f| f.record.size).sum();
         let built = Built::default();
-        let fresh = finished.iter().map(|f| self.table(f.record.clone(), built)).collect();
+        let fresh = finished.iter().map(|f| self.table(f, built)).collect();
         let installation =
             Installation { fresh, flushed: memtables.to_vec(), ..Default::default() };
         let outcome = self.install_change(change, installation);

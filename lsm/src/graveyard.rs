@@ -6,6 +6,7 @@
 //! [`Graveyard::bury`] is called by a step that has the time.
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use kvdb_vfs::Fs;
 use parking_lot::Mutex;
+
+use crate::compaction::run::panic_message;
 
 /// How often to try to move the epoch on while something waits for it.
 const EPOCH_LOOK: Duration = Duration::from_millis(5);
@@ -159,7 +162,7 @@ impl Graveyard {
             let taken = batch.len();
             count += taken;
             for remains in batch {
-                match remains {
+                let free = || match remains {
                     Remains::Object(object) => drop(object),
                     Remains::File(path) => {
                         if let Err(error) = fs.remove(&path) {
@@ -167,6 +170,11 @@ impl Graveyard {
                             tracing::warn!(path = %path.display(), %error, "cannot remove an old table");
                         }
                     }
+                };
+                // Nobody reads it any more; what comes behind it is to be freed all the same.
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(free)) {
+                    let panic = panic_message(&*panic);
+                    tracing::error!(%panic, "freeing something that nobody reads any more");
                 }
             }
             self.in_hand.fetch_sub(taken, Ordering::Release);

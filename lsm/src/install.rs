@@ -114,7 +114,9 @@ impl<C: Companion> Shared<C> {
         let next = Arc::new(version.apply(&change, &parts.fresh, &self.tables));
         if self.options.paranoid {
             next.check()?;
-            for table in &parts.fresh {
+            // Those that only change their level too.
+            let added: HashSet<u64> = change.tables_added.iter().map(|t| t.id).collect();
+            for table in next.tables().filter(|t| added.contains(&t.id())) {
                 next.check_versions(table, CHECKED)?;
             }
         }

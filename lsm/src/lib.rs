@@ -57,10 +57,11 @@
 //! What is picked: all of level 0; of a deeper level the table that overlaps the next one least,
 //! where tombstones, superseded and expiring entries and pointers into the log make it cheaper.
 //! Tables without anything below move without being read, unless they would come to lie over too
-//! much of the level after the next. While the base level is busy and writers are close to being slowed
-//! down, tables of level 0 that are neighbours in age are merged into one. An idle tree looks for tombstones, superseded and expired
-//! entries that can go, for range deletes to be applied, and for pointers that may supersede others
-//! below.
+//! much of the level after the next. While the base level is busy and writers are slowed down for level 0,
+//! tables of it that are neighbours in age are merged into one, as far as memory permits: with entries of
+//! fewer than some fifty bytes full memtables make too many hashes for that. An idle tree looks for
+//! tombstones, superseded and expired entries that can go, for range deletes to be applied, and for
+//! pointers that may supersede others below.
 //!
 //! Kept from Badger: a running job reserves its key range on both of its levels (the *compaction
 //! status*), so that disjoint jobs run at once and overlapping ones wait; jobs are taken by their
@@ -68,7 +69,7 @@
 //! has the outputs; writers stall by the number of level-0 tables. One job is cut into key ranges
 //! that run in parallel on the tree's own thread pool; cuts are user keys. Outputs end at
 //! `table_size`, a little earlier at a boundary of the level below, and where a range delete begins
-//! or ends. Memory is bounded by the number of inputs, not by their size.
+//! or ends. Memory is bounded by the number of inputs and the length of their keys, not by their size.
 //!
 //! # Memory
 //!

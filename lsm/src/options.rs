@@ -257,10 +257,15 @@ impl Options {
     /// The most memory the tree takes, in bytes: memtables with their indexes and filters (and one more for
     /// a flush); block cache, and the indexes and filters of open tables, where tables
     /// are read by position; and for each job that may run at once its output buffers, the filter's
-    /// hashes and the index of the table it builds, and the blocks it reads where they are not part of a map. Page cache behind maps is the system's to give and
-    /// take. Frames larger than a memtable, and what cursors and values of the caller's keep alive, come
-    /// on top; and what tells tables apart: about a kilobyte for each, and its smallest and its largest key
-    /// some times over, twelve times while a change of all tables is installed.
+    /// hashes and the index of the table it builds, and the blocks it reads where they are not part of a
+    /// map. Page cache behind maps is the system's to give and take.
+    ///
+    /// On top come frames larger than a memtable; what cursors and values of the caller's keep alive; jobs
+    /// of callers of [`compact_range`](crate::Tree::compact_range) beyond one; and what tells tables apart:
+    /// about a kilobyte for each, and its smallest and its largest key some times over, twelve times while a
+    /// change of all tables is installed. Where tables are read by position and keys have kilobytes, so do
+    /// the indexes of the tables of level 0 that are compacted, in each part of the job (measured, with keys
+    /// of 2.9 KB that have little in common: 28.8 MB within a budget of 25.2).
     pub fn memory_bound(&self) -> u64 {
         let cache = match self.reads {
             Reads::Mapped => self.mapped_cache_bytes,

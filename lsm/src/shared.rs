@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kvdb_manifest::Manifest;
-use kvdb_manifest::store::{StoreState, TableRecord};
+use kvdb_manifest::store::StoreState;
 use kvdb_vfs::Fs;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -24,7 +24,7 @@ use crate::pool::Pool;
 use crate::stats::{LevelStats, ReadCounters, Stats, WorkCounters, get};
 use crate::superversion::{Current, Superversion, drive_epoch};
 use crate::table::{Built, TableContext, TableFile};
-use crate::table_writer::WriterContext;
+use crate::table_writer::{Finished, WriterContext};
 use crate::version::Version;
 
 pub(crate) struct Shared<C: Companion> {
@@ -98,8 +98,10 @@ impl<C: Companion> Shared<C> {
         self.current.pin().to_arc()
     }
 
-    pub(crate) fn table(&self, record: TableRecord, built: Built) -> Arc<TableFile> {
-        Arc::new(TableFile::new(record, built, self.tables.clone()))
+    /// The table that was just written.
+    pub(crate) fn table(&self, finished: &Finished, built: Built) -> Arc<TableFile> {
+        let built = Built { sections: finished.sections, ..built };
+        Arc::new(TableFile::new(finished.record.clone(), built, self.tables.clone()))
     }
 
     pub(crate) fn writer_context(&self) -> WriterContext<'_, C> {

@@ -179,6 +179,8 @@ pub(crate) struct Built {
     pub(crate) patience: u64,
     /// The call of `compact_range` that had it rewritten in place; 0: none.
     pub(crate) call: u64,
+    /// Bytes of its index and filter; 0 if unknown.
+    pub(crate) sections: u64,
 }
 
 /// One table, shared by all versions of the tree that have it. When the last of them goes and the

@@ -78,6 +78,8 @@ impl Drop for Output {
 /// A finished table and its file.
 pub(crate) struct Finished {
     pub(crate) record: TableRecord,
+    /// Bytes of its index and filter.
+    pub(crate) sections: u64,
     pub(crate) output: Output,
 }
 
@@ -164,6 +166,7 @@ impl<'a, C: Companion> TableWriter<'a, C> {
         let Some(builder) = self.builder.take() else { return Err(Error::Closed) };
         let (_, properties) = builder.finish()?;
         let mut record = self.record;
+        let sections = properties.file_len.saturating_sub(properties.stored_bytes);
         record.size = properties.file_len;
         record.smallest_key = properties.smallest_key;
         record.largest_key = properties.largest_key;
@@ -172,7 +175,7 @@ impl<'a, C: Companion> TableWriter<'a, C> {
         record.entries = properties.entries;
         record.raw_bytes = properties.key_bytes + properties.value_bytes;
         record.pointers = self.pointers.into_values().collect();
-        Ok(Finished { record, output: self.output })
+        Ok(Finished { record, sections, output: self.output })
     }
 }
 

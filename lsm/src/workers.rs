@@ -1,5 +1,6 @@
 //! The threads that do background work.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
+use crate::compaction::run::panic_message;
 use crate::companion::Companion;
 use crate::error::{Error, Result};
 use crate::pool::Pool;
@@ -71,7 +73,14 @@ impl Workers {
         work: impl FnOnce(&Shared<C>) + Send + 'static,
     ) -> Result<()> {
         let shared = shared.clone();
-        self.threads.push(start(name, move || work(&shared))?);
+        // Jobs catch their own panics. What panics between them would end the thread, and nobody would know:
+        // whoever waits for what it should have done would wait for ever.
+        let work = move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&shared))) {
+                shared.note_failure("background work", &Error::Panic(panic_message(&*panic)));
+            }
+        };
+        self.threads.push(start(name, work)?);
         Ok(())
     }
 

@@ -202,3 +202,17 @@ fn rule_42_verify_finds_a_wrong_byte_wherever_it_is_in_a_table() {
     }
     store.open(options).verify().unwrap();
 }
+
+#[test]
+fn rule_51_a_table_that_only_changes_its_level_is_checked_too() {
+    let store = Store::new();
+    let tree = store.open(small());
+    fill(&tree, 1, Entry::value(b"old"));
+    fill(&tree, 2, Entry::value(b"new"));
+    let mut newer = records(&tree);
+    newer.retain(|t| t.largest_version == 2);
+    newer[0].level = 3;
+    assert!(is_inconsistent(tree.install(changed(newer))));
+    assert_eq!(tree.get(&0u64.to_be_bytes(), 9, 0).unwrap().unwrap(), b"new");
+    tree.verify().unwrap();
+}

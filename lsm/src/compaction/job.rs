@@ -1,5 +1,6 @@
 //! One unit of compaction, and which ones run.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::table::TableFile;
@@ -119,6 +120,11 @@ impl Running {
     /// Whether a table is an input of a running job.
     pub(crate) fn is_input(&self, table: u64) -> bool {
         self.jobs.iter().any(|j| j.inputs.contains(&table))
+    }
+
+    /// The inputs of all running jobs.
+    pub(crate) fn inputs(&self) -> HashSet<u64> {
+        self.jobs.iter().flat_map(|j| j.inputs.iter().copied()).collect()
     }
 
     /// Whether tables of level 0 are being merged into one that stays there.

@@ -20,7 +20,9 @@ const WIDEN_TABLES: u64 = 25;
 pub(super) const GRANDPARENT_TABLES: u64 = 10;
 /// Level 0 → 0 takes at least so many tables.
 const LEAST_L0_RUN: usize = 4;
-/// And no more than so many memtables' worth of bytes.
+/// No more than so many,
+const MOST_L0_RUN: usize = 64;
+/// and no more than so many memtables' worth of bytes.
 const L0_RUN_MEMTABLES: u64 = 8;
 /// Log bytes that pointers of upper levels refer to, as a part of those of the last level, from
 /// which on an idle tree is compacted for the log's sake.
@@ -104,10 +106,12 @@ impl Picker<'_> {
         }
         let limit = L0_RUN_MEMTABLES * self.options.memtable_size as u64;
         let memory = self.options.top_run_bound();
+        let inputs = self.running.inputs();
         let mut best: &[Arc<TableFile>] = &[];
         for start in 0..top.len() {
             let (mut end, mut bytes, mut held, mut cost) = (start, 0, 0, u64::MAX);
-            while let Some(table) = top.get(end).filter(|t| !self.running.is_input(t.id())) {
+            let next = |end: usize| top.get(end).filter(|t| !inputs.contains(&t.id()));
+            while let Some(table) = next(end).filter(|_| end - start < MOST_L0_RUN) {
                 bytes += table.size();
                 held += self.held_to_build(table);
                 // Bytes to be written for each table that there will be less.
@@ -128,12 +132,16 @@ impl Picker<'_> {
     }
 
     /// About what a table's entries take in memory while they are written into another one: hashes, the
-    /// filter, the index.
+    /// filter, and the index, which is gathered in vectors that grow and laid out as a section in the end.
     fn held_to_build(&self, table: &TableFile) -> u64 {
         let r = &table.record;
-        let per_entry = 8 + u64::from(self.options.bits_per_key).div_ceil(8);
+        let filter = r.entries * u64::from(self.options.bits_per_key) / 8;
         let key = r.smallest_key.len().max(r.largest_key.len()) as u64;
-        r.entries * per_entry + (r.size / self.options.block_size as u64 + 1) * (key + 16)
+        let index = match table.built.sections {
+            0 => (r.size / self.options.block_size as u64 + 1) * (key + 16),
+            sections => sections.saturating_sub(filter),
+        };
+        r.entries * 8 + filter + 3 * index
     }
 
     /// Tables of level 0 that are next to each other in age, merged in place.

@@ -115,6 +115,7 @@ impl<C: Companion> Shared<C> {
             clock: floor.clock,
             patience: patience(job, dropped, entries),
             call: job.call,
+            ..Built::default()
         };
         let change = StoreChange {
             tables_removed: job.inputs().map(|t| t.id()).collect(),
@@ -126,7 +127,7 @@ impl<C: Companion> Shared<C> {
         };
         let written: u64 = finished.iter().map(|f| f.record.size).sum();
         let inputs = change.tables_removed.clone();
-        let fresh = finished.iter().map(|f| self.table(f.record.clone(), built)).collect();
+        let fresh = finished.iter().map(|f| self.table(f, built)).collect();
         let installation = Installation { inputs, fresh, ..Default::default() };
         let outcome = self.install_change(change, installation);
         let tables = finished.len();

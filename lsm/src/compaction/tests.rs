@@ -352,11 +352,11 @@ fn tombstones_superseded_and_expired_entries_are_looked_for_without_writes() {
 fn a_table_is_not_rewritten_again_before_anything_has_changed() {
     let mut t = table(2, 4, ["c", "d"], [1, 10]);
     (t.tombstones, t.stale, t.expiring, t.earliest_expiry) = (200, 200, 200, 50);
-    let built = Built { floor: 10, clock: 60, patience: 5, call: 0 };
+    let built = Built { floor: 10, clock: 60, patience: 5, ..Built::default() };
     let v = version_with(vec![t.clone()], built);
     assert!(garbage(&v, 20, 60).is_none());
     assert!(garbage(&v, 20, 65).is_some(), "its patience is over");
-    let built = Built { floor: 4, clock: 60, patience: 5, call: 0 };
+    let built = Built { floor: 4, clock: 60, patience: 5, ..Built::default() };
     let v = version_with(vec![t], built);
     assert!(garbage(&v, 5, 60).is_none(), "the floor has passed one more version");
     assert!(garbage(&v, 8, 60).is_some());
@@ -528,9 +528,40 @@ fn level_0_is_merged_in_itself_as_far_as_memory_permits_and_by_one_job_at_a_time
     // Half a memtable, 2 MiB; an entry takes ten bytes of hash and filter.
     assert_eq!(pick(|t| t.entries = 20_000, &[]), Some(10));
     assert_eq!(pick(|t| t.entries = 60_000, &[]), None, "three are too few");
-    // 257 blocks of a table.
-    assert_eq!(pick(|t| t.largest_key = vec![b'z'; 600], &[]), Some(12));
+    // 257 blocks of a table, whose separators are held three times.
+    assert_eq!(pick(|t| t.largest_key = vec![b'z'; 600], &[]), Some(4));
     assert_eq!(pick(|_| {}, &[&[11, 12, 13, 14]]), None, "there is one already");
+}
+
+#[test]
+fn level_0_is_merged_in_itself_as_far_as_the_tables_indexes_fit_whatever_their_bounds_look_like() {
+    let pick = |sections: u64| {
+        let tables = level_0(&vec![["a", "z"]; 20]);
+        let v = version_with(tables, Built { sections, ..Built::default() });
+        let mut jobs = Running::default();
+        jobs.add(&job(0, 4, &v, &[10], &[]));
+        with_picker(&v, &jobs, |p| p.by_score(true)).map(|job| job.upper.len())
+    };
+    // Three times, within 2 MiB.
+    assert_eq!(pick(100 << 10), Some(6));
+    assert_eq!(pick(200 << 10), None, "three are too few");
+}
+
+#[test]
+fn of_very_many_tables_of_level_0_some_are_merged_in_itself() {
+    const N: u64 = 20_000;
+    let tables = (0..N).map(|i| table(10 + i, 0, ["a", "z"], [100 + 10 * i, 109 + 10 * i]));
+    let tables = tables.map(|t| TableRecord { size: 1024, entries: 10, ..t });
+    let v = version(tables.collect());
+    let half: Vec<u64> = (10..10 + N / 2).collect();
+    let mut jobs = Running::default();
+    jobs.add(&job(0, 4, &v, &half, &[]));
+    let job = with_picker(&v, &jobs, |p| p.by_score(true)).unwrap();
+    assert_eq!((job.to, job.upper.len()), (0, 64));
+    let all: Vec<u64> = (10..10 + N).collect();
+    let mut jobs = Running::default();
+    jobs.add(&super::tests::job(0, 4, &v, &all, &[]));
+    assert!(with_picker(&v, &jobs, |p| p.by_score(true)).is_none());
 }
 
 #[test]
