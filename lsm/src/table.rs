@@ -224,6 +224,9 @@ struct Life {
 struct Opened {
     reader: Weak<Reader>,
     handles: usize,
+    /// That of walks which are under way while the table is not open: the parts of a job have the index in
+    /// memory once.
+    walker: Weak<Reader>,
 }
 
 impl Drop for Life {
@@ -391,8 +394,13 @@ impl TableFile {
             return Ok(reader.clone());
         }
         if (once && !self.context.mapped) || self.must_stay_closed() {
-            let shared = self.life.opened.lock().reader.upgrade();
-            return shared.map_or_else(|| self.open_reader().map(Arc::new), Ok);
+            let mut opened = self.life.opened.lock();
+            if let Some(reader) = opened.reader.upgrade().or_else(|| opened.walker.upgrade()) {
+                return Ok(reader);
+            }
+            let reader = Arc::new(self.open_reader()?);
+            opened.walker = Arc::downgrade(&reader);
+            return Ok(reader);
         }
         self.open().cloned()
     }
@@ -502,5 +510,38 @@ impl Drop for TableFile {
             drop(opened);
             self.context.graveyard.push(Remains::Object(Box::new(reader)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Entry;
+    use crate::testing::{flush, tree_with};
+    use crate::{Background, NoCompanion};
+
+    #[test]
+    fn walks_at_the_same_time_share_a_reader_that_goes_with_the_last_of_them() {
+        let reads = Reads::Positioned { block_cache_bytes: 1 << 20 };
+        let options = Options {
+            reads,
+            background: Background::Manual,
+            paranoid: false,
+            ..Options::default()
+        };
+        let tree = tree_with(options, NoCompanion::default());
+        flush(&tree, &[("a", 1, Entry::value(b"v"))]);
+        let superversion = tree.superversion();
+        let table = superversion.version().tables().next().unwrap();
+        let [one, two] = [(); 2].map(|()| table.reader_for_walk(true).unwrap());
+        assert!(Arc::ptr_eq(&one, &two));
+        assert_eq!(Arc::strong_count(&one), 2);
+        let gone = Arc::downgrade(&one);
+        drop((one, two));
+        assert!(gone.upgrade().is_none() && table.opened().is_none());
+        table.reader_for_walk(true).unwrap();
+        // One that is open is shared with walks too.
+        let open = table.open_if_permitted().unwrap().unwrap();
+        assert!(Arc::ptr_eq(open, &table.reader_for_walk(true).unwrap()));
     }
 }
