@@ -128,6 +128,11 @@ pub struct Options {
     pub max_levels: usize,
     /// Threads that compact. 1 ..= 64, default 2.
     pub compaction_threads: usize,
+    /// Bytes per second that compactions in the background read at most, all of them together, and so about
+    /// write, so that they leave the disk to others. Not those that somebody [asked for](crate::Db::compact),
+    /// nor while writers are slowed down because compaction is behind. 0, or 64 KiB and more. Default 0: as
+    /// fast as it goes.
+    pub compaction_rate: u64,
     /// Bytes of a log segment once the store has grown; small stores have smaller ones.
     /// 1 MiB ..= 2 GiB, default 128 MiB. It bounds what one transaction can hold.
     pub segment_size: usize,
@@ -223,6 +228,7 @@ impl Default for Options {
             level_size_multiplier: 10,
             max_levels: 7,
             compaction_threads: 2,
+            compaction_rate: 0,
             segment_size: 128 * MIB,
             max_transaction_size: None,
             versions_to_keep: 1,
@@ -371,6 +377,7 @@ impl Options {
         level_size_multiplier: u32,
         max_levels: usize,
         compaction_threads: usize,
+        compaction_rate: u64,
         segment_size: usize,
         max_transaction_size: Option<usize>,
         versions_to_keep: usize,
@@ -496,6 +503,7 @@ impl Options {
             level_size_multiplier: self.level_size_multiplier.into(),
             max_levels: self.max_levels,
             compaction_threads: self.compaction_threads,
+            compaction_rate: self.compaction_rate,
             versions_to_keep: self.versions_to_keep,
             block_size: self.block_size,
             bits_per_key: self.filter_bits_per_key,
@@ -565,6 +573,9 @@ impl Options {
         range("level_size_multiplier", self.level_size_multiplier, 2, 100)?;
         range("max_levels", self.max_levels, 2, 16)?;
         range("compaction_threads", self.compaction_threads, 1, 64)?;
+        if self.compaction_rate != 0 {
+            range("compaction_rate", self.compaction_rate, 64 * KIB as u64, u64::MAX)?;
+        }
         range("segment_size", self.segment_size, MIB, 2048 * MIB)?;
         if let Some(size) = self.max_transaction_size {
             range("max_transaction_size", size, 4 * KIB, self.segment_size)?;

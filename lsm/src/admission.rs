@@ -49,6 +49,8 @@ pub(crate) struct Admission {
     state: CachePadded<Mutex<Memtables>>,
     /// Whether there is a failure in the state: for threads that must not hold writers up.
     failed: AtomicBool,
+    /// Whether the pressure slows writers: for those who are not to take the lock.
+    slows: AtomicBool,
     /// As [`Admission::flush_rate`] tells; 0: not known yet.
     flush_rate: AtomicU64,
     /// Writers wait here for room.
@@ -181,6 +183,7 @@ impl Admission {
                 pace: Instant::now(),
             })),
             failed: AtomicBool::new(false),
+            slows: AtomicBool::new(false),
             flush_rate: AtomicU64::new(0),
             room: Condvar::new(),
             work: Condvar::new(),
@@ -442,6 +445,7 @@ impl Admission {
     /// New figures on what writers have to wait for.
     pub(crate) fn set_pressure(&self, state: &mut Memtables, pressure: Pressure) {
         let eased = !pressure.stops() || pressure.slows().is_none();
+        self.slows.store(pressure.slows().is_some(), Ordering::Relaxed);
         state.pressure = pressure;
         if eased {
             self.room.notify_all();
@@ -471,6 +475,11 @@ impl Admission {
     }
 
     /// Whether there is a failure, without the lock.
+    /// Whether writers are slowed down, or stopped, because compaction is behind.
+    pub(crate) fn slows(&self) -> bool {
+        self.slows.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn has_failure(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }

@@ -123,7 +123,7 @@ impl<C: Companion> Shared<C> {
             &mut Cuts::none(),
             &self.writer_context(),
             0,
-            &self.closing,
+            &|_| self.check_cancelled(),
         )?;
         Ok((tables.pop(), dropping))
     }

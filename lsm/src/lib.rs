@@ -109,6 +109,7 @@ mod memtable;
 mod memtable_filter;
 mod open_tables;
 mod options;
+mod pacer;
 mod pool;
 mod priority;
 mod range_delete;

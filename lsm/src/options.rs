@@ -84,6 +84,10 @@ pub struct Options {
     /// Bytes per second that writers are held to where the slow-down begins; the more debt, the
     /// less. Default 64 MiB.
     pub delayed_write_rate: u64,
+    /// Bytes per second that compactions in the background read at most, all of them together, and so about
+    /// write. Not those that somebody [asked for](crate::Tree::compact_range), nor while writers are slowed
+    /// down because compaction is behind. 0: as fast as it goes. Default 0.
+    pub compaction_rate: u64,
     /// An idle tree looks for tombstones, expired entries and log garbage to drop this many
     /// milliseconds after the last flush. Default 1000.
     pub idle_after_ms: u64,
@@ -187,6 +191,7 @@ impl Default for Options {
             background: Background::Threads,
             nice: 8,
             delayed_write_rate: 64 << 20,
+            compaction_rate: 0,
             idle_after_ms: 1000,
             memory_budget: 0,
             paranoid: cfg!(debug_assertions),
@@ -244,6 +249,9 @@ impl Options {
         }
         within("nice", self.nice, 0, 19)?;
         within("delayed_write_rate", self.delayed_write_rate, 1 << 10, u64::MAX)?;
+        if self.compaction_rate != 0 {
+            within("compaction_rate", self.compaction_rate, 64 << 10, u64::MAX)?;
+        }
         within("idle_after_ms", self.idle_after_ms, 1, 1 << 40)?;
         let bound = self.memory_bound();
         if self.memory_budget > 0 && bound > self.memory_budget {

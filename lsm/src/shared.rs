@@ -20,6 +20,7 @@ use crate::file_ids::FileIds;
 use crate::install::InstallState;
 use crate::installer::Installer;
 use crate::options::{Background, Options};
+use crate::pacer::Pacer;
 use crate::pool::Pool;
 use crate::stats::{LevelStats, ReadCounters, Stats, WorkCounters, get};
 use crate::superversion::{Current, Superversion, drive_epoch};
@@ -48,6 +49,7 @@ pub(crate) struct Shared<C: Companion> {
     pub(crate) closing: AtomicBool,
     /// Whether threads do the background work.
     pub(crate) started: AtomicBool,
+    pub(crate) pacer: Pacer,
     pub(crate) work: WorkCounters,
     pub(crate) reads: Arc<ReadCounters>,
     /// Shares the parts of a compaction; gone after close.

@@ -22,6 +22,7 @@ use crate::install::InstallState;
 use crate::installer::Installer;
 use crate::memtable::entry_bound;
 use crate::options::{Background, Options};
+use crate::pacer::Pacer;
 use crate::range_delete::RangeDeletes;
 use crate::shared::{Scheduler, Shared};
 use crate::stall::Pressure;
@@ -107,6 +108,7 @@ impl<C: Companion> Tree<C> {
             scheduler: Scheduler::default(),
             closing: AtomicBool::new(false),
             started: AtomicBool::new(false),
+            pacer: Pacer::new(options.compaction_rate),
             work: WorkCounters::default(),
             reads,
             pool: Mutex::new(None),

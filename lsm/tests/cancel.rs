@@ -264,3 +264,44 @@ fn a_table_that_would_only_change_its_level_stays_where_it_is_in_a_closed_tree()
     assert!(matches!(tree.step(Job::Compact), Err(Error::Closed)));
     assert_eq!(tree.superversion().table_counts(), before);
 }
+
+/// At its rate the compaction would take minutes.
+#[test]
+fn a_compaction_that_keeps_to_a_rate_is_cancelled_and_hurries_when_writers_are_slowed() {
+    for slow in [false, true] {
+        let store = Store::new();
+        let options = Options {
+            background: Background::Threads,
+            compaction_rate: 64 << 10,
+            l0_compaction_trigger: 4,
+            l0_slowdown_trigger: 6,
+            l0_stop_trigger: 8,
+            memtable_size: 4 << 20,
+            base_level_size: 64 << 20,
+            ..small()
+        };
+        let tree = store.open(options);
+        let fill = |version: u64| {
+            for k in 0..300u64 {
+                let version = version * 1000 + k;
+                tree.write(version, &[(&k.to_be_bytes(), Entry::value(&[7; 10_000]))]).unwrap();
+            }
+            tree.flush().unwrap();
+        };
+        (1..=4).for_each(&fill);
+        let running = || tree.stats().running > 0;
+        while !running() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        if slow {
+            // Twelve megabytes would be three minutes; writers that would be stopped go on.
+            (5..=12).for_each(&fill);
+            assert!(tree.stats().compactions > 0);
+        } else {
+            // As fast as it goes it would be over long before.
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            assert_eq!(tree.stats().compactions, 0);
+        }
+        tree.close();
+    }
+}

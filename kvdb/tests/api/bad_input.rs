@@ -12,7 +12,7 @@ use kvdb::{
 
 #[test]
 fn every_option_out_of_its_range_is_an_error_that_names_it() {
-    let bad: [(&str, Options); 27] = [
+    let bad: [(&str, Options); 28] = [
         ("memtable_size", Options::default().memtable_size(1)),
         ("max_memtables", Options::default().max_memtables(1)),
         ("table_size", Options::default().table_size(1)),
@@ -23,6 +23,7 @@ fn every_option_out_of_its_range_is_an_error_that_names_it() {
         ("level_size_multiplier", Options::default().level_size_multiplier(1)),
         ("max_levels", Options::default().max_levels(1)),
         ("compaction_threads", Options::default().compaction_threads(0)),
+        ("compaction_rate", Options::default().compaction_rate(1000)),
         ("segment_size", Options::default().segment_size(4096)),
         ("max_transaction_size", Options::default().max_transaction_size(Some(1))),
         ("max_transaction_size", Options::default().max_transaction_size(Some(1 << 30))),

@@ -1,7 +1,6 @@
 //! The inner loop of flush and compaction: from a cursor, through the dropping rules, into tables.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvdb_sstable::Cursor;
 
@@ -11,7 +10,7 @@ use super::split::Part;
 use crate::companion::Companion;
 use crate::cursor::Sourced;
 use crate::entry::Entry;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::range_delete::RangeDeletes;
 use crate::table_writer::{Finished, TableWriter, WriterContext};
 use crate::version::{Level, check_order};
@@ -88,7 +87,8 @@ impl Cuts {
 }
 
 /// Copies what `dropping` leaves from `cursor` into tables of `level`. The cursor is positioned
-/// here; on an error or when `cancel` is set, the tables written so far are removed.
+/// here; on an error, or when `go_on` has one, the tables written so far are removed. It is told how many
+/// bytes were read since it was last asked.
 ///
 /// A table is synced when the one after it is finished: by then the system has written most of it
 /// back, and nothing waits long. The last one is left to the caller.
@@ -99,13 +99,13 @@ pub(crate) fn merge_into_tables<C: Companion>(
     cuts: &mut Cuts,
     context: &WriterContext<'_, C>,
     level: usize,
-    cancel: &AtomicBool,
+    go_on: &dyn Fn(usize) -> Result<()>,
 ) -> Result<Vec<Finished>> {
     let mut out = Outputs { context, level, cuts, finished: Vec::new(), writer: None };
     let mut key: Vec<u8> = Vec::new();
     let mut started = false;
     let mut last = (0, 0);
-    let mut since_check = 0;
+    let (mut since_check, mut passed) = (0, 0);
     let folds = context.companion.folds();
     let mut chain: Option<Chain> = None;
     let mut valid = match &part.start {
@@ -115,9 +115,7 @@ pub(crate) fn merge_into_tables<C: Companion>(
     while valid {
         if since_check >= CANCEL_CHECK {
             since_check = 0;
-            if cancel.load(Ordering::Relaxed) {
-                return Err(Error::Closed);
-            }
+            go_on(std::mem::take(&mut passed))?;
         }
         let version = cursor.version();
         if !started || cursor.key() != key {
@@ -140,6 +138,7 @@ pub(crate) fn merge_into_tables<C: Companion>(
         }
         last = (version, cursor.source());
         let bytes = cursor.value();
+        passed += key.len() + bytes.len();
         since_check += (key.len() + bytes.len()).max(LEAST_COUNTED);
         let entry = Entry::decode(bytes)?;
         let mut verdict = dropping.judge(&key, version, &entry);

@@ -191,7 +191,7 @@ impl<C: Companion> Shared<C> {
             &mut cuts,
             &self.writer_context(),
             job.to,
-            &self.closing,
+            &|bytes| self.go_on(job, bytes),
         )?;
         if let Some(last) = finished.last_mut() {
             self.check_cancelled()?;
@@ -204,6 +204,15 @@ impl<C: Companion> Shared<C> {
             used_expiry: dropping.used_expiry,
             dropped_tombstone: dropping.dropped_tombstone,
         })
+    }
+
+    /// Whether a job may go on after these bytes, and when: one that nobody waits for keeps to the rate.
+    fn go_on(&self, job: &Job, bytes: usize) -> Result<()> {
+        if job.reason != Reason::Manual && self.started.load(Ordering::Relaxed) {
+            let hurry = || self.closing.load(Ordering::Relaxed) || self.admission.slows();
+            self.pacer.pay(bytes as u64, hurry);
+        }
+        self.check_cancelled()
     }
 
     /// After an installation: the files are kept if they are part of the tree or may turn out to
