@@ -111,8 +111,9 @@ impl Collector {
 
     /// Whether there may be room again to merge small files.
     pub(crate) fn may_merge(&self) -> bool {
-        self.merge_again.lock().take_if(|again| Instant::now() >= *again);
-        self.merge_again.lock().is_none()
+        let mut again = self.merge_again.lock();
+        again.take_if(|again| Instant::now() >= *again);
+        again.is_none()
     }
 
     /// Whether there was no room, and it is time to try again.
@@ -122,6 +123,12 @@ impl Collector {
 
     pub(crate) fn merge_later(&self) {
         *self.merge_again.lock() = Some(Instant::now() + NO_ROOM_PAUSE);
+    }
+
+    /// As when that time has passed.
+    #[cfg(test)]
+    pub(crate) fn merge_now(&self) {
+        *self.merge_again.lock() = Some(Instant::now());
     }
 
     pub(crate) fn count(&self, add: impl FnOnce(&mut GcTotals)) {

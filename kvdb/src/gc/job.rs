@@ -122,7 +122,7 @@ impl Core {
         }
         drop(survivors);
         drop(superversion);
-        Ok((outputs.finish(claim, done, watch)?, view))
+        Ok((outputs.finish(claim, done, watch, written)?, view))
     }
 
     /// After the tree could not be read: if the table is found that cannot, none of the victims that
@@ -301,6 +301,7 @@ impl Outputs<'_> {
         claim: &Claim<'_>,
         mut done: Done,
         watch: &mut Watch<'_>,
+        written: &Cell<u64>,
     ) -> Result<Done, Failure> {
         let core = self.core;
         let log = core.log()?;
@@ -327,7 +328,7 @@ impl Outputs<'_> {
             let files: Vec<_> = together.iter().map(files_of).collect();
             let name = || (core.tree.file_ids().next(), core.tree.file_ids().nonce());
             let database = core.manifest.database();
-            let (written, places) = TableWriter::finish_together(
+            let (made, places) = TableWriter::finish_together(
                 together,
                 &core.fs,
                 core.log_dir(),
@@ -336,12 +337,13 @@ impl Outputs<'_> {
                 name,
             )?;
             for ((segment, files), place) in segments.into_iter().zip(files).zip(places) {
-                let table = written[place].file();
+                let table = made[place].file();
                 let moved = SegmentRelocated { segment, table, files };
                 change.segments_relocated.push(moved);
-                nonces.push(written[place].nonce());
+                nonces.push(made[place].nonce());
             }
-            table_files.extend(written);
+            table_files.extend(made);
+            written.set(self.len() + table_files.iter().map(Output::len).sum::<u64>());
         }
         let shares = table_files.len() < change.segments_relocated.len();
         if shares && !core.manifest.read(|state| state.features().contains(SHARED_TABLES)) {
@@ -408,9 +410,12 @@ impl Core {
 mod tests {
     use std::sync::Arc;
 
-    use kvdb_vfs::{FaultFs, FaultPlan, MemFs, Op};
+    use std::path::Path;
 
-    use super::super::units;
+    use kvdb_vfs::{Fault, FaultPlan, Fs, MemFs, Op};
+    use parking_lot::Mutex;
+
+    use super::super::stores::{claim_all, sealed_segments};
     use super::*;
     use crate::{Background, GcOptions, Options};
 
@@ -433,21 +438,40 @@ mod tests {
     }
 
     #[test]
+    fn what_a_collection_wrote_in_vain_counts_its_tables() {
+        let inner = Arc::new(MemFs::new());
+        let (fs, db) = sealed_segments(&inner);
+        let claim = claim_all(&db);
+        // Records are synced when all is written, and tables after them.
+        let sizes: Arc<Mutex<[u64; 2]>> = Arc::default();
+        let seen = sizes.clone();
+        inner.on_operation(move |fs: &MemFs, op, path: &Path| {
+            if op == Op::SyncData && path.extension().is_some_and(|x| x == "vrec") {
+                let files = fs.list(Path::new("/db")).unwrap().into_iter();
+                let size = |x| {
+                    let made = files.clone().filter(|e| e.name.extension().is_some_and(|y| x == y));
+                    made.map(|e| fs.metadata(&Path::new("/db").join(e.name)).unwrap().len).sum()
+                };
+                *seen.lock() = ["vrec", "vrel"].map(size);
+            }
+        });
+        let full = fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::SyncData]).path(".vrel"));
+        let (written, mut go_on) = (Cell::new(0), |_, _| ControlFlow::Continue(()));
+        let failed = db.core().relocate(&claim, &mut Watch::new(&mut go_on), &written);
+        inner.clear_hook();
+        assert!(
+            matches!(failed, Err(Failure::Failed(error)) if error.kind() == ErrorKind::NoSpace)
+        );
+        let [records, tables] = *sizes.lock();
+        assert!(full.fired() == 1 && tables > 0);
+        assert_eq!(written.get(), records + tables);
+    }
+
+    #[test]
     fn looking_for_the_damaged_victim_ends_when_it_is_told_to() {
-        let fs = FaultFs::new(Arc::new(MemFs::new()));
-        let options = Options::default()
-            .background(Background::Manual)
-            .segment_size(4 << 20)
-            .memory_map(false);
-        let db = options.open_in(Arc::new(fs.clone()), "/db").unwrap();
-        for key in 0..300u32 {
-            db.put(key.to_be_bytes(), vec![0; 50_000]).unwrap();
-        }
-        let core = db.core();
-        core.tree.flush().unwrap();
-        while core.log().unwrap().prepare().unwrap() {}
-        let claim = core.collector.claim(core.manifest.read(units::collectable));
-        let view = core.superversion().view().clone();
+        let (fs, db) = sealed_segments(&Arc::new(MemFs::new()));
+        let claim = claim_all(&db);
+        let view = db.core().superversion().view().clone();
         let look = |most: u64| {
             let (asked, reads) = (Cell::new(0), FaultPlan::count().on(&[Op::Read]).path(".vlog"));
             let reads = fs.arm(reads);

@@ -55,7 +55,7 @@ use crate::db::Db;
 use crate::error::{Error, ErrorKind, Result};
 use job::{Done, Failure};
 use obstacles::Obstacles;
-use small::{choose_small, small_below};
+use small::to_merge;
 
 /// What a collection on demand is to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -305,21 +305,18 @@ impl Core {
                     self.manifest.read(|state| (collectable(state), state.next_segment()));
                 units.retain(|u| !self.collector.is_damaged(u) && !obstacles.is_unread(u));
                 let candidates = || units.iter().filter(|unit| unit.garbage);
-                let fit = candidates().filter(|unit| obstacles.fits(unit));
-                let mut victims = choose(fit, next, obstacles.limit(choice));
+                let mut victims = choose(candidates(), next, choice, obstacles.room());
                 // Forgotten too when all that is worth it was collected, in smaller pieces.
                 if victims.is_empty()
                     && let Some(error) = obstacles.take_error()
-                    && !choose(candidates(), next, choice).is_empty()
+                    && !choose(candidates(), next, choice, u64::MAX).is_empty()
                 {
                     self.collector.count(|totals| totals.failed += 1);
                     return Err(error);
                 }
                 let merging = victims.is_empty() && self.collector.may_merge();
                 if merging {
-                    let live = units.iter().map(|unit| unit.live.bytes).sum();
-                    victims =
-                        choose_small(&units, small_below(live, self.options.segment_size as u64));
+                    victims = to_merge(units.iter(), self.options.segment_size as u64);
                 }
                 if victims.is_empty() {
                     return Ok(false);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::units::{Choice, Unit};
+use super::units::Unit;
 use crate::error::Error;
 
 /// What one who collects until nothing is left has met. Nothing of it bars anything for good.
@@ -20,7 +20,7 @@ impl Obstacles {
     pub(super) fn none_for(&mut self, size: u64, written: u64, error: Error) {
         // Not only what is larger: a few tries must do, also where it is the last step that fails.
         // Nor only once: of many small units the size says more than what is tried next by its limit.
-        let fits = written.min(size / 4 * 3).min(self.bytes() / 4 * 3);
+        let fits = written.min(size / 4 * 3).min(self.room() / 4 * 3);
         self.full = Some((fits, error));
     }
 
@@ -31,12 +31,9 @@ impl Obstacles {
         }
     }
 
-    fn bytes(&self) -> u64 {
+    /// How much a collection may write.
+    pub(super) fn room(&self) -> u64 {
         self.full.as_ref().map_or(u64::MAX, |(bytes, _)| *bytes)
-    }
-
-    pub(super) fn fits(&self, unit: &Unit) -> bool {
-        unit.moved_size() <= self.bytes()
     }
 
     /// These segments could not be read, or a table that refers to them.
@@ -54,10 +51,6 @@ impl Obstacles {
     /// After what could be collected was: why something could not. The next collection tries anew.
     pub(super) fn take_unread(&mut self) -> Option<Error> {
         self.unread.take().map(|(_, error)| error)
-    }
-
-    pub(super) fn limit(&self, choice: Choice) -> Choice {
-        Choice { max_live: choice.max_live.min(self.bytes()), ..choice }
     }
 
     /// Nothing is left that fits: why. The next collection tries anew.
@@ -91,39 +84,38 @@ mod tests {
     #[test]
     fn tries_of_many_small_units_come_to_an_end_too() {
         const LIVE: u64 = 1000;
-        let choice = Choice { min_garbage: 0.2, sort: false, max_live: 64 << 20 };
+        let size = unit(LIVE).moved_size();
         let mut obstacles = Obstacles::default();
         let mut tries = 0;
-        while obstacles.fits(&unit(LIVE)) {
+        while size <= obstacles.room() {
             tries += 1;
             assert!(tries <= 60, "it tries for ever");
-            // As many of a hundred as the limit permits, and the last step fails.
-            let chosen = (obstacles.limit(choice).max_live / LIVE).clamp(1, 100);
-            obstacles.none_for(chosen * unit(LIVE).moved_size(), chosen * LIVE, Error::Closed);
+            // As many of a hundred as there is room for, and the last step fails.
+            let chosen = (obstacles.room() / size).min(100);
+            obstacles.none_for(chosen * size, chosen * LIVE, Error::Closed);
         }
     }
 
     #[test]
     fn what_is_larger_than_what_was_written_in_vain_is_not_tried_and_tries_come_to_an_end() {
         const MIB: u64 = 1 << 20;
-        let choice = Choice { min_garbage: 0.2, sort: false, max_live: 64 * MIB };
+        let fits = |obstacles: &Obstacles, bytes| unit(bytes).moved_size() <= obstacles.room();
         let mut obstacles = Obstacles::default();
-        assert!(obstacles.fits(&unit(1 << 40)));
-        assert_eq!(obstacles.limit(choice).max_live, 64 * MIB);
+        assert!(fits(&obstacles, 1 << 40));
         obstacles.none_for(64 * MIB, 10 * MIB, Error::Closed);
-        assert_eq!(obstacles.limit(choice).max_live, 10 * MIB);
-        assert!(obstacles.fits(&unit(9 * MIB)) && !obstacles.fits(&unit(10 * MIB)));
+        assert_eq!(obstacles.room(), 10 * MIB);
+        assert!(fits(&obstacles, 9 * MIB) && !fits(&obstacles, 10 * MIB));
         // The last step fails, whatever comes before it.
         let mut tries = 0;
-        while obstacles.fits(&unit(MIB)) {
+        while fits(&obstacles, MIB) {
             tries += 1;
-            let largest = (1..).take_while(|n| obstacles.fits(&unit(n * MIB))).last().unwrap();
+            let largest = (1..).take_while(|n| fits(&obstacles, n * MIB)).last().unwrap();
             let size = unit(largest * MIB).moved_size();
             obstacles.none_for(size, size, Error::Closed);
         }
         assert!(tries <= 8, "{tries}");
         obstacles.made(20 * MIB);
-        assert!(obstacles.fits(&unit(20 * MIB)) && !obstacles.fits(&unit(40 * MIB)));
+        assert!(fits(&obstacles, 20 * MIB) && !fits(&obstacles, 40 * MIB));
         assert!(obstacles.take_error().is_some() && obstacles.take_error().is_none());
     }
 }

@@ -22,9 +22,19 @@ const FAN_IN: usize = 8;
 /// A tier ends at four times the bytes of the one before, the first one at four times these.
 const LEAST: u64 = 1 << 10;
 
+/// The small units that are to be merged now, if there are too many. What is in use of all of them says
+/// what is small.
+pub(crate) fn to_merge<'u>(
+    units: impl Iterator<Item = &'u Unit> + Clone,
+    segment_size: u64,
+) -> Vec<Unit> {
+    let in_use = units.clone().map(|unit| unit.live.bytes).sum();
+    choose_small(units, small_below(in_use, segment_size))
+}
+
 /// Units of fewer bytes are small, where so many bytes are in use. Those that a collection of fresh
 /// segments leaves behind are about twice as large, so that merging does not add to what is written.
-pub(crate) fn small_below(in_use: u64, segment_size: u64) -> u64 {
+fn small_below(in_use: u64, segment_size: u64) -> u64 {
     (segment_part(in_use) / 2).min(segment_size / 4)
 }
 
@@ -39,7 +49,7 @@ fn tier(weight: u64) -> u32 {
 }
 
 /// The units of the smallest tier that has too many, if one has. Merged, they are fewer.
-pub(crate) fn choose_small(units: &[Unit], below: u64) -> Vec<Unit> {
+fn choose_small<'u>(units: impl IntoIterator<Item = &'u Unit>, below: u64) -> Vec<Unit> {
     let mut tiers: BTreeMap<u32, Vec<&Unit>> = BTreeMap::new();
     for unit in units {
         let weight = weight(unit);

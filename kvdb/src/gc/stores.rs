@@ -1,10 +1,38 @@
-//! Stores as a manifest knows them, for tests.
+//! Stores for tests: as a manifest knows them, and one with segments to be collected.
+
+use std::sync::Arc;
 
 use kvdb_manifest::State as _;
 use kvdb_manifest::store::{
     LogFile, LogPosition, PointerSum, SegmentNamed, SegmentRelocated, SegmentSealed, StoreChange,
     StoreState, TableRecord,
 };
+use kvdb_vfs::{FaultFs, MemFs};
+
+use super::collector::Claim;
+use super::units::collectable;
+use crate::{Background, Db, Options};
+
+/// Several sealed segments before the replay head, all of which is in use, read by position. Values are of
+/// 50,000 bytes.
+pub(crate) fn sealed_segments(inner: &Arc<MemFs>) -> (FaultFs, Db) {
+    let fs = FaultFs::new(inner.clone());
+    let options =
+        Options::default().background(Background::Manual).segment_size(4 << 20).memory_map(false);
+    let db = options.open_in(Arc::new(fs.clone()), "/db").unwrap();
+    for key in 0..300u32 {
+        db.put(key.to_be_bytes(), vec![0; 50_000]).unwrap();
+    }
+    let core = db.core();
+    core.tree.flush().unwrap();
+    while core.log().unwrap().prepare().unwrap() {}
+    (fs, db)
+}
+
+/// All that can be collected of a store.
+pub(crate) fn claim_all(db: &Db) -> Claim<'_> {
+    db.core().collector.claim(db.core().manifest.read(collectable))
+}
 
 /// Says what there is, part by part.
 #[derive(Debug, Default)]

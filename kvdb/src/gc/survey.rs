@@ -3,8 +3,8 @@
 use kvdb_manifest::store::StoreState;
 use kvdb_vlog::Position;
 
-use super::small::{choose_small, small_below};
-use super::units::{Choice, collectable};
+use super::small::to_merge;
+use super::units::{Choice, Unit, collectable};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -66,7 +66,13 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    pub(super) fn new(state: &StoreState, end: Position, segment_size: u64) -> Self {
+    /// `damaged` are units that cannot be collected.
+    pub(super) fn new(
+        state: &StoreState,
+        end: Position,
+        segment_size: u64,
+        damaged: impl Fn(&Unit) -> bool,
+    ) -> Self {
         let units = collectable(state);
         let head = state.replay_head();
         let head = head.map_or((0, 0), |h| (h.segment, h.offset));
@@ -87,9 +93,9 @@ impl Survey {
                 }
             };
         }
-        let live = units.iter().map(|unit| unit.live.bytes).sum();
+        let whole: Vec<&Unit> = units.iter().filter(|unit| !damaged(unit)).collect();
         Survey {
-            many_small: !choose_small(&units, small_below(live, segment_size)).is_empty(),
+            many_small: !to_merge(whole.iter().copied(), segment_size).is_empty(),
             head,
             live: sums.values().map(|sum| sum.bytes).sum(),
             values: sums.values().map(|sum| sum.count).sum(),
@@ -216,7 +222,7 @@ mod tests {
     }
 
     fn survey(store: Store) -> Survey {
-        Survey::new(&store.state(), Position::new(5, 5000), 16 * MIB)
+        Survey::new(&store.state(), Position::new(5, 5000), 16 * MIB, |_| false)
     }
 
     #[test]
@@ -247,6 +253,26 @@ mod tests {
         assert_eq!(upper([2, 2, 2]), 0);
         assert_eq!(upper([0, 0, 0]), 4321, "of tables that overlap each may");
         assert_eq!(survey(store()).upper, 0);
+    }
+
+    #[test]
+    fn small_units_are_many_when_so_many_can_be_merged() {
+        let small = |n: u32| {
+            let add = |store: Store, i: u32| {
+                let (file, table) = (u64::from(i), 1000 + u64::from(i));
+                store.file(file, 6000).file(table, 200).moved(i, LEN, table, &[file])
+            };
+            let pointers: Vec<_> = (11..11 + n).map(|i| (i, 1, 1000)).collect();
+            let store = (11..11 + n).fold(Store::default(), add).table(1, 0, &pointers);
+            store.segment(11 + n, LEN, None).head(11 + n, 0).state()
+        };
+        let many = |state: &StoreState, damaged: u32| {
+            let damaged = |unit: &Unit| unit.segments == [damaged];
+            Survey::new(state, Position::new(99, 0), 16 * MIB, damaged).merge_choice().is_some()
+        };
+        assert!(!many(&small(7), 0) && many(&small(8), 0));
+        assert!(!many(&small(8), 13), "what is damaged stays where it is");
+        assert!(many(&small(9), 13));
     }
 
     /// A store of many values.

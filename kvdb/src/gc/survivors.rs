@@ -199,31 +199,18 @@ mod tests {
     use std::cell::Cell;
     use std::sync::Arc;
 
-    use kvdb_vfs::{FaultFs, FaultPlan, MemFs, Op};
+    use kvdb_vfs::{FaultPlan, MemFs, Op};
 
-    use super::super::units;
+    use super::super::stores::{claim_all, sealed_segments};
     use super::*;
-    use crate::{Background, Options};
 
     #[test]
     fn looking_records_up_asks_often_whether_to_go_on_and_reads_nothing_more_when_not() {
-        let fs = FaultFs::new(Arc::new(MemFs::new()));
-        let options = Options::default()
-            .background(Background::Manual)
-            .segment_size(4 << 20)
-            .memory_map(false);
-        let db = options.open_in(Arc::new(fs.clone()), "/db").unwrap();
-        for key in 0..300u32 {
-            db.put(key.to_be_bytes(), vec![0; 50_000]).unwrap();
-        }
-        let core = db.core();
-        core.tree.flush().unwrap();
-        while core.log().unwrap().prepare().unwrap() {}
-        let units = core.manifest.read(units::collectable);
-        let segments = units.len() as u64;
+        let (fs, db) = sealed_segments(&Arc::new(MemFs::new()));
+        let claim = claim_all(&db);
+        let segments = claim.units.len() as u64;
         assert!(segments >= 2, "{segments}");
-        let claim = core.collector.claim(units);
-        let superversion = core.superversion();
+        let superversion = db.core().superversion();
         let asked = Cell::new(0u64);
         let look_up = |most: u64| {
             asked.set(0);

@@ -191,30 +191,33 @@ pub(crate) struct Choice {
     pub(crate) max_live: u64,
 }
 
-/// The victims of one job, the best first. Units that were collected before are merged with their
-/// like only, so that what has survived stays apart from what has yet to; but not when sorting.
+/// The victims of one job, the best first, of which no more than `room` is written. Units that were
+/// collected before are merged with their like only, so that what has survived stays apart from what has
+/// yet to; but not when sorting.
 pub(crate) fn choose<'u>(
     units: impl IntoIterator<Item = &'u Unit>,
     next_segment: u32,
     choice: Choice,
+    room: u64,
 ) -> Vec<Unit> {
     let worth = |unit: &&Unit| {
         let garbage = unit.garbage_share() >= choice.min_garbage && unit.gain() > unit.size / 64;
-        unit.live.count > 0 && (garbage && unit.gain() > 0 || choice.sort && !unit.relocated)
+        let worth = garbage && unit.gain() > 0 || choice.sort && !unit.relocated;
+        worth && unit.live.count > 0 && unit.moved_size() <= room
     };
     let mut candidates: Vec<&Unit> = units.into_iter().filter(worth).collect();
     let score = |unit: &Unit| unit.score(next_segment);
     candidates.sort_by(|a, b| score(b).total_cmp(&score(a)));
     let mut chosen: Vec<Unit> = Vec::new();
-    let mut live = 0;
+    let (mut live, mut moved) = (0, 0);
     for unit in candidates {
         let alike = chosen.first().is_none_or(|first| first.relocated == unit.relocated);
-        if !chosen.is_empty()
-            && (!(alike || choice.sort) || live + unit.live.bytes > choice.max_live)
-        {
+        let more = live + unit.live.bytes <= choice.max_live && moved + unit.moved_size() <= room;
+        if !chosen.is_empty() && !(more && (alike || choice.sort)) {
             continue;
         }
         live += unit.live.bytes;
+        moved += unit.moved_size();
         chosen.push(unit.clone());
     }
     chosen
@@ -249,7 +252,7 @@ mod tests {
     }
 
     fn chosen(units: &[Unit], choice: Choice) -> Vec<u32> {
-        choose(units, 100, choice).iter().flat_map(|unit| unit.segments.clone()).collect()
+        choose(units, 100, choice, u64::MAX).iter().flat_map(|unit| unit.segments.clone()).collect()
     }
 
     const ALL: Choice = Choice { min_garbage: 0.25, sort: false, max_live: u64::MAX };
@@ -313,6 +316,20 @@ mod tests {
         let units = [unit(1, 50, false), unit(2, 50, false), unit(3, 50, false)];
         let up_to = |max_live| chosen(&units, Choice { max_live, ..ALL }).len();
         assert_eq!((up_to(0), up_to(1 << 19), up_to(1 << 20), up_to(3 << 20)), (1, 1, 2, 3));
+    }
+
+    /// Of many short records their tables, and what is written beside each, are a good part.
+    #[test]
+    fn victims_are_merged_as_far_as_what_is_written_of_them_has_room() {
+        let short = |segment| {
+            let one = unit(segment, 50, false);
+            Unit { live: PointerSum { count: one.live.bytes / 64, ..one.live }, ..one }
+        };
+        let units = [short(1), short(2), short(3)];
+        let moved = units[0].moved_size();
+        let within = |room| choose(&units, 100, ALL, room).len();
+        assert_eq!((within(moved - 1), within(moved), within(2 * moved - 1)), (0, 1, 1));
+        assert_eq!((within(2 * moved), within(3 * moved)), (2, 3));
     }
 
     #[test]
@@ -428,8 +445,8 @@ mod tests {
         let all = Choice { min_garbage: 0.0, ..ALL };
         let gains = |gain| Unit { size: full.moved_size() + gain, ..full.clone() };
         let least = full.moved_size() / 63 + 1;
-        assert_eq!(choose(&[gains(least - 2)], 100, all), []);
-        assert_eq!(choose(&[gains(least + 2)], 100, all).len(), 1);
+        assert_eq!(choose(&[gains(least - 2)], 100, all, u64::MAX), []);
+        assert_eq!(choose(&[gains(least + 2)], 100, all, u64::MAX).len(), 1);
         let empty = Unit { live: PointerSum::default(), ..full };
         assert_eq!(empty.moved_size(), 0, "and nothing costs nothing");
     }

@@ -20,6 +20,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::obstacles::Obstacles;
 use super::survey::Survey;
+use super::units::Unit;
 use super::{GcReport, Watch};
 use crate::core::Core;
 use crate::error::{Error, ErrorKind, Result};
@@ -273,7 +274,8 @@ impl Core {
     /// The state of the log, which ends there.
     pub(super) fn survey(&self, end: Position) -> Survey {
         let segment_size = self.options.segment_size as u64;
-        self.manifest.read(|state| Survey::new(state, end, segment_size))
+        let damaged = |unit: &Unit| self.collector.is_damaged(unit);
+        self.manifest.read(|state| Survey::new(state, end, segment_size, damaged))
     }
 
     /// One step towards rest, for when nothing is being written: `false` if the store is there.

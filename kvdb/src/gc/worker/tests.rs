@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 
-use kvdb_vfs::{Fs, MemFs, Op};
+use kvdb_vfs::{Fault, FaultFs, FaultPlan, Fs, MemFs, Op};
 
 use super::*;
 use crate::{Background, Db, Durability, GcOptions, Options, Step};
@@ -332,26 +332,51 @@ fn rule_39_what_was_deleted_goes_though_a_little_is_written_all_the_time() {
     db.verify().unwrap();
 }
 
+fn of_collections(db: &Db) -> usize {
+    db.stats().log_files.iter().filter(|file| file.relocated).count()
+}
+
+/// Eight units of one record each, which is enough for a merge.
+fn make_small_units(db: &Db) {
+    let unsettled = GcOptions::default().min_garbage(1.0).settle(true);
+    for key in 0..8 {
+        // A segment with one record in use.
+        put(db, [key, 100], 1);
+        db.delete(100u32.to_be_bytes()).unwrap();
+        db.gc(&unsettled).unwrap();
+        assert_eq!(of_collections(db), key as usize);
+        db.core().collect_step().unwrap();
+    }
+    assert_eq!(of_collections(db), 8);
+}
+
 #[test]
 fn while_it_is_written_to_small_units_are_merged_when_they_are_many() {
     let db = small().open_in(Arc::new(MemFs::new()), "/db").unwrap();
     let mut round = Round::of(&db);
-    let unsettled = GcOptions::default().min_garbage(1.0).settle(true);
-    let of_collections = || db.stats().log_files.iter().filter(|file| file.relocated).count();
-    for key in 0..8 {
-        // A segment with one record in use.
-        put(&db, [key, 100], 1);
-        db.delete(100u32.to_be_bytes()).unwrap();
-        db.gc(&unsettled).unwrap();
-        assert_eq!(of_collections(), key as usize);
-        db.core().collect_step().unwrap();
-    }
-    assert_eq!(of_collections(), 8);
+    make_small_units(&db);
     put(&db, [100], 1);
     assert!(round.look().unwrap());
-    assert_eq!(of_collections(), 1);
+    assert_eq!(of_collections(&db), 1);
     assert!(!round.look().unwrap());
     db.verify().unwrap();
+}
+
+#[test]
+fn a_merge_that_had_no_room_wakes_a_store_at_rest_when_it_is_time_to_try_again() {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let db = small().open_in(Arc::new(fs.clone()), "/db").unwrap();
+    make_small_units(&db);
+    let full = FaultPlan::new(Fault::NoSpace).on(&[Op::Write]).path(".vrec");
+    let full = fs.arm(full.forever());
+    let mut round = Round::of(&db);
+    round.come_to_rest(&db);
+    assert_eq!((full.fired(), of_collections(&db)), (1, 8));
+    full.disarm();
+    assert!(!round.look_at_rest() && of_collections(&db) == 8);
+    db.core().collector.merge_now();
+    assert!(round.look_at_rest());
+    assert_eq!(of_collections(&db), 1);
 }
 
 #[test]
