@@ -55,6 +55,8 @@ pub struct Manifest<S: State> {
     pub(crate) log: Mutex<Log>,
     /// Written only with the append lock held, and only for as long as applying takes.
     pub(crate) state: RwLock<S>,
+    /// Changes to the state since it was opened. Written with its lock held.
+    pub(crate) changes: AtomicU64,
     pub(crate) size: AtomicU64,
     /// Why nothing may be written any more. Set once.
     pub(crate) poison: OnceLock<String>,
@@ -141,6 +143,13 @@ impl<S: State> Manifest<S> {
     /// `f` must not call into this manifest.
     pub fn read<R>(&self, f: impl FnOnce(&S) -> R) -> R {
         f(&self.state.read())
+    }
+
+    /// As [`read`](Self::read), and tells `f` how many changes were made to the state since the manifest was
+    /// opened: as long as that number is the same, so is the state, and what was made of it can be kept.
+    pub fn read_numbered<R>(&self, f: impl FnOnce(&S, u64) -> R) -> R {
+        let state = self.state.read();
+        f(&state, self.changes.load(Ordering::Relaxed))
     }
 
     /// The id of the database, as given to [`create`](Self::create).
@@ -246,7 +255,11 @@ impl<S: State> Manifest<S> {
         }
         log.end += bytes.len() as u64;
         self.size.store(log.end, Ordering::Relaxed);
-        self.state.write().apply(change);
+        {
+            let mut state = self.state.write();
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            state.apply(change);
+        }
         unwinding.disarm();
 
         log.mark();

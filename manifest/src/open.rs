@@ -141,6 +141,7 @@ impl<S: State> Manifest<S> {
             options,
             log: Mutex::new(Log { file, header, end, rewrite_at }),
             state: RwLock::new(state),
+            changes: AtomicU64::new(0),
             size: AtomicU64::new(end),
             poison: OnceLock::new(),
         }

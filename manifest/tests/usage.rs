@@ -71,6 +71,21 @@ fn a_change_that_does_not_fit_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn the_number_of_changes_tells_whether_the_state_is_the_same() {
+    let fs = file_system();
+    let manifest = create(&fs);
+    let seen = || manifest.read_numbered(|state, changes| (state.0.len(), changes));
+    assert_eq!(seen(), (0, 0));
+    manifest.append(&add(1)).unwrap();
+    assert_eq!(seen(), (1, 1));
+    manifest.append(&add(1)).unwrap_err();
+    manifest.rewrite().unwrap();
+    assert_eq!(seen(), (1, 1), "neither what is refused nor a rewrite changes it");
+    manifest.append(&add(2)).unwrap();
+    assert_eq!(seen(), (2, 2));
+}
+
+#[test]
 fn a_change_can_be_made_from_the_state_it_is_applied_to() {
     let fs = file_system();
     let manifest = create(&fs);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
+use super::overview::Latest;
 use super::units::Unit;
 
 /// How long small files are not merged after there was no room for it.
@@ -32,6 +33,8 @@ pub struct GcTotals {
 /// The state of garbage collection. None of its locks is taken by a reader or a commit.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
+    /// What there is to collect. Taken while the manifest's state is read.
+    pub(super) overview: Latest,
     /// One collection at a time.
     working: Mutex<()>,
     /// Held by whoever chooses segments, to free or to collect, until it has said so.
@@ -75,7 +78,7 @@ impl Collector {
     /// Whether any of a unit's segments is known to be damaged.
     pub(crate) fn is_damaged(&self, unit: &Unit) -> bool {
         let damaged = self.damaged.lock();
-        unit.segments.iter().any(|s| damaged.contains_key(s))
+        !damaged.is_empty() && unit.segments.iter().any(|s| damaged.contains_key(s))
     }
 
     pub(crate) fn note_damage(&self, segment: u32, what: String) {

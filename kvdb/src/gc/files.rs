@@ -36,7 +36,7 @@ pub struct LogFileStats {
 /// A line for each file.
 pub(crate) fn file_stats(state: &StoreState, damage: &BTreeMap<u32, String>) -> Vec<LogFileStats> {
     let mut files = Vec::new();
-    for (unit, collectable) in all(state) {
+    for (unit, collectable) in all(state, &state.live_bytes()) {
         let sizes = sizes(state, &unit);
         let total: u64 = sizes.iter().sum();
         // Divided so that the parts add up.
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(sum(|f| f.garbage_bytes), 4 * MIB + 1024 - 1);
         let share = (3 * MIB + 1) * (3 * MIB + 1024) / (7 * MIB + 1024);
         assert_eq!(first.live_bytes, share);
-        let gain = super::super::collectable(&state)[0].gain();
+        let gain = super::super::overview::Overview::new(&state).units[0].gain();
         assert!(gain > 3 * MIB && sum(|f| f.reclaimable_bytes) == gain, "{gain} {files:?}");
     }
 

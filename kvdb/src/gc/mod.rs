@@ -8,8 +8,8 @@
 //! permission, can never bring anything back that was deleted, and is in nobody's way: it takes no
 //! lock that a reader or a commit takes, but for the moment of the install.
 //!
-//! 1. **Choose** ([`units`]): files before the replay head by benefit and cost. Live bytes are sums
-//!    over the tables' records, never a counter. If none is worth it, those that were made before and
+//! 1. **Choose** ([`units`], [`overview`]): files before the replay head by benefit and cost. Live bytes
+//!    are sums over the tables' records, never a counter. If none is worth it, those that were made before and
 //!    are small are merged when they are many ([`small`]).
 //! 2. **Find** ([`survivors`]): the entries of a pinned superversion that point into the victims, by
 //!    reading the tables that refer to them or by looking the victims' records up, whatever is nearer.
@@ -30,6 +30,7 @@ mod collector;
 mod files;
 mod job;
 mod obstacles;
+mod overview;
 mod small;
 #[cfg(test)]
 mod stores;
@@ -47,7 +48,7 @@ pub use files::LogFileStats;
 pub(crate) use files::file_stats;
 #[cfg(test)]
 pub(crate) use stores::Store;
-pub(crate) use units::{Choice, Unit, choose, collectable};
+pub(crate) use units::{Choice, Unit, choose};
 pub(crate) use worker::Worker;
 
 use crate::core::Core;
@@ -301,10 +302,11 @@ impl Core {
             report.bytes_reclaimed += freed.bytes;
             let (claim, merging) = {
                 let _choosing = self.collector.choosing();
-                let (mut units, next) =
-                    self.manifest.read(|state| (collectable(state), state.next_segment()));
-                units.retain(|u| !self.collector.is_damaged(u) && !obstacles.is_unread(u));
-                let candidates = || units.iter().filter(|unit| unit.garbage);
+                let overview = self.overview();
+                let next = overview.next_segment;
+                let readable = |u: &&Unit| !self.collector.is_damaged(u) && !obstacles.is_unread(u);
+                let units: Vec<&Unit> = overview.units.iter().filter(readable).collect();
+                let candidates = || units.iter().copied().filter(|unit| unit.garbage);
                 let mut victims = choose(candidates(), next, choice, obstacles.room());
                 // Forgotten too when all that is worth it was collected, in smaller pieces.
                 if victims.is_empty()
@@ -316,7 +318,7 @@ impl Core {
                 }
                 let merging = victims.is_empty() && self.collector.may_merge();
                 if merging {
-                    victims = to_merge(units.iter(), self.options.segment_size as u64);
+                    victims = to_merge(units.iter().copied(), self.options.segment_size as u64);
                 }
                 if victims.is_empty() {
                     return Ok(false);

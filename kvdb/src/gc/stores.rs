@@ -10,7 +10,7 @@ use kvdb_manifest::store::{
 use kvdb_vfs::{FaultFs, MemFs};
 
 use super::collector::Claim;
-use super::units::collectable;
+use super::overview::Overview;
 use crate::{Background, Db, Options};
 
 /// Several sealed segments before the replay head, all of which is in use, read by position. Values are of
@@ -31,7 +31,7 @@ pub(crate) fn sealed_segments(inner: &Arc<MemFs>) -> (FaultFs, Db) {
 
 /// All that can be collected of a store.
 pub(crate) fn claim_all(db: &Db) -> Claim<'_> {
-    db.core().collector.claim(db.core().manifest.read(collectable))
+    db.core().collector.claim(db.core().manifest.read(Overview::new).units)
 }
 
 /// Says what there is, part by part.

@@ -3,8 +3,9 @@
 use kvdb_manifest::store::StoreState;
 use kvdb_vlog::Position;
 
+use super::overview::Overview;
 use super::small::to_merge;
-use super::units::{Choice, Unit, collectable};
+use super::units::{Choice, Unit};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -66,18 +67,18 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// `damaged` are units that cannot be collected.
+    /// Of the state that the overview is of; `damaged` are units that cannot be collected.
     pub(super) fn new(
         state: &StoreState,
+        overview: &Overview,
         end: Position,
         segment_size: u64,
         damaged: impl Fn(&Unit) -> bool,
     ) -> Self {
-        let units = collectable(state);
+        let (units, sums) = (&overview.units, &overview.live);
         let head = state.replay_head();
         let head = head.map_or((0, 0), |h| (h.segment, h.offset));
         let (head_segment, head_offset) = head;
-        let sums = state.live_bytes();
         let (mut young, mut spares, mut ahead) = (0, 0, 0);
         for (&id, segment) in state.segments().range(head_segment..) {
             young += match segment.sealed {
@@ -103,10 +104,10 @@ impl Survey {
             unflushed: young.saturating_sub(head_offset.into()),
             young,
             young_live: sums.range(head_segment..).map(|(_, sum)| sum.bytes).sum(),
-            upper: upper_bytes(state),
+            upper: overview.upper,
             spares,
             ahead: ahead + spares,
-            tree: state.tables().values().map(|t| t.size).sum(),
+            tree: overview.tree,
         }
     }
 
@@ -194,12 +195,6 @@ impl Survey {
     }
 }
 
-fn upper_bytes(state: &StoreState) -> u64 {
-    let last = state.tables().values().map(|t| t.level).max().unwrap_or(0);
-    let upper = state.tables().values().filter(|t| t.level < last || last == 0);
-    upper.flat_map(|t| &t.pointers).map(|p| p.bytes).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::stores::Store;
@@ -222,7 +217,9 @@ mod tests {
     }
 
     fn survey(store: Store) -> Survey {
-        Survey::new(&store.state(), Position::new(5, 5000), 16 * MIB, |_| false)
+        let state = store.state();
+        let overview = Overview::new(&state);
+        Survey::new(&state, &overview, Position::new(5, 5000), 16 * MIB, |_| false)
     }
 
     #[test]
@@ -268,7 +265,8 @@ mod tests {
         };
         let many = |state: &StoreState, damaged: u32| {
             let damaged = |unit: &Unit| unit.segments == [damaged];
-            Survey::new(state, Position::new(99, 0), 16 * MIB, damaged).merge_choice().is_some()
+            let (overview, end) = (Overview::new(state), Position::new(99, 0));
+            Survey::new(state, &overview, end, 16 * MIB, damaged).merge_choice().is_some()
         };
         assert!(!many(&small(7), 0) && many(&small(8), 0));
         assert!(!many(&small(8), 13), "what is damaged stays where it is");

@@ -89,14 +89,16 @@ impl Unit {
 
 /// The units of a store that may be collected: sealed, and before the replay head, so that no
 /// memtable refers to them and none ever will again.
-pub(crate) fn collectable(state: &StoreState) -> Vec<Unit> {
-    all(state).into_iter().filter_map(|(unit, collectable)| collectable.then_some(unit)).collect()
+pub(super) fn collectable(state: &StoreState, live: &BTreeMap<u32, PointerSum>) -> Vec<Unit> {
+    all(state, live)
+        .into_iter()
+        .filter_map(|(unit, collectable)| collectable.then_some(unit))
+        .collect()
 }
 
-/// All units, and whether each may be collected.
-pub(super) fn all(state: &StoreState) -> Vec<(Unit, bool)> {
+/// All units, and whether each may be collected. `live` is what tables refer to in each segment.
+pub(super) fn all(state: &StoreState, live: &BTreeMap<u32, PointerSum>) -> Vec<(Unit, bool)> {
     let head = state.replay_head().map_or(0, |head| head.segment);
-    let live = state.live_bytes();
     let sum = |segment: u32| live.get(&segment).copied().unwrap_or_default();
     let mut units = Vec::new();
     let mut relocated: Vec<(u32, &SegmentState)> = Vec::new();
@@ -232,6 +234,10 @@ mod tests {
     use super::super::stores::Store;
     use super::*;
     use crate::{Background, GcOptions, Options};
+
+    fn collectable(state: &StoreState) -> Vec<Unit> {
+        super::collectable(state, &state.live_bytes())
+    }
 
     /// A segment of 1 MiB, with so many percent of it in use by records of 1 KiB.
     fn unit(segment: u32, used: u64, relocated: bool) -> Unit {

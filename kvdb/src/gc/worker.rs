@@ -275,7 +275,10 @@ impl Core {
     pub(super) fn survey(&self, end: Position) -> Survey {
         let segment_size = self.options.segment_size as u64;
         let damaged = |unit: &Unit| self.collector.is_damaged(unit);
-        self.manifest.read(|state| Survey::new(state, end, segment_size, damaged))
+        self.manifest.read_numbered(|state, changes| {
+            let overview = self.collector.overview.of(state, changes);
+            Survey::new(state, &overview, end, segment_size, damaged)
+        })
     }
 
     /// One step towards rest, for when nothing is being written: `false` if the store is there.
