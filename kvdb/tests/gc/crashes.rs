@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, SyncSite};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Keep, MemFs, Op, SyncSite};
 use kvdb::{Db, ErrorKind, GcOptions, Step};
 
 use crate::common;
-use crate::common::{Contents, PATH, manual, open, scale, value};
+use crate::common::{Contents, PATH, manual, open, value};
 use crate::support::{
-    SIZE, check_image, key, names, now, power_cuts, put, with_faults, with_little_garbage,
+    SIZE, check_any_failure, check_any_power_cut, check_image, key, names, now, power_cuts, put,
+    with_faults, with_little_garbage,
 };
 
 #[test]
@@ -49,17 +50,7 @@ fn images(policy: impl Fn(u64) -> Keep + Send + Sync + 'static) -> (Vec<MemFs>, 
 
 #[test]
 fn rule_41_a_crash_at_any_step_of_a_collection_leaves_no_trace() {
-    for round in 0..2 * scale() {
-        let (images, model) = images(move |n| match (n + round) % 4 {
-            0 => Keep::All,
-            1 => Keep::None,
-            _ => Keep::Random(round << 32 | n),
-        });
-        assert!(images.len() > 20, "{}", images.len());
-        for (n, image) in images.into_iter().enumerate() {
-            check_image(image, &model, &format!("round {round}, operation {n}"));
-        }
-    }
+    check_any_power_cut(images);
 }
 
 /// The planted mutants: without either sync of a collection the test above fails.
@@ -80,32 +71,11 @@ fn every_sync_of_a_collection_is_needed() {
 
 #[test]
 fn rule_48_any_operation_of_a_collection_may_fail() {
-    let faults =
-        [Fault::Io, Fault::IoAfter, Fault::NoSpace, Fault::ShortWrite, Fault::LoseUnsynced];
     let (base, db, model) = with_little_garbage();
     db.close().unwrap();
-    let mut cases = 0;
-    for fault in faults {
-        for n in 0.. {
-            let what = format!("{fault:?} at operation {n}");
-            let inner = Arc::new(base.process_image());
-            let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
-            let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
-            let armed = fs.arm(FaultPlan::new(fault).after(n));
-            let result = db.gc(&GcOptions::default());
-            if armed.fired() == 0 {
-                break;
-            }
-            cases += 1;
-            armed.disarm();
-            assert!(now(&db) == model, "{what}: {result:?}");
-            let image = inner.crash_image(&mut Keep::Random(n));
-            check_image(image, &model, &format!("{what}, power cut"));
-            let _ = db.close();
-            check_image(inner.process_image(), &model, &what);
-        }
-    }
-    assert!(cases > 60, "{cases}");
+    let faults =
+        [Fault::Io, Fault::IoAfter, Fault::NoSpace, Fault::ShortWrite, Fault::LoseUnsynced];
+    check_any_failure(&base, &model, &faults);
 }
 
 /// A store that was brought to rest while an operation on the manifest failed, if it came to that.

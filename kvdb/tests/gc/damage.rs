@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, MemFs, Op, OpenMode};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, MemFs, Op};
 use kvdb::{ErrorKind, GcOptions, Step};
 
 use crate::common::{Contents, PATH, manual, open, value};
 use crate::support::{
-    SIZE, key, log_files, names, now, put, with_extension, with_faults, with_garbage,
+    SIZE, damage, key, log_files, names, now, place_of, put, with_extension, with_faults,
+    with_garbage,
 };
 
 #[test]
@@ -17,19 +18,15 @@ fn records_that_tables_refer_to_and_the_victim_does_not_show_are_damage() {
     db.close().unwrap();
     // The length of a frame in the first segment: what follows cannot be told apart, and some that
     // are in use come before it.
-    let path = Path::new(PATH).join(&with_extension(&fs, &[".vlog"])[0]);
-    let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
-    let mut bytes = vec![0; file.len().unwrap() as usize];
-    file.read_exact_at(&mut bytes, 0).unwrap();
-    let needle = &value(20 << 16, SIZE)[..64];
-    let at = bytes.windows(64).position(|w| w == needle).unwrap() as u64;
+    let (name, at) = place_of(&fs, ".vlog", &value(20 << 16, SIZE)[..64]);
+    assert_eq!(name, with_extension(&fs, &[".vlog"])[0]);
     let header = at - (32 + 12 + key(20).len() as u64 + 1);
-    file.write_all_at(&[!bytes[header as usize + 5]], header + 5).unwrap();
+    damage(&fs, &name, header + 5);
 
     let db = open(&manual(), &fs).unwrap();
     let report = db.gc(&GcOptions::full().look_up(true)).unwrap();
     assert_eq!(report.damaged.len(), 1, "{report:?}");
-    assert!(report.collections > 0 && fs.metadata(&path).is_ok());
+    assert!(report.collections > 0 && names(&fs).contains(&name));
     // The records themselves are whole.
     assert!(now(&db) == model);
 }
@@ -39,13 +36,10 @@ fn a_damaged_victim_is_left_whole_reported_and_not_chosen_again() {
     let (fs, db, model) = with_garbage();
     db.close().unwrap();
     // A byte in the middle of a value that is in use: key 2's, in the first segment.
-    let path = Path::new(PATH).join(&with_extension(&fs, &[".vlog"])[0]);
-    let file = fs.open(&path, OpenMode::ReadWrite).unwrap();
-    let mut bytes = vec![0; file.len().unwrap() as usize];
-    file.read_exact_at(&mut bytes, 0).unwrap();
-    let needle = &value(2 << 16, SIZE)[..64];
-    let at = bytes.windows(64).position(|w| w == needle).unwrap() as u64 + 1000;
-    file.write_all_at(&[!bytes[at as usize]], at).unwrap();
+    let (name, at) = place_of(&fs, ".vlog", &value(2 << 16, SIZE)[..64]);
+    assert_eq!(name, with_extension(&fs, &[".vlog"])[0]);
+    damage(&fs, &name, at + 1000);
+    let path = Path::new(PATH).join(&name);
 
     let db = open(&manual(), &fs).unwrap();
     let files = log_files(&fs);
@@ -92,16 +86,8 @@ fn a_group_of_segments_with_damage_in_one_is_not_chosen_again() {
     (0..150).for_each(|i| put(&db, &mut model, i, 5));
     db.close().unwrap();
     let lost = key(299);
-    let needle = model[&lost][..64].to_vec();
-    let found = with_extension(&fs, &[".vrec"]).into_iter().find_map(|name| {
-        let file = fs.open(&Path::new(PATH).join(name), OpenMode::ReadWrite).unwrap();
-        let mut bytes = vec![0; file.len().unwrap() as usize];
-        file.read_exact_at(&mut bytes, 0).unwrap();
-        let at = bytes.windows(64).position(|w| w == needle)?;
-        file.write_all_at(&[!bytes[at]], at as u64).unwrap();
-        Some(())
-    });
-    assert!(found.is_some());
+    let (name, at) = place_of(&fs, ".vrec", &model[&lost][..64]);
+    damage(&fs, &name, at);
     let db = open(&manual(), &fs).unwrap();
     let report = db.gc(&GcOptions::full()).unwrap();
     assert_eq!(report.damaged.len(), 1, "{report:?}");
@@ -154,28 +140,13 @@ fn two_groups() -> (Arc<MemFs>, Contents) {
     (fs, model)
 }
 
-/// Where a table has these bytes for the first time, and its name.
-fn place_of(fs: &MemFs, bytes: &[u8]) -> (u64, String) {
-    let found = with_extension(fs, &[".sst"]).into_iter().find_map(|name| {
-        let file = fs.open(&Path::new(PATH).join(&name), OpenMode::Read).unwrap();
-        let mut table = vec![0; file.len().unwrap() as usize];
-        file.read_exact_at(&mut table, 0).unwrap();
-        let at = table.windows(bytes.len()).position(|w| w == bytes)?;
-        Some((at as u64, name))
-    });
-    found.unwrap()
-}
-
 /// A block of a table of the first of two groups is unreadable.
 #[test]
 fn what_an_unreadable_table_refers_to_is_left_alone_and_the_rest_is_collected() {
     for look_up in [false, true] {
         let (fs, _) = two_groups();
-        let (at, name) = place_of(&fs, b"a00");
-        let file = fs.open(&Path::new(PATH).join(&name), OpenMode::ReadWrite).unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, at + 20).unwrap();
-        file.write_all_at(&[!byte[0]], at + 20).unwrap();
+        let (name, at) = place_of(&fs, ".sst", b"a00");
+        damage(&fs, &name, at + 20);
         let db = open(&manual(), &fs).unwrap();
         assert_eq!(db.health(), kvdb::Health::Good);
         let report = db.gc(&GcOptions::default().look_up(look_up)).unwrap();
@@ -202,7 +173,7 @@ fn what_a_table_refers_to_that_the_file_system_cannot_read_is_left_for_now() {
         let (inner, model) = two_groups();
         let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
         let db = manual().memory_map(false).open_in(Arc::new(fs.clone()), PATH).unwrap();
-        let (_, table) = place_of(&inner, b"a00");
+        let (table, _) = place_of(&inner, ".sst", b"a00");
         let silent = FaultPlan::new(Fault::Io).on(&[Op::Read]).path(&table).forever();
         let silent = fs.arm(silent);
         let options = GcOptions::default().look_up(look_up);

@@ -1,15 +1,15 @@
 //! Segments of which little is left, for ever: what it costs to keep that.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, MemFs, Op};
 use kvdb::{Db, ErrorKind, GcOptions, GcStage, Step};
 
-use crate::common::{Contents, PATH, manual, open, scale, value};
+use crate::common::{Contents, PATH, manual, open, value};
 use crate::support::{
-    FEW, check_image, descriptors, key, now, on_disk, power_cuts, put, with_extension,
+    FEW, check_any_failure, check_any_power_cut, damage, descriptors, key, now, on_disk,
+    power_cuts, put, with_extension,
 };
 
 /// Files that collections have made.
@@ -113,49 +113,23 @@ fn with_small_units() -> (Arc<MemFs>, Contents) {
 
 #[test]
 fn rule_41_a_crash_at_any_step_of_a_merge_of_small_units_leaves_no_trace() {
-    for round in 0..2 * scale() {
+    check_any_power_cut(|policy| {
         let (fs, model) = with_small_units();
         let db = open(&manual(), &fs).unwrap();
-        let policy = move |n| match (n + round) % 3 {
-            0 => Keep::All,
-            1 => Keep::None,
-            _ => Keep::Random(round << 32 | n),
-        };
         let images = power_cuts(&fs, policy, || {
             let report = db.gc(&GcOptions::default()).unwrap();
             assert_eq!(report.collections, 2, "the last segment, and the merge: {report:?}");
         });
         assert!(with_extension(&fs, &[".vrec"]).len() == 1, "{:?}", with_extension(&fs, MADE));
-        for (n, image) in images.into_iter().enumerate() {
-            check_image(image, &model, &format!("round {round}, operation {n}"));
-        }
-    }
+        (images, model)
+    });
 }
 
 #[test]
 fn rule_48_any_operation_of_a_merge_of_small_units_may_fail() {
     let (base, model) = with_small_units();
-    let mut cases = 0;
-    for fault in [Fault::Io, Fault::IoAfter, Fault::NoSpace, Fault::ShortWrite] {
-        for n in 0.. {
-            let what = format!("{fault:?} at operation {n}");
-            let inner = Arc::new(base.process_image());
-            let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
-            let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
-            let armed = fs.arm(FaultPlan::new(fault).after(n));
-            let result = db.gc(&GcOptions::default());
-            if armed.fired() == 0 {
-                break;
-            }
-            cases += 1;
-            armed.disarm();
-            assert!(now(&db) == model, "{what}: {result:?}");
-            check_image(inner.crash_image(&mut Keep::Random(n)), &model, &format!("{what}, cut"));
-            let _ = db.close();
-            check_image(inner.process_image(), &model, &what);
-        }
-    }
-    assert!(cases > 60, "{cases}");
+    let faults = [Fault::Io, Fault::IoAfter, Fault::NoSpace, Fault::ShortWrite];
+    check_any_failure(&base, &model, &faults);
 }
 
 #[test]
@@ -236,10 +210,7 @@ fn a_disk_without_room_for_a_merge_is_no_error_and_is_left_alone() {
 fn a_damaged_small_unit_is_left_and_the_others_are_merged() {
     let (fs, model) = with_small_units();
     let name = with_extension(&fs, &[".vrec"]).swap_remove(3);
-    let file = fs.open(&Path::new(PATH).join(&name), kvdb::vfs::OpenMode::ReadWrite).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, 10_000).unwrap();
-    file.write_all_at(&[!byte[0]], 10_000).unwrap();
+    damage(&fs, &name, 10_000);
     let db = open(&manual(), &fs).unwrap();
     // Of the eight that there are then seven are whole, which is too few; one more.
     let mut model = model;

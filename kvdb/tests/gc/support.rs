@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use kvdb::vfs::{FaultFs, Fs, Keep, MemFs, Op, OpenMode};
+use kvdb::vfs::{Fault, FaultFs, FaultPlan, Fs, Keep, MemFs, Op, OpenMode};
 use kvdb::{Db, GcOptions, Options, Step};
 
 use kvdb_manifest::Manifest;
 use kvdb_manifest::store::StoreState;
 
 use crate::common;
-use crate::common::{Contents, PATH, contents, manual, open, value};
+use crate::common::{Contents, PATH, contents, manual, open, scale, value};
 
 pub(crate) const SIZE: usize = 20_000;
 
@@ -140,6 +140,77 @@ pub(crate) fn check_image(image: MemFs, model: &Contents, what: &str) {
     assert!(now(&db) == *model, "{what}: collected");
 }
 
+/// What a file of the store holds.
+pub(crate) fn bytes_of(fs: &MemFs, name: &str) -> Vec<u8> {
+    let file = fs.open(&Path::new(PATH).join(name), OpenMode::Read).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// The first file with this extension that has these bytes, and where.
+pub(crate) fn place_of(fs: &MemFs, extension: &str, bytes: &[u8]) -> (String, u64) {
+    let found = with_extension(fs, &[extension]).into_iter().find_map(|name| {
+        let at = bytes_of(fs, &name).windows(bytes.len()).position(|w| w == bytes)?;
+        Some((name, at as u64))
+    });
+    found.unwrap()
+}
+
+/// Makes another byte of the one there.
+pub(crate) fn damage(fs: &MemFs, name: &str, at: u64) {
+    let file = fs.open(&Path::new(PATH).join(name), OpenMode::ReadWrite).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[!byte[0]], at).unwrap();
+}
+
+/// In turn every operation of a collection fails, each on a copy of `base`: nothing is lost by it, nor by a
+/// power cut or an end of the process after it.
+pub(crate) fn check_any_failure(base: &MemFs, model: &Contents, faults: &[Fault]) {
+    let mut cases = 0;
+    for &fault in faults {
+        for n in 0.. {
+            let what = format!("{fault:?} at operation {n}");
+            let inner = Arc::new(base.process_image());
+            let fs = FaultFs::new(inner.clone() as Arc<dyn Fs>);
+            let db = manual().open_in(Arc::new(fs.clone()), PATH).unwrap();
+            let armed = fs.arm(FaultPlan::new(fault).after(n));
+            let result = db.gc(&GcOptions::default());
+            if armed.fired() == 0 {
+                break;
+            }
+            cases += 1;
+            armed.disarm();
+            assert!(now(&db) == *model, "{what}: {result:?}");
+            let image = inner.crash_image(&mut Keep::Random(n));
+            check_image(image, model, &format!("{what}, power cut"));
+            let _ = db.close();
+            check_image(inner.process_image(), model, &what);
+        }
+    }
+    assert!(cases > 60, "{cases}");
+}
+
+/// What of that which was not synced is there after a power cut before an operation.
+pub(crate) type Policy = Box<dyn Fn(u64) -> Keep + Send + Sync>;
+
+/// Nothing is lost by a power cut before any operation of what is done. `images` does it and makes the images
+/// of one round, and says what is in the store.
+pub(crate) fn check_any_power_cut(images: impl Fn(Policy) -> (Vec<MemFs>, Contents)) {
+    for round in 0..2 * scale() {
+        let (images, model) = images(Box::new(move |n| match (n + round) % 4 {
+            0 => Keep::All,
+            1 => Keep::None,
+            _ => Keep::Random(round << 32 | n),
+        }));
+        assert!(images.len() > 20, "{}", images.len());
+        for (n, image) in images.into_iter().enumerate() {
+            check_image(image, &model, &format!("round {round}, operation {n}"));
+        }
+    }
+}
+
 /// Images of power cuts before every operation of what is done.
 pub(crate) fn power_cuts(
     fs: &MemFs,
@@ -162,10 +233,7 @@ pub(crate) fn power_cuts(
 pub(crate) fn on_disk(fs: &MemFs) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for name in names(fs) {
-        let file = fs.open(&Path::new(PATH).join(&name), OpenMode::Read).unwrap();
-        let mut bytes = vec![0; file.len().unwrap() as usize];
-        file.read_exact_at(&mut bytes, 0).unwrap();
-        std::fs::write(dir.path().join(&name), bytes).unwrap();
+        std::fs::write(dir.path().join(&name), bytes_of(fs, &name)).unwrap();
     }
     dir
 }

@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use kvdb::vfs::{FaultFs, FaultPlan, Fs, MemFs, Op, OpenMode};
+use kvdb::vfs::{FaultFs, FaultPlan, Fs, MemFs, Op};
 use kvdb::{Db, GcOptions, GcStage, Step};
 
 use crate::common::{Contents, PATH, manual, open, value};
-use crate::support::{SIZE, key, now, put, with_extension, with_garbage};
+use crate::support::{SIZE, bytes_of, key, now, put, with_extension, with_garbage};
 
 #[test]
 fn a_file_without_anything_in_use_is_removed_unread() {
@@ -43,9 +43,7 @@ fn a_collection_reads_of_its_victims_only_what_is_in_use() {
 
 /// The keys of the records in a file of relocated ones, in the order that they lie in.
 fn keys_in(fs: &MemFs, name: &str) -> Vec<Vec<u8>> {
-    let file = fs.open(&Path::new(PATH).join(name), OpenMode::Read).unwrap();
-    let mut bytes = vec![0; file.len().unwrap() as usize];
-    file.read_exact_at(&mut bytes, 0).unwrap();
+    let bytes = bytes_of(fs, name);
     let is_key = |w: &&[u8]| w.starts_with(b"key") && w[3..].iter().all(u8::is_ascii_digit);
     bytes.windows(8).filter(is_key).map(<[u8]>::to_vec).collect()
 }
