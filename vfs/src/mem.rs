@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
@@ -79,6 +79,8 @@ struct Shared {
     locks: Mutex<HashMap<DirId, Holders>>,
     hook: RwLock<Option<Arc<Hook>>>,
     operations: AtomicU64,
+    open: AtomicUsize,
+    most_open: AtomicUsize,
     file_capacity: u64,
 }
 
@@ -122,6 +124,8 @@ impl MemFs {
                 locks: Mutex::new(HashMap::new()),
                 hook: RwLock::new(None),
                 operations: AtomicU64::new(0),
+                open: AtomicUsize::new(0),
+                most_open: AtomicUsize::new(0),
                 file_capacity,
             }),
         }
@@ -188,6 +192,16 @@ impl MemFs {
     /// How many operations that change something have been started (see [`MemFs::on_operation`]).
     pub fn operations(&self) -> u64 {
         self.shared.operations.load(Ordering::SeqCst)
+    }
+
+    /// How many files are open: on a real file system each takes a descriptor, maps do not.
+    pub fn open_files(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// The most files that were open at once. An image begins with none.
+    pub fn most_open_files(&self) -> usize {
+        self.shared.most_open.load(Ordering::SeqCst)
     }
 
     /// How many pages of named files a power loss might take back at this moment.
@@ -270,6 +284,8 @@ impl Fs for MemFs {
         let _world = creates.then(|| self.begin(Op::Open, path));
         let inode = open_or_create(&mut self.shared.names.lock(), path, mode)
             .map_err(|e| Error::new(Op::Open, path, None, e))?;
+        let open = self.shared.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.shared.most_open.fetch_max(open, Ordering::SeqCst);
         Ok(Arc::new(MemFile {
             fs: self.clone(),
             inode,

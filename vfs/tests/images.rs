@@ -160,6 +160,20 @@ fn in_the_image_everything_is_durable_and_unlocked_and_apart_from_the_original()
 }
 
 #[test]
+fn open_files_are_counted_until_their_last_handle_goes() {
+    let fs = MemFs::new();
+    let (a, b) = (create(&fs, "a"), create(&fs, "b"));
+    let again = (a.clone(), fs.open(Path::new("a"), OpenMode::Read).unwrap());
+    assert_eq!((fs.open_files(), fs.most_open_files()), (3, 3));
+    drop((a, b));
+    assert_eq!((fs.open_files(), fs.most_open_files()), (2, 3));
+    assert_eq!(fs.process_image().most_open_files(), 0);
+    drop(again);
+    fs.open(Path::new("c"), OpenMode::Read).unwrap_err();
+    assert_eq!((fs.open_files(), fs.most_open_files()), (0, 3));
+}
+
+#[test]
 fn a_torn_page_mixes_old_and_new_at_sector_boundaries() {
     let fs = MemFs::new();
     let file = durable(&fs, "/a", &[1; 8192]);

@@ -8,7 +8,7 @@ use kvdb::{Db, ErrorKind, GcOptions, GcStage, Step};
 
 use crate::common::{Contents, PATH, manual, open, value};
 use crate::support::{
-    FEW, check_any_failure, check_any_power_cut, damage, descriptors, key, now, on_disk,
+    FEW, check_any_failure, check_any_power_cut, damage, descriptors, key, names, now, on_disk,
     power_cuts, put, with_extension,
 };
 
@@ -76,6 +76,15 @@ fn rule_39_segments_that_keep_one_record_each_do_not_take_a_file_and_a_descripto
 
         let dir = on_disk(&fs);
         for options in [manual(), manual().memory_map(false)] {
+            let image = Arc::new(fs.process_image());
+            drop(open(&options, &image));
+            let opened = image.most_open_files();
+            let tables = with_extension(&fs, &[".vrel"]).len();
+            let others = names(&fs).len() - tables;
+            assert!(
+                opened <= others + 1,
+                "{opened} at once of {others} and {tables} files of tables"
+            );
             let db = options.open(dir.path()).unwrap();
             assert!(now(&db) == model);
             // Tables, segments and the like take some as well.

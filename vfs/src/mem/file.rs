@@ -27,6 +27,12 @@ impl fmt::Debug for MemFile {
     }
 }
 
+impl Drop for MemFile {
+    fn drop(&mut self) {
+        self.fs.shared.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl MemFile {
     fn error(&self, op: Op, offset: Option<u64>, e: impl Into<io::Error>) -> Error {
         Error::new(op, &self.path, offset, e.into())
