@@ -17,12 +17,13 @@ use crate::tree::Tree;
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Knows which threads begin a job and which ones install, and holds up the jobs of one of them.
+/// Knows which threads ask for the floor, begin a job and install, and holds up the jobs of one of them.
 #[derive(Default)]
 struct Gate {
     inner: NoCompanion,
     holds: Mutex<Option<&'static str>>,
     began: Mutex<BTreeSet<String>>,
+    asked: Mutex<BTreeSet<String>>,
     installed: Mutex<BTreeSet<String>>,
     begins: Condvar,
     opens: Condvar,
@@ -66,7 +67,9 @@ impl Companion for Gate {
         self.inner.view()
     }
     fn floor(&self) -> Floor {
-        self.inner.floor()
+        let floor = self.inner.floor();
+        self.asked.lock().insert(this_thread());
+        floor
     }
     fn hold_floor(&self) -> Floor {
         let thread = this_thread();
@@ -240,14 +243,19 @@ fn garbage_is_looked_for_when_there_was_no_flush_for_a_while_or_somebody_waits_f
 
 #[test]
 fn range_deletes_leave_the_list_although_nobody_waits_for_it() {
-    let tree = tree_with(Options { idle_after_ms: 20, ..options() }, NoCompanion::default());
+    let tree = tree_with(options(), Gate::default());
     tree.start().unwrap();
     flush(&tree, &[("k", 1, Entry::value(b"v"))]);
     let range = RangeDelete { start: b"a".to_vec(), end: None, version: 2 };
     let change = StoreChange { range_deletes_added: vec![range], ..StoreChange::default() };
     tree.install(change).unwrap();
-    tree.companion().raise_floor(Floor { discard: 2, clock: 0 });
     let until = Instant::now() + PATIENCE;
+    // It has looked once, in vain. Nobody tells it when the floor rises.
+    while !tree.companion().asked.lock().contains("kvdb-compact-0") {
+        assert!(Instant::now() < until, "nobody looks");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    tree.companion().inner.raise_floor(Floor { discard: 2, clock: 0 });
     while !tree.superversion().range_deletes().is_empty() {
         assert!(Instant::now() < until, "{}", tree.superversion().shape());
         std::thread::sleep(Duration::from_millis(5));
