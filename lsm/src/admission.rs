@@ -71,7 +71,7 @@ pub(crate) struct Memtables {
     logged: u64,
     /// Oldest first.
     pub(crate) sealed: Vec<Arc<Memtable>>,
-    spare: Option<Arc<Memtable>>,
+    pub(crate) spare: Option<Arc<Memtable>>,
     /// A memtable was filled, and no spare prepared since.
     filled: bool,
     /// Memtables carried in reservations of large frames.
@@ -332,7 +332,13 @@ impl Admission {
         let cost = Duration::from_secs_f64(bytes as f64 / rate);
         let (due, next) = pace(state.pace, now, cost);
         state.pace = next;
-        let Some(due) = due else { return };
+        if due.is_some_and(|due| self.hold_back(state, due)) {
+            self.stalls.note_slowdown(now.elapsed());
+        }
+    }
+
+    /// Waits until `due`, as long as writers are to be slowed down at all. Whether it had to.
+    fn hold_back(&self, state: &mut MutexGuard<'_, Memtables>, due: Instant) -> bool {
         let mut waited = false;
         while Instant::now() < due
             && !state.closed
@@ -342,9 +348,7 @@ impl Admission {
             waited = true;
             self.room.wait_until(state, due);
         }
-        if waited {
-            self.stalls.note_slowdown(now.elapsed());
-        }
+        waited
     }
 
     /// Binds a reservation to the memtable that takes its frame. Called in frame order. `publish` is
@@ -474,12 +478,12 @@ impl Admission {
         }
     }
 
-    /// Whether there is a failure, without the lock.
     /// Whether writers are slowed down, or stopped, because compaction is behind.
     pub(crate) fn slows(&self) -> bool {
         self.slows.load(Ordering::Relaxed)
     }
 
+    /// Whether there is a failure, without the lock.
     pub(crate) fn has_failure(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }

@@ -120,14 +120,6 @@ impl Error {
         self.file_error() == Some(kvdb_vfs::ErrorKind::TooManyFiles)
     }
 
-    /// Whether it is the background failure of this job, which ended with this panic.
-    pub(crate) fn is_panic_of(&self, job: &str, panic: &Error) -> bool {
-        let (Error::Background { job: failed, source }, Error::Panic(panic)) = (self, panic) else {
-            return false;
-        };
-        *failed == job && matches!(&**source, Error::Panic(message) if message == panic)
-    }
-
     pub(crate) fn is_not_found(&self) -> bool {
         self.file_error() == Some(kvdb_vfs::ErrorKind::NotFound)
     }

@@ -338,7 +338,8 @@ impl<C: Companion> Tree<C> {
         match job {
             Job::Flush => {
                 let result = shared.flush_one();
-                self.note("flush", result)
+                shared.note_outcome("flush", &result);
+                result
             }
             Job::Compact => {
                 if shared.read_only {
@@ -351,21 +352,13 @@ impl<C: Companion> Tree<C> {
                 let Some(job) = shared.next_job(&schedule, true) else {
                     drop(schedule);
                     let result = shared.retire_range_deletes();
-                    return self.note("compaction", result);
+                    shared.note_outcome("compaction", &result);
+                    return result;
                 };
-                let result = shared.run_reserved(job, schedule);
-                self.note("compaction", result.map(|_| true))
+                shared.run_reserved(job, schedule).map(|_| true)
             }
             Job::Reclaim => Ok(shared.reclaim()),
         }
-    }
-
-    fn note(&self, job: &'static str, result: Result<bool>) -> Result<bool> {
-        match &result {
-            Ok(_) => self.shared.admission.clear_transient_failure(),
-            Err(error) => self.shared.note_failure(job, error),
-        }
-        result
     }
 
     /// The failure of a background job, if there was one. A failure for want of space or descriptors

@@ -423,6 +423,14 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_bound_has_what_is_held_while_level_0_is_merged_in_itself() {
+        let o = Options { memtable_size: 1 << 30, mapped_cache_bytes: 0, ..Options::default() };
+        // With memtables as large as they may be, what else there is comes to little.
+        let others = o.memtables_bound() + o.memtable_size as u64 / 4;
+        assert!(o.memory_bound() >= others + o.top_run_bound(), "{}", o.memory_bound());
+    }
+
+    #[test]
     fn an_option_out_of_range_is_named() {
         let o = Options { max_memtables: 1, ..Options::default() };
         assert_eq!(

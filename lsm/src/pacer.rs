@@ -50,11 +50,18 @@ impl Pacer {
         *paid = Some(due);
         due
     }
+
+    /// Until when what was asked for so far is paid for.
+    #[cfg(test)]
+    pub(crate) fn paid(&self) -> Option<Instant> {
+        *self.paid.lock()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -71,8 +78,11 @@ mod tests {
     #[test]
     fn who_is_in_a_hurry_does_not_wait_and_owes_nothing() {
         let pacer = Pacer::new(1);
-        pacer.pay(1 << 40, || true);
-        assert!(pacer.paid.lock().is_none());
+        // Until then it waits, and asks again and again.
+        let asked = Cell::new(0);
+        pacer.pay(1 << 40, || asked.replace(asked.get() + 1) == 2);
+        assert_eq!(asked.get(), 3);
+        assert!(pacer.paid().is_none());
         Pacer::new(0).pay(u64::MAX, || panic!("without a rate nobody asks"));
     }
 }

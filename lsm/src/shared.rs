@@ -11,7 +11,7 @@ use kvdb_vfs::Fs;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::admission::Admission;
-use crate::compaction::job::{Job, Running};
+use crate::compaction::job::{Job, Reason, Running};
 use crate::compaction::pick::Picker;
 use crate::compaction::scores::Scores;
 use crate::companion::Companion;
@@ -197,24 +197,30 @@ impl<C: Companion> Shared<C> {
         let _ticket = Ticket(&self.scheduler, schedule.running.add(&job));
         drop(schedule);
         let result = self.run_job(&job);
-        if let Err(error @ Error::Panic(_)) = &result {
-            // Before the ranges are free: the manifest may have the change already, and whoever ran the
-            // job once more would be told that its inputs are not there.
-            self.note_failure("compaction", error);
+        // Before the ranges are free. Whoever has the job next and succeeds has to be the last to tell, or
+        // this failure would stay. And after a panic the manifest may have the change already: whoever ran
+        // the job once more would be told that its inputs are not there.
+        let told_alone = job.reason == Reason::Manual
+            && result.as_ref().is_err_and(|error| !matches!(error, Error::Panic(_)));
+        if !told_alone {
+            self.note_outcome("compaction", &result);
         }
         // Before the ticket: whoever waits for the tree to settle waits for the files too.
         drop(job);
         result
     }
 
+    /// Takes note of how a piece of background work has ended.
+    pub(crate) fn note_outcome(&self, job: &'static str, result: &Result<bool>) {
+        match result {
+            Ok(_) => self.admission.clear_transient_failure(),
+            Err(error) => self.note_failure(job, error),
+        }
+    }
+
     /// Keeps a failure of background work for those who ask and those who wait.
     pub(crate) fn note_failure(&self, job: &'static str, error: &Error) {
         if matches!(error, Error::Closed) {
-            return;
-        }
-        // A panic in a compaction is noted before its ranges are free, and by whoever ran it.
-        let known = self.admission.lock().failure().is_some_and(|f| f.is_panic_of(job, error));
-        if known {
             return;
         }
         tracing::error!(job, %error, "background work failed");

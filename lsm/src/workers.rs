@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
+use crate::compaction::job::Job;
 use crate::compaction::run::panic_message;
 use crate::companion::Companion;
 use crate::error::{Error, Result};
@@ -115,6 +116,16 @@ enum Role {
     ByScore,
 }
 
+/// What a compaction thread does next.
+#[derive(Debug)]
+enum Next {
+    Run(Job),
+    /// Take range deletes off the list that hide nothing any more.
+    Retire,
+    /// Until something has changed, or this time is over.
+    Wait(Option<Duration>),
+}
+
 impl<C: Companion> Shared<C> {
     /// Tells everybody to stop.
     pub(crate) fn request_close(&self) {
@@ -158,47 +169,50 @@ impl<C: Companion> Shared<C> {
     fn compaction_loop(&self, role: Role) {
         let mut schedule = self.scheduler.lock();
         while !self.is_closing() {
-            let now = Instant::now();
-            if let Some(until) = schedule.pause_until.filter(|&until| until > now) {
-                self.scheduler.wait(&mut schedule, Some(until - now));
-                continue;
-            }
-            if self.fatal_failure().is_some() {
-                self.scheduler.wait(&mut schedule, None);
-                continue;
-            }
-            let job = match role {
-                Role::Urgent if !self.writers_are_slow() => None,
-                Role::Urgent => self.next_job(&schedule, true).filter(|job| job.from == 0),
-                _ => self.next_job(&schedule, role == Role::TopFirst),
-            };
-            let Some(job) = job else {
-                if role == Role::TopFirst && self.has_range_deletes() {
+            match self.next_for(role, &schedule, Instant::now()) {
+                Next::Run(job) => {
+                    let result = self.run_reserved(job, schedule);
+                    schedule = self.after_work(&result);
+                }
+                Next::Retire => {
                     drop(schedule);
                     let retired = self.retire_range_deletes();
-                    schedule = self.after_work(retired.as_ref());
-                    if !matches!(retired, Ok(false)) {
-                        continue;
+                    self.note_outcome("compaction", &retired);
+                    schedule = self.after_work(&retired);
+                    if matches!(retired, Ok(false)) {
+                        self.scheduler.wait(&mut schedule, Some(IDLE_LOOK));
                     }
                 }
-                let look_again = self.may_find_garbage_later().then_some(IDLE_LOOK);
-                self.scheduler.wait(&mut schedule, look_again.filter(|_| role == Role::TopFirst));
-                continue;
-            };
-            let result = self.run_reserved(job, schedule);
-            schedule = self.after_work(result.as_ref());
+                Next::Wait(at_most) => self.scheduler.wait(&mut schedule, at_most),
+            }
         }
     }
 
-    /// Takes note of how a piece of work ended. Returns the schedule, which is not held meanwhile.
-    fn after_work(&self, result: Result<&bool, &Error>) -> MutexGuard<'_, Schedule> {
-        let Err(error) = result else {
-            self.admission.clear_transient_failure();
-            return self.scheduler.lock();
+    /// What a compaction thread has to do now.
+    fn next_for(&self, role: Role, schedule: &Schedule, now: Instant) -> Next {
+        if let Some(until) = schedule.pause_until.filter(|&until| until > now) {
+            return Next::Wait(Some(until - now));
+        }
+        if self.fatal_failure().is_some() {
+            return Next::Wait(None);
+        }
+        let job = match role {
+            Role::Urgent if !self.writers_are_slow() => None,
+            Role::Urgent => self.next_job(schedule, true).filter(|job| job.from == 0),
+            _ => self.next_job(schedule, role == Role::TopFirst),
         };
-        self.note_failure("compaction", error);
+        match job {
+            Some(job) => Next::Run(job),
+            None if role != Role::TopFirst => Next::Wait(None),
+            None if self.has_range_deletes() => Next::Retire,
+            None => Next::Wait(self.may_find_garbage_later().then_some(IDLE_LOOK)),
+        }
+    }
+
+    /// The schedule, which is not held while a job runs; with a pause after a failure that may pass.
+    fn after_work(&self, result: &Result<bool>) -> MutexGuard<'_, Schedule> {
         let mut schedule = self.scheduler.lock();
-        if error.is_transient() {
+        if result.as_ref().is_err_and(Error::is_transient) {
             schedule.pause_until = Some(Instant::now() + RETRY);
         }
         schedule
@@ -213,8 +227,7 @@ impl<C: Companion> Shared<C> {
     }
 
     fn may_find_garbage_later(&self) -> bool {
-        let current = self.superversion();
-        !current.range_deletes().is_empty() || Self::may_hold_garbage(current.version())
+        Self::may_hold_garbage(self.superversion().version())
     }
 
     fn janitor_loop(&self) {
@@ -235,3 +248,6 @@ impl<C: Companion> Shared<C> {
             && self.next_job(schedule, false).is_none()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use common::*;
 use kvdb_lsm::*;
@@ -40,7 +41,10 @@ impl Companion for Closing {
         if written == close_at {
             let tree = self.tree.get().unwrap().upgrade().unwrap();
             let closed = tree.clone();
-            *self.closer.lock() = Some(std::thread::spawn(move || closed.close()));
+            // Whoever is told by then that the tree is closed finds the thread there.
+            let mut closer = self.closer.lock();
+            *closer = Some(std::thread::spawn(move || closed.close()));
+            drop(closer);
             while !matches!(tree.admit_replay(1), Err(Error::Closed)) {
                 std::thread::yield_now();
             }
@@ -289,9 +293,10 @@ fn a_compaction_that_keeps_to_a_rate_is_cancelled_and_hurries_when_writers_are_s
             tree.flush().unwrap();
         };
         (1..=4).for_each(&fill);
-        let running = || tree.stats().running > 0;
-        while !running() {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+        let until = Instant::now() + Duration::from_secs(30);
+        while tree.stats().running == 0 {
+            assert!(Instant::now() < until, "no compaction");
+            std::thread::sleep(Duration::from_millis(1));
         }
         if slow {
             // Twelve megabytes would be three minutes; writers that would be stopped go on.
@@ -299,7 +304,7 @@ fn a_compaction_that_keeps_to_a_rate_is_cancelled_and_hurries_when_writers_are_s
             assert!(tree.stats().compactions > 0);
         } else {
             // As fast as it goes it would be over long before.
-            std::thread::sleep(std::time::Duration::from_millis(500));
+            std::thread::sleep(Duration::from_millis(500));
             assert_eq!(tree.stats().compactions, 0);
         }
         tree.close();

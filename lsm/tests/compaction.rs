@@ -4,12 +4,15 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use common::*;
 use kvdb_lsm::*;
-use kvdb_manifest::store::TableRecord;
+use kvdb_manifest::store::{StoreChange, TableRecord};
+use parking_lot::{Condvar, Mutex};
 
 /// Records of the tables in the manifest.
 fn records(store: &Store, tree: Arc<Tree<NoCompanion>>) -> Vec<TableRecord> {
@@ -60,6 +63,75 @@ fn parts_that_run_side_by_side_never_cut_the_versions_of_a_key() {
         }
         let versions: u64 = tables.iter().map(|t| t.entries).sum();
         assert_eq!(versions, 9 * 1500);
+    }
+}
+
+/// Notes which threads write tables, and has each of them wait at its first entry for the others.
+#[derive(Default)]
+struct Meeting {
+    wanted: AtomicUsize,
+    here: Mutex<BTreeSet<String>>,
+    comes: Condvar,
+}
+
+impl Companion for Meeting {
+    type View = ();
+    fn pointer(&self, _: &[u8]) -> Option<(u32, u32)> {
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        let mut here = self.here.lock();
+        if here.insert(thread) {
+            self.comes.notify_all();
+        }
+        let until = Instant::now() + Duration::from_secs(20);
+        while here.len() < self.wanted.load(Ordering::SeqCst) {
+            if self.comes.wait_until(&mut here, until).timed_out() {
+                // Nobody waits once more.
+                self.wanted.store(0, Ordering::SeqCst);
+            }
+        }
+        None
+    }
+    fn before_install(&self, _: &mut StoreChange, _: u64) -> Result<(), BoxError> {
+        Ok(())
+    }
+    fn view(&self) -> Arc<()> {
+        Arc::default()
+    }
+    fn floor(&self) -> Floor {
+        Floor::default()
+    }
+}
+
+#[test]
+fn parts_run_side_by_side_in_the_pool_and_a_job_that_is_too_small_for_parts_does_not() {
+    for (min_split_bytes, parts) in [(1, 2), (1 << 40, 0)] {
+        let store = Store::new();
+        let options = Options {
+            memtable_size: 1 << 20,
+            min_split_bytes,
+            l0_compaction_trigger: 50,
+            l0_slowdown_trigger: 50,
+            l0_stop_trigger: 60,
+            background: Background::Threads,
+            ..small()
+        };
+        let (manifest, meeting) = (store.manifest().unwrap(), Arc::<Meeting>::default());
+        let fs = store.fs.clone();
+        let tree = Tree::open(fs, &store.dir, manifest, options, meeting.clone(), false).unwrap();
+        tree.start().unwrap();
+        for version in 1..=2 {
+            for key in 0..1000u64 {
+                tree.write(version, &[(&key.to_be_bytes(), Entry::pointer(&[7; 100]))]).unwrap();
+            }
+            tree.flush().unwrap();
+        }
+        meeting.here.lock().clear();
+        meeting.wanted.store(parts, Ordering::SeqCst);
+        tree.major_compact().unwrap();
+        let pooled: Vec<_> =
+            meeting.here.lock().iter().filter(|t| t.starts_with("kvdb-part")).cloned().collect();
+        assert_eq!(pooled.len(), parts, "{pooled:?}");
+        tree.verify().unwrap();
     }
 }
 

@@ -8,11 +8,13 @@ mod common;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use common::*;
 use kvdb_lsm::*;
 use kvdb_manifest::store::{RangeDelete, StoreChange};
+use parking_lot::Mutex;
 
 type Key = Vec<u8>;
 
@@ -78,6 +80,13 @@ struct Appending {
     inner: NoCompanion,
     folds: bool,
     folded: std::sync::atomic::AtomicU64,
+    gate: Mutex<Option<Gate>>,
+}
+
+/// Where the next job waits, after it has said that it has come there.
+struct Gate {
+    comes: Sender<()>,
+    opens: Receiver<()>,
 }
 
 impl Companion for Appending {
@@ -93,6 +102,14 @@ impl Companion for Appending {
     }
     fn floor(&self) -> Floor {
         self.inner.floor()
+    }
+    fn hold_floor(&self) -> Floor {
+        let floor = self.floor();
+        if let Some(gate) = { self.gate.lock().take() } {
+            gate.comes.send(()).unwrap();
+            let _ = gate.opens.recv();
+        }
+        floor
     }
     fn folds(&self) -> bool {
         self.folds
@@ -144,6 +161,9 @@ struct Snapshot {
     cursor: Visible<TreeCursor>,
 }
 
+/// Tables of level 0 that slow writers down under every option set.
+const MOST_TOP: usize = 14;
+
 struct Run {
     rng: fastrand::Rng,
     store: Store,
@@ -151,6 +171,8 @@ struct Run {
     tree: Arc<Tree<Appending>>,
     folds: bool,
     folded: u64,
+    /// Bytes that compactions of level 0 in itself have read.
+    merged_top: u64,
     model: Model,
     version: u64,
     floor: Floor,
@@ -169,6 +191,7 @@ impl Run {
             tree,
             folds,
             folded: 0,
+            merged_top: 0,
             model: Model::default(),
             version: 0,
             floor: Floor::default(),
@@ -375,13 +398,50 @@ impl Run {
         self.snapshots.clear();
         self.tree.flush().unwrap();
         self.tree.close();
-        self.note_folded();
+        self.note_done();
         self.tree = open(&self.store, &self.options, self.folds);
         self.tree.companion().inner.raise_floor(self.floor);
     }
 
-    fn note_folded(&mut self) {
+    fn note_done(&mut self) {
         self.folded += self.tree.companion().folded.load(std::sync::atomic::Ordering::Relaxed);
+        self.merged_top += self.tree.stats().levels[0].read_bytes;
+    }
+
+    /// Writes, reads and jobs while a compaction is under way: by hand, jobs follow each other, and the
+    /// base level would never be busy when it is level 0's turn. What is drawn is the same in every tree.
+    fn beside_a_compaction(&mut self) {
+        let by_hand = self.options.background == Background::Manual;
+        let other = by_hand.then(|| {
+            let (comes, come) = channel();
+            let (open, opens) = channel();
+            let tree = self.tree.clone();
+            *tree.companion().gate.lock() = Some(Gate { comes, opens });
+            let other = std::thread::spawn(move || {
+                let outcome = tree.step(Job::Compact);
+                // One without a gate to pass: nothing to do, or tables that only change their level.
+                tree.companion().gate.lock().take();
+                outcome
+            });
+            let _ = come.recv();
+            (other, open)
+        });
+        for _ in 0..MOST_TOP {
+            for _ in 0..self.rng.usize(1..4) {
+                self.write();
+            }
+            self.tree.flush().unwrap();
+        }
+        self.check_gets();
+        self.take_snapshot();
+        self.tree.step(Job::Compact).unwrap();
+        self.check_scan();
+        self.check_snapshot();
+        if let Some((other, open)) = other {
+            drop(open);
+            other.join().unwrap().unwrap();
+        }
+        self.check_scan();
     }
 
     fn step(&mut self) {
@@ -399,7 +459,8 @@ impl Run {
                 self.tree.compact_range(Some(&a), Some(&b)).unwrap();
             }
             824 => self.tree.major_compact().unwrap(),
-            825..=834 => self.raise_floor(),
+            825..=830 => self.raise_floor(),
+            831..=834 => self.beside_a_compaction(),
             835..=914 => self.check_gets(),
             915..=964 => self.check_scan(),
             965..=974 => self.take_snapshot(),
@@ -468,8 +529,10 @@ fn run(seed: u64, options: Options, folds: bool, steps: usize) {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert!(files_are_tables(), "files that belong to no table");
-    run.note_folded();
+    run.note_done();
     assert_eq!(run.folded > 0, folded, "{}", run.folded);
+    let by_hand = run.options.background == Background::Manual;
+    assert!(run.merged_top > 0 || !by_hand, "level 0 was never merged in itself");
 }
 
 #[test]
@@ -494,6 +557,7 @@ fn random_options(seed: u64) -> Options {
     o.table_size = 16 << 10 << rng.u32(..4);
     o.l0_compaction_trigger = rng.usize(1..8);
     o.l0_slowdown_trigger = o.l0_compaction_trigger + rng.usize(..8);
+    assert!(o.l0_slowdown_trigger <= MOST_TOP);
     o.l0_stop_trigger = o.l0_slowdown_trigger + rng.usize(1..8);
     o.base_level_size = 16 << 10 << rng.u32(..5);
     o.level_size_multiplier = rng.u64(2..12);

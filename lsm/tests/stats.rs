@@ -213,3 +213,30 @@ fn failed_jobs_are_counted_and_change_nothing_else() {
     assert_eq!((after.compactions, after.compacted_write_bytes, after.running), (0, 0, 0));
     assert_eq!(after.dropped_entries, 0);
 }
+
+#[test]
+fn a_compaction_counts_as_running_from_its_first_read_to_its_installation() {
+    use kvdb_vfs::{MemFs, Op};
+    use std::sync::Arc;
+
+    let fs = MemFs::new();
+    let store = Store::over(Arc::new(fs.clone()));
+    let tree = store.open(small());
+    let running = Arc::<parking_lot::Mutex<Vec<usize>>>::default();
+    let (seen, looks_at) = (running.clone(), Arc::downgrade(&tree));
+    fs.on_operation(move |_, op, path| {
+        if op == Op::Write && path.extension().is_some_and(|e| e == "sst") {
+            seen.lock().push(looks_at.upgrade().unwrap().stats().running);
+        }
+    });
+    let take = || std::mem::take(&mut *running.lock());
+    fill(&tree, 0..400, 1);
+    fill(&tree, 0..400, 2);
+    let flushing = take();
+    assert!(!flushing.is_empty() && flushing.iter().all(|&n| n == 0), "{flushing:?}");
+    assert!(tree.step(Job::Compact).unwrap());
+    let compacting = take();
+    fs.clear_hook();
+    assert!(!compacting.is_empty() && compacting.iter().all(|&n| n == 1), "{compacting:?}");
+    assert_eq!(tree.stats().running, 0);
+}

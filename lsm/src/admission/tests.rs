@@ -275,6 +275,42 @@ fn writers_are_slowed_down_in_proportion_to_the_backlog_and_that_is_counted() {
 }
 
 #[test]
+fn a_writer_who_is_slowed_down_goes_on_when_the_backlog_is_gone_and_on_failure_and_on_close() {
+    type End = fn(&Admission);
+    let eased: End = |a| a.set_pressure(&mut a.lock(), Pressure::default());
+    let fail: End = |a| a.fail(Error::Panic("x".into()));
+    let close: End = |a| a.close();
+    let o = options(Background::Threads);
+    for (why, end) in [("backlog", eased), ("failure", fail), ("close", close)] {
+        let admission = admission(Background::Threads);
+        let slow = Pressure::new(&o, o.l0_slowdown_trigger, 0);
+        admission.set_pressure(&mut admission.lock(), slow);
+        let holds = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            let waiter = s.spawn(|| {
+                let mut state = admission.lock();
+                holds.store(true, Ordering::SeqCst);
+                admission.hold_back(&mut state, Instant::now() + Duration::from_secs(3600))
+            });
+            while !holds.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            // Takes the lock, which the writer holds until it waits.
+            end(&admission);
+            let until = Instant::now() + Duration::from_secs(20);
+            while !waiter.is_finished() && Instant::now() < until {
+                std::thread::yield_now();
+            }
+            let ended = waiter.is_finished();
+            eased(&admission);
+            close(&admission);
+            assert!(waiter.join().unwrap(), "it has waited");
+            assert!(ended, "{why}");
+        });
+    }
+}
+
+#[test]
 fn many_threads_reserve_route_and_flush() {
     let admission = admission(Background::Threads);
     let position = Mutex::new(0u64);
@@ -363,6 +399,24 @@ fn writers_of_the_last_memtable_are_slowed_down_the_more_the_fuller_it_is() {
     drop(r);
     drop(flush(&admission).unwrap());
     assert_eq!(rate(&admission), None, "there is room for another one");
+}
+
+#[test]
+fn a_writer_with_two_reasons_to_be_slow_is_as_slow_as_the_one_that_says_less() {
+    for (delayed_write_rate, flush_rate) in [(1 << 10, 1 << 30), (1 << 30, 1 << 10)] {
+        let o = Options { delayed_write_rate, ..options(Background::Threads) };
+        let admission = Admission::new(&o, 1).unwrap();
+        let rate = || admission.rate(&admission.lock());
+        fill_but(&admission, 100, 0);
+        fill_but(&admission, 100, 1);
+        fill_but(&admission, admission.standard / 2, 2);
+        admission.note_flushed(flush_rate, Duration::from_secs(1));
+        let flushing = rate().unwrap();
+        let pressure = Pressure::new(&o, o.l0_slowdown_trigger, 0);
+        admission.set_pressure(&mut admission.lock(), pressure);
+        let backlog = delayed_write_rate as f64 * (1.0 - pressure.slows().unwrap());
+        assert_eq!(rate(), Some(flushing.min(backlog)), "{flushing}, {backlog}");
+    }
 }
 
 #[test]

@@ -175,6 +175,12 @@ fn a_reopened_tree_holds_writers_back_for_what_was_left_undone() {
 fn a_flush_tells_how_fast_room_comes_back() {
     let tree = tree_with(options(), NoCompanion::default());
     assert_eq!(tree.shared.admission.flush_rate(), None);
-    flush(&tree, &[("k", 1, Entry::value(b"v"))]);
-    assert!(tree.shared.admission.flush_rate().is_some());
+    tree.write(1, &[(b"k", Entry::value(b"v"))]).unwrap();
+    tree.rotate().unwrap();
+    let bytes = tree.shared.admission.lock().sealed[0].bytes() as f64;
+    let begun = Instant::now();
+    tree.flush().unwrap();
+    let least = bytes / begun.elapsed().as_secs_f64();
+    let rate = tree.shared.admission.flush_rate().unwrap();
+    assert!(rate + 1.0 >= least, "{rate}: the flush took no longer than the call, {least}");
 }

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use kvdb_manifest::store::{RangeDelete, StoreChange, TableRecord};
 use kvdb_sstable::{Cursor as _, key_hash};
 use kvdb_vfs::MemFs;
 
-use super::{MOST_PATIENCE, patience};
+use super::{GRANDPARENT_TABLES, MOST_PATIENCE, patience};
 use crate::compaction::job::{Job, Reason};
 use crate::companion::{Companion, Floor, NoCompanion};
 use crate::entry::{Entry, Kind};
@@ -288,4 +290,52 @@ fn a_table_that_yields_little_is_left_alone_twice_as_long_each_time() {
     assert_eq!(after(MOST_PATIENCE - 1, 0), MOST_PATIENCE);
     assert_eq!(after(600, 100), 0, "it was worth it");
     assert_eq!(patience(&of(Reason::Score, 600), 0, 1000), 0, "it was not for that");
+}
+
+#[test]
+fn an_output_ends_before_it_lies_over_more_of_the_level_below_than_it_may_drag_along() {
+    let tree = tree();
+    let write = |version: u64, step: usize, value: &[u8]| {
+        for k in (0..4000u64).step_by(step) {
+            tree.write(version, &[(&k.to_be_bytes(), Entry::value(value))]).unwrap();
+        }
+        tree.flush().unwrap();
+    };
+    write(1, 1, &[7; 200]);
+    assert!(run(&tree, job(&tree, 3, 0..1)).unwrap());
+    // One table would have room for all of these, and would lie over all of those.
+    write(2, 20, b"");
+    assert!(run(&tree, job(&tree, 2, 0..1)).unwrap());
+    let version = tree.superversion().version().clone();
+    let sizes =
+        |tables: &[Arc<TableFile>]| -> Vec<u64> { tables.iter().map(|t| t.size()).collect() };
+    let below = sizes(version.level(3).tables());
+    let limit = GRANDPARENT_TABLES * options().table_size;
+    assert!(below.iter().sum::<u64>() > 3 * limit, "{below:?}");
+    let outputs = version.level(2).tables();
+    assert!(sizes(outputs).iter().sum::<u64>() < options().table_size);
+    for output in outputs {
+        let under = sizes(version.level(3).overlapping(output.smallest(), output.largest()));
+        // It is seen when a table is passed; and the last one is not passed yet.
+        let most = limit + 2 * below.iter().max().unwrap();
+        assert!(under.iter().sum::<u64>() <= most, "{under:?}");
+    }
+}
+
+#[test]
+fn what_a_thread_reads_is_paid_for_and_what_somebody_asked_for_or_does_by_hand_is_not() {
+    const MIB: usize = 1 << 20;
+    let paid = |reason, started| {
+        let options = Options { compaction_rate: 1 << 30, ..options() };
+        let tree = tree_with(options, NoCompanion::default());
+        tree.shared.started.store(started, Ordering::Relaxed);
+        let before = Instant::now();
+        let job = Job { reason, ..job(&tree, 2, 0..0) };
+        tree.shared.go_on(&job, MIB).unwrap();
+        tree.shared.started.store(false, Ordering::Relaxed);
+        tree.shared.pacer.paid().map(|until| until >= before + Duration::from_secs(1) / 1024)
+    };
+    assert_eq!(paid(Reason::Score, true), Some(true));
+    assert_eq!(paid(Reason::Manual, true), None);
+    assert_eq!(paid(Reason::Score, false), None);
 }
