@@ -67,7 +67,12 @@ fn a_collection_on_demand_ends_however_much_is_written_meanwhile() {
 #[test]
 fn a_collection_ends_when_the_database_is_closed() {
     for closed_at in [GcStage::Copying, GcStage::Copied] {
-        let (fs, db, model) = with_garbage();
+        let (fs, db, mut model) = with_garbage();
+        // Five batches.
+        (0..5 * FEW).for_each(|i| put(&db, &mut model, i, 2));
+        db.compact().unwrap();
+        while db.step(Step::PrepareLog).unwrap() {}
+        db.step(Step::FreeSegments).unwrap();
         let before = with_extension(&fs, LOG);
         let (entered, enter) = std::sync::mpsc::channel();
         let closer = {
