@@ -8,10 +8,10 @@
 //! Live bytes are the sum over the tables' records, never a counter, and the manifest refuses to
 //! free a segment that a table refers to. So the worst that a mistake here could do is an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use kvdb_manifest::store::{StoreChange, StoreState};
+use kvdb_manifest::store::{PointerSum, StoreChange, StoreState};
 use kvdb_vlog::{record_file_path, relocation_table_path, segment_path};
 
 use crate::core::Core;
@@ -33,7 +33,10 @@ impl Core {
         {
             let _choosing = self.collector.choosing();
             let busy = |segment| self.collector.is_busy(segment);
-            let (change, gone) = self.manifest.read(|s| freeing(s, self.log_dir(), &busy));
+            let (change, gone) = self.manifest.read_numbered(|state, changes| {
+                let overview = self.collector.overview.of(state, changes);
+                freeing(state, &overview.live, self.log_dir(), &busy)
+            });
             if !change.segments_freed.is_empty() {
                 tracing::debug!(?change.segments_freed, "freeing segments without live values");
                 let segments = change.segments_freed.clone();
@@ -60,17 +63,22 @@ impl Core {
     }
 }
 
-/// The change that frees what is dead, and the files, with their sizes, that go with it. Of
+/// The change that frees what is dead, and the files, with their sizes, that go with it. `live` is what
+/// tables refer to in each segment. Of
 /// relocated segments the files of tables go that no other segment has its table in, and record files
 /// that no other has records in.
 fn freeing(
     state: &StoreState,
+    live: &BTreeMap<u32, PointerSum>,
     dir: &Path,
     busy: &dyn Fn(u32) -> bool,
 ) -> (StoreChange, Vec<(PathBuf, u64)>) {
     let mut change = StoreChange::default();
     let mut gone = Vec::new();
-    let dead = dead_segments(state, busy);
+    let dead = dead_segments(state, live, busy);
+    if dead.is_empty() {
+        return (change, gone);
+    }
     let relocated =
         |id: &u32| state.segments().get(id).and_then(|segment| segment.relocated.as_ref());
     let still_used: BTreeSet<u64> = state
@@ -105,13 +113,13 @@ fn freeing(
     (change, gone)
 }
 
-fn dead_segments(state: &StoreState, busy: &dyn Fn(u32) -> bool) -> BTreeSet<u32> {
+fn dead_segments(
+    state: &StoreState,
+    live: &BTreeMap<u32, PointerSum>,
+    busy: &dyn Fn(u32) -> bool,
+) -> BTreeSet<u32> {
     let Some(head) = state.replay_head() else { return BTreeSet::new() };
     let before = state.segments().range(..head.segment);
-    if before.clone().next().is_none() {
-        return BTreeSet::new();
-    }
-    let live = state.live_bytes();
     // One that is not sealed yet is still to be reported by the log, which counts on its being there.
     let sealed = before.filter(|(_, segment)| segment.sealed.is_some()).map(|(&id, _)| id);
     sealed.filter(|id| !live.contains_key(id) && !busy(*id)).collect()
@@ -121,6 +129,14 @@ fn dead_segments(state: &StoreState, busy: &dyn Fn(u32) -> bool) -> BTreeSet<u32
 mod tests {
     use super::*;
     use crate::gc::Store;
+
+    fn freeing(
+        state: &StoreState,
+        dir: &Path,
+        busy: &dyn Fn(u32) -> bool,
+    ) -> (StoreChange, Vec<(PathBuf, u64)>) {
+        super::freeing(state, &state.live_bytes(), dir, busy)
+    }
 
     /// Segments that are dead, in use, unsealed, and replayed; moved ones that share files.
     fn state() -> StoreState {

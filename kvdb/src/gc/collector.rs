@@ -34,7 +34,7 @@ pub struct GcTotals {
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
     /// What there is to collect. Taken while the manifest's state is read.
-    pub(super) overview: Latest,
+    pub(crate) overview: Latest,
     /// One collection at a time.
     working: Mutex<()>,
     /// Held by whoever chooses segments, to free or to collect, until it has said so.

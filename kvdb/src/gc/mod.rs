@@ -205,7 +205,7 @@ impl<'a> Watch<'a> {
 
 impl Db {
     /// Collects garbage of the value log now, on the calling thread, until nothing is left that is
-    /// worth it by `options`. Background collection does what is needed by itself; this is for
+    /// worth it by `options`, of what was written before. Background collection does what is needed by itself; this is for
     /// those who want the space, or the key order, at once.
     ///
     /// Reads, commits and compactions go on meanwhile. Needs free space for what is in use of the
@@ -276,6 +276,8 @@ impl Db {
             min_garbage: options.min_garbage,
             sort: options.sort,
             max_live: options.batch_bytes,
+            // What is written meanwhile is for the next one: it might go on for as long as that does.
+            below: core.overview().next_segment,
         };
         let mut watch = Watch::new(&mut progress);
         let mut obstacles = Obstacles::default();
@@ -385,7 +387,7 @@ impl Core {
 
     /// One collection of what is worth it, without a pace: for those who step by hand.
     pub(crate) fn collect_step(&self) -> Result<bool> {
-        let choice = Choice { min_garbage: 0.2, sort: false, max_live: 256 << 20 };
+        let choice = Choice { min_garbage: 0.2, sort: false, max_live: 256 << 20, below: u32::MAX };
         let mut go_on = |_, _| ControlFlow::Continue(());
         let (mut report, mut obstacles) = Default::default();
         self.collect(choice, &mut Watch::new(&mut go_on), &mut report, &mut obstacles)

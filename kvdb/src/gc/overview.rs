@@ -19,7 +19,7 @@ pub(crate) struct Overview {
     pub(crate) units: Vec<Unit>,
     pub(crate) next_segment: u32,
     /// What tables refer to in each segment.
-    pub(super) live: BTreeMap<u32, PointerSum>,
+    pub(crate) live: BTreeMap<u32, PointerSum>,
     /// Bytes of tables.
     pub(super) tree: u64,
     /// What tables above the last level refer to in the log.
@@ -51,7 +51,7 @@ pub(crate) struct Latest(Mutex<Option<(u64, Arc<Overview>)>>);
 
 impl Latest {
     /// That of `state`, to which so many changes have led.
-    pub(super) fn of(&self, state: &StoreState, changes: u64) -> Arc<Overview> {
+    pub(crate) fn of(&self, state: &StoreState, changes: u64) -> Arc<Overview> {
         let mut latest = self.0.lock();
         if let Some((_, overview)) = latest.as_ref().filter(|(of, _)| *of == changes) {
             return overview.clone();

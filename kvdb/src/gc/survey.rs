@@ -181,17 +181,19 @@ impl Survey {
             min_garbage: BUSY_GARBAGE,
             sort: false,
             max_live,
+            below: u32::MAX,
         })
     }
 
     /// What to do while the database is written to when there is no need to gain space: merge small units.
     pub(super) fn merge_choice(&self) -> Option<Choice> {
-        self.many_small.then_some(Choice { min_garbage: f64::INFINITY, sort: false, max_live: 0 })
+        let merge = Choice { min_garbage: f64::INFINITY, max_live: 0, ..self.idle_choice() };
+        self.many_small.then_some(merge)
     }
 
     /// What to collect when it is not.
     pub(super) fn idle_choice(&self) -> Choice {
-        Choice { min_garbage: IDLE_GARBAGE, sort: false, max_live: 256 * MIB }
+        Choice { min_garbage: IDLE_GARBAGE, sort: false, max_live: 256 * MIB, below: u32::MAX }
     }
 }
 

@@ -191,6 +191,8 @@ pub(crate) struct Choice {
     pub(crate) sort: bool,
     /// Victims are merged as long as their live bytes do not exceed this; one is always taken.
     pub(crate) max_live: u64,
+    /// Units with segments from this number on are left alone. `u32::MAX` is no segment's number.
+    pub(crate) below: u32,
 }
 
 /// The victims of one job, the best first, of which no more than `room` is written. Units that were
@@ -205,7 +207,8 @@ pub(crate) fn choose<'u>(
     let worth = |unit: &&Unit| {
         let garbage = unit.garbage_share() >= choice.min_garbage && unit.gain() > unit.size / 64;
         let worth = garbage && unit.gain() > 0 || choice.sort && !unit.relocated;
-        worth && unit.live.count > 0 && unit.moved_size() <= room
+        let old = unit.segments.last().is_none_or(|youngest| *youngest < choice.below);
+        worth && old && unit.live.count > 0 && unit.moved_size() <= room
     };
     let mut candidates: Vec<&Unit> = units.into_iter().filter(worth).collect();
     let score = |unit: &Unit| unit.score(next_segment);
@@ -261,7 +264,8 @@ mod tests {
         choose(units, 100, choice, u64::MAX).iter().flat_map(|unit| unit.segments.clone()).collect()
     }
 
-    const ALL: Choice = Choice { min_garbage: 0.25, sort: false, max_live: u64::MAX };
+    const ALL: Choice =
+        Choice { min_garbage: 0.25, sort: false, max_live: u64::MAX, below: u32::MAX };
 
     /// Whatever moving it again is reckoned to gain. That may be too much: where every one of a thousand
     /// tables names every one of 60 files, a full collection did not end.

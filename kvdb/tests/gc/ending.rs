@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use kvdb::{Error, GcOptions, GcStage};
+use kvdb::{Error, GcOptions, GcStage, Step};
 
 use crate::common::{manual, open};
-use crate::support::{LOG, check_image, names, now, with_extension, with_garbage};
+use crate::support::{FEW, LOG, check_image, names, now, put, with_extension, with_garbage};
 
 #[test]
 fn rule_41_a_cancelled_collection_leaves_no_trace() {
@@ -40,10 +40,39 @@ fn rule_41_who_breaks_off_when_a_collection_is_installed_leaves_no_old_file() {
     assert_eq!(with_extension(&fs, &[".vlog", ".vrec"]).len(), known.len(), "{known:?}");
 }
 
+/// Each time that something was collected there is as much again.
+#[test]
+fn a_collection_on_demand_ends_however_much_is_written_meanwhile() {
+    for gc in [GcOptions::default(), GcOptions::full()] {
+        let (_fs, db, mut model) = with_garbage();
+        let mut collections = 0;
+        let report = db.gc_with(&gc, |stage, _| {
+            if stage == GcStage::Removed {
+                collections += 1;
+                (0..2 * FEW).for_each(|i| put(&db, &mut model, i % FEW, collections));
+                db.compact().unwrap();
+                while db.step(Step::PrepareLog).unwrap() {}
+            }
+            match collections < 20 {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        });
+        assert!(report.is_ok_and(|report| report.collections > 0), "{gc:?}: {collections}");
+        assert!(now(&db) == model);
+        assert!(db.gc(&gc).unwrap().collections > 0, "the next one has it");
+    }
+}
+
 #[test]
 fn a_collection_ends_when_the_database_is_closed() {
     for closed_at in [GcStage::Copying, GcStage::Copied] {
-        let (fs, db, model) = with_garbage();
+        let (fs, db, mut model) = with_garbage();
+        // Five batches.
+        (0..5 * FEW).for_each(|i| put(&db, &mut model, i, 2));
+        db.compact().unwrap();
+        while db.step(Step::PrepareLog).unwrap() {}
+        db.step(Step::FreeSegments).unwrap();
         let before = with_extension(&fs, LOG);
         let (entered, enter) = std::sync::mpsc::channel();
         let closer = {
