@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::bounds::Bounds;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::item::{Item, Payload, pointed_len, read_pointer};
+use crate::item::{Item, Payload, decode_pointer, pointed_len, read_pointer};
 use crate::merge::{Folded, Folder, MergeOperator};
 use crate::track::{SharedTrack, Track};
 use crate::transaction::Transaction;
@@ -125,6 +125,10 @@ macro_rules! impl_cursor {
             #[inline]
             fn value(&self) -> &[u8] {
                 delegate!(self, $kind { $($way),* }, value())
+            }
+            #[inline]
+            fn parts(&self) -> (&[u8], u64, &[u8]) {
+                delegate!(self, $kind { $($way),* }, parts())
             }
             #[inline]
             fn head(&self) -> u64 {
@@ -481,9 +485,17 @@ impl<'t> Cursor<'t> {
     /// # Errors
     /// Damage or an I/O error of the log.
     pub fn value_with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        match self.inline_value() {
-            Some(bytes) => Ok(f(bytes)),
-            None => Ok(f(&self.value()?)),
+        let entry = self.entry();
+        match entry.kind {
+            Kind::Pointer => {
+                let pointer = decode_pointer(entry.payload, self.key())?;
+                match self.view().read_ref(pointer, self.key(), self.version())? {
+                    Some(bytes) => Ok(f(bytes)),
+                    None => Ok(f(&self.value()?)),
+                }
+            }
+            kind if kind.is_merge() => Ok(f(&self.fold(&entry)?.value)),
+            _ => Ok(f(entry.payload)),
         }
     }
 
@@ -525,8 +537,9 @@ impl<'t> Cursor<'t> {
         Ok(self.folded.get_or_init(|| folded))
     }
 
+    #[inline]
     pub(crate) fn arrive_forward(&mut self, on: Result<bool>) -> Result<bool> {
-        self.folded.take();
+        self.forget_folded();
         let on = on?;
         self.tracked(|track| match on {
             true => track.forward(self.visible.key()),
@@ -535,8 +548,17 @@ impl<'t> Cursor<'t> {
         Ok(on)
     }
 
+    /// What was folded for the entry that it leaves, which is seldom anything.
+    #[inline]
+    fn forget_folded(&mut self) {
+        if self.folded.get().is_some() {
+            self.folded.take();
+        }
+    }
+
+    #[inline]
     pub(crate) fn arrive_backward(&mut self, on: Result<bool>) -> Result<bool> {
-        self.folded.take();
+        self.forget_folded();
         let on = on?;
         self.tracked(|track| match on {
             true => track.backward(self.visible.key()),

@@ -4,11 +4,12 @@
 mod common;
 
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::Arc;
 
-use common::{Contents, contents, memory, open, tiny, value};
-use kvdb::vfs::{Fs, ManualClock, MemFs};
-use kvdb::{Db, Error, Iter, WriteOptions};
+use common::{Contents, PATH, contents, memory, open, tiny, value};
+use kvdb::vfs::{Fs, ManualClock, MemFs, OpenMode};
+use kvdb::{Cursor, Db, Error, ErrorKind, Iter, MergeOperator, WriteOptions};
 
 /// A store whose entries are spread over memtables, level 0 and deeper levels, with deletes and
 /// older versions in between.
@@ -351,6 +352,93 @@ fn rule_28_a_new_cursor_stands_before_the_first_entry() {
     assert_eq!(cursor.key(), b"e");
     assert!(!cursor.next().unwrap());
     assert!(!db.snapshot().unwrap().cursor("h"..).next().unwrap());
+}
+
+/// A cursor's values as they lie, and each again by itself, in both directions.
+fn shown(cursor: &mut Cursor<'_>) -> Contents {
+    let mut found = Contents::new();
+    while cursor.next().unwrap() {
+        let value = cursor.value_with(<[u8]>::to_vec).unwrap();
+        assert_eq!(*cursor.value().unwrap(), *value);
+        found.insert(cursor.key().to_vec(), value);
+    }
+    let mut left = found.clone();
+    while cursor.prev().unwrap() {
+        assert_eq!(
+            left.pop_last(),
+            Some((cursor.key().to_vec(), cursor.value_with(<[u8]>::to_vec).unwrap()))
+        );
+    }
+    assert!(left.is_empty(), "{left:?}");
+    found
+}
+
+/// So much that the log goes on in another segment.
+fn fill_segment(db: &Db, model: &mut Contents) {
+    for i in 0..300 {
+        let (key, value) = (format!("rest {i}").into_bytes(), value(i, 4000));
+        db.put(&key, &value).unwrap();
+        model.insert(key, value);
+    }
+}
+
+#[test]
+fn rule_29_a_cursor_shows_values_in_place_wherever_they_lie() {
+    for mapped in [true, false] {
+        let fs = Arc::new(MemFs::new());
+        let append = MergeOperator::new(|_, older, newer| [older, newer].concat());
+        let options = tiny().memory_map(mapped).merge_operator(append);
+        let db = open(&options, &fs).unwrap();
+        let [short, long, own] = [value(1, 20), value(2, 2000), value(3, 3000)];
+        let mut model = Contents::new();
+        for (key, value) in [("short", &short), ("long", &long), ("empty", &vec![])] {
+            db.put(key, value).unwrap();
+            model.insert(key.into(), value.clone());
+        }
+        for (key, base) in [("merged, short", &short), ("merged, long", &long)] {
+            db.put(key, base).unwrap();
+            db.merge(key, "more").unwrap();
+            model.insert(key.into(), [base, &b"more"[..]].concat());
+        }
+        fill_segment(&db, &mut model);
+        assert_eq!(shown(&mut db.snapshot().unwrap().cursor(..)), model, "in memtables");
+        db.close().unwrap();
+        // What is written to no more is mapped.
+        let db = open(&options, &fs).unwrap();
+        assert_eq!(shown(&mut db.snapshot().unwrap().cursor(..)), model, "in tables");
+        let mut t = db.begin().unwrap();
+        t.put("long", &own).unwrap();
+        t.put("own", &short).unwrap();
+        model.insert("long".into(), own);
+        model.insert("own".into(), short);
+        assert_eq!(shown(&mut t.cursor(..)), model);
+    }
+}
+
+#[test]
+fn rule_29_a_value_that_is_shown_in_place_is_verified() {
+    let fs = Arc::new(MemFs::new());
+    let db = open(&tiny(), &fs).unwrap();
+    let long = value(2, 2000);
+    db.put("long", &long).unwrap();
+    fill_segment(&db, &mut Contents::new());
+    db.flush().unwrap();
+    db.close().unwrap();
+    let names = fs.list(PATH.as_ref()).unwrap().into_iter().map(|entry| entry.name);
+    let logs = names.filter(|name| name.extension().is_some_and(|x| x == "vlog"));
+    let damaged = logs.filter(|name| {
+        let file = fs.open(&Path::new(PATH).join(name), OpenMode::ReadWrite).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let at = bytes.windows(long.len()).position(|w| w == long);
+        at.inspect(|&at| file.write_all_at(&[!long[9]], at as u64 + 9).unwrap()).is_some()
+    });
+    assert_eq!(damaged.count(), 1);
+    let db = open(&tiny(), &fs).unwrap();
+    let mut cursor = db.snapshot().unwrap().cursor(..);
+    assert!(cursor.next().unwrap());
+    let shown = cursor.value_with(<[u8]>::len);
+    assert_eq!(shown.unwrap_err().kind(), ErrorKind::Corruption);
 }
 
 #[test]

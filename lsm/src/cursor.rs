@@ -75,6 +75,10 @@ impl Cursor for TreeCursor {
         self.merge.value()
     }
     #[inline]
+    fn parts(&self) -> (&[u8], u64, &[u8]) {
+        self.merge.parts()
+    }
+    #[inline]
     fn head(&self) -> u64 {
         self.merge.head()
     }
@@ -189,6 +193,10 @@ impl Cursor for Input {
         each!(self, c => c.value())
     }
     #[inline]
+    fn parts(&self) -> (&[u8], u64, &[u8]) {
+        each!(self, c => c.parts())
+    }
+    #[inline]
     fn head(&self) -> u64 {
         each!(self, c => c.head())
     }
@@ -266,6 +274,10 @@ impl Cursor for OneTable {
     #[inline]
     fn value(&self) -> &[u8] {
         self.opened().value()
+    }
+    #[inline]
+    fn parts(&self) -> (&[u8], u64, &[u8]) {
+        self.opened().parts()
     }
     #[inline]
     fn head(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kvdb_sstable::{Cursor, seek_before, seek_behind};
+use kvdb_sstable::{Cursor, key_head, seek_before, seek_behind};
 
 use crate::entry::Entry;
 use crate::error::Result;
@@ -28,6 +28,13 @@ impl Default for VisibleOptions {
     /// Everything: all keys, newest versions, nothing expired.
     fn default() -> Self {
         VisibleOptions { at_most: u64::MAX, since: 0, clock: 0, range_deletes: Arc::default() }
+    }
+}
+
+impl VisibleOptions {
+    #[inline]
+    fn sees(&self, version: u64) -> bool {
+        version <= self.at_most || version == PENDING
     }
 }
 
@@ -333,11 +340,6 @@ impl<C: Cursor> Visible<C> {
         Err(error.into())
     }
 
-    #[inline]
-    fn sees(&self, version: u64) -> bool {
-        version <= self.options.at_most || version == PENDING
-    }
-
     /// Whether the newest visible entry of a key makes the key visible.
     #[inline]
     fn shows(&self, key: &[u8], version: u64, value: &[u8]) -> Result<bool> {
@@ -352,11 +354,12 @@ impl<C: Cursor> Visible<C> {
     /// The inner cursor is on the newest version of some key, or behind the last one.
     fn settle_forward(&mut self) -> Result<bool> {
         while self.inner.valid() {
-            if !self.sees(self.inner.version()) {
+            let (key, version, value) = self.inner.parts();
+            if !self.options.sees(version) {
                 self.pass_newer()?;
                 continue;
             }
-            if self.shows(self.inner.key(), self.inner.version(), self.inner.value())? {
+            if self.shows(key, version, value)? {
                 self.position = Position::Forward;
                 return Ok(true);
             }
@@ -389,8 +392,9 @@ impl<C: Cursor> Visible<C> {
         self.again = Again::After;
         self.key.clear();
         self.key.extend_from_slice(self.inner.key());
+        let head = key_head(&self.key);
         for _ in 0..STEPS_BEFORE_SEEK {
-            if !self.inner.next()? || self.inner.key() != self.key {
+            if !self.inner.next()? || self.inner.head() != head || self.inner.key() != self.key {
                 return Ok(());
             }
         }
@@ -401,8 +405,9 @@ impl<C: Cursor> Visible<C> {
     /// Leaves the key in the buffer backwards, past its versions that are not visible.
     fn pass_key_backward(&mut self) -> Result<()> {
         self.again = Again::Ahead;
+        let head = key_head(&self.key);
         for _ in 0..STEPS_BEFORE_SEEK {
-            if !self.inner.valid() || self.inner.key() != self.key {
+            if !self.inner.valid() || !self.is_on(head) {
                 return Ok(());
             }
             self.inner.prev()?;
@@ -432,28 +437,36 @@ impl<C: Cursor> Visible<C> {
     /// visible version. False if none is visible. Leaves the inner cursor on the first version that
     /// is not visible, or before the key.
     fn newest_backward(&mut self) -> Result<bool> {
-        let mut found = false;
-        let mut steps = 0;
-        while self.inner.valid() && self.inner.key() == self.key {
-            if !self.sees(self.inner.version()) {
+        let head = key_head(&self.key);
+        for steps in 0.. {
+            let (_, version, value) = self.inner.parts();
+            if !self.options.sees(version) {
                 // Too new. Still, an uncommitted write of one's own may stand before all others.
-                return Ok(self.load_pending()? || found);
+                return Ok(self.load_pending()? || steps > 0);
             }
-            found = true;
-            self.load();
-            steps += 1;
-            if steps == STEPS_BEFORE_SEEK {
+            self.version = version;
+            self.value.clear();
+            self.value.extend_from_slice(value);
+            if steps + 1 == STEPS_BEFORE_SEEK {
                 // Many versions: go straight to the newest visible one.
                 if self.inner.seek(&self.key, self.options.at_most)? && self.inner.key() == self.key
                 {
                     self.load();
                 }
                 self.load_pending()?;
-                return Ok(true);
+                break;
             }
-            self.inner.prev()?;
+            if !self.inner.prev()? || !self.is_on(head) {
+                break;
+            }
         }
-        Ok(found)
+        Ok(true)
+    }
+
+    /// Whether the inner cursor is on a version of the key in the buffer, which has this head.
+    #[inline(always)]
+    fn is_on(&self, head: u64) -> bool {
+        self.inner.head() == head && self.inner.key() == self.key
     }
 
     /// Copies what the inner cursor stands on, the key excepted.

@@ -99,7 +99,8 @@ impl<C: Cursor> Bounded<C> {
     #[inline]
     fn onwards(&mut self, moved: Result<bool>) -> Result<bool> {
         self.state = State::Unpositioned;
-        let on = moved? && !self.has_above(self.inner.head(), self.inner.key());
+        let unbounded = matches!(self.upper, Bound::Unbounded);
+        let on = moved? && (unbounded || !self.has_above(self.inner.head(), self.inner.key()));
         self.state = if on { State::At } else { State::Behind };
         Ok(on)
     }
@@ -108,7 +109,8 @@ impl<C: Cursor> Bounded<C> {
     #[inline]
     fn back(&mut self, moved: Result<bool>) -> Result<bool> {
         self.state = State::Unpositioned;
-        let on = moved? && !self.has_below(self.inner.head(), self.inner.key());
+        let unbounded = matches!(self.lower, Bound::Unbounded);
+        let on = moved? && (unbounded || !self.has_below(self.inner.head(), self.inner.key()));
         self.state = if on { State::At } else { State::Before };
         Ok(on)
     }
@@ -193,6 +195,11 @@ impl<C: Cursor> Cursor for Bounded<C> {
     #[inline]
     fn value(&self) -> &[u8] {
         self.inner.value()
+    }
+
+    #[inline]
+    fn parts(&self) -> (&[u8], u64, &[u8]) {
+        self.inner.parts()
     }
 
     #[inline]

@@ -210,6 +210,11 @@ impl<R: Runs> Cursor for Concat<R> {
     }
 
     #[inline]
+    fn parts(&self) -> (&[u8], u64, &[u8]) {
+        self.cursor().parts()
+    }
+
+    #[inline]
     fn head(&self) -> u64 {
         self.cursor().head()
     }

@@ -66,6 +66,13 @@ pub trait Cursor {
     /// The value of the entry it stands on.
     fn value(&self) -> &[u8];
 
+    /// Key, version and value of the entry it stands on. Worth overriding where each of them would have to
+    /// find the entry anew, as in a cursor over cursors.
+    #[inline]
+    fn parts(&self) -> (&[u8], u64, &[u8]) {
+        (self.key(), self.version(), self.value())
+    }
+
     /// [`key_head`] of the key. Worth overriding where it is at hand.
     #[inline]
     fn head(&self) -> u64 {
@@ -151,6 +158,8 @@ macro_rules! forward {
             fn version(&self) -> u64 { (**self).version() }
             #[inline]
             fn value(&self) -> &[u8] { (**self).value() }
+            #[inline]
+            fn parts(&self) -> (&[u8], u64, &[u8]) { (**self).parts() }
             #[inline]
             fn head(&self) -> u64 { (**self).head() }
         }

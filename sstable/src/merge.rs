@@ -46,6 +46,14 @@ impl Place {
     fn new<const FORWARD: bool>(head: u64, index: usize) -> Self {
         Place { rank: if FORWARD { head } else { !head }, index }
     }
+
+    #[inline]
+    fn head(self, direction: Direction) -> u64 {
+        match direction {
+            Direction::Forward => self.rank,
+            Direction::Backward => !self.rank,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,7 +287,12 @@ impl<C: Cursor> Cursor for Merge<C> {
     }
 
     #[inline]
+    fn parts(&self) -> (&[u8], u64, &[u8]) {
+        self.top().parts()
+    }
+
+    #[inline]
     fn head(&self) -> u64 {
-        self.top().head()
+        self.order[0].head(self.direction)
     }
 }

@@ -176,6 +176,7 @@ pub fn compare_walks(
             assert_eq!(ours.key(), model.key());
             assert_eq!(ours.version(), model.version());
             assert_eq!(ours.value(), model.value());
+            assert_eq!(ours.parts(), (model.key(), model.version(), model.value()));
             assert_eq!(ours.head(), kvdb_sstable::key_head(model.key()));
         }
     }
