@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -37,6 +37,8 @@ pub(crate) struct Collector {
     pub(crate) overview: Latest,
     /// One collection at a time.
     working: Mutex<()>,
+    /// How many are to be done at once.
+    wanted: AtomicUsize,
     /// Held by whoever chooses segments, to free or to collect, until it has said so.
     choosing: Mutex<()>,
     /// Segments being collected: nobody frees them meanwhile.
@@ -57,6 +59,16 @@ impl Collector {
     /// Waits until nobody else collects.
     pub(crate) fn work(&self) -> MutexGuard<'_, ()> {
         self.working.lock()
+    }
+
+    /// As long as this is held, collections in the background do not pause.
+    pub(crate) fn hurry(&self) -> Hurry<'_> {
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+        Hurry(&self.wanted)
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn choosing(&self) -> MutexGuard<'_, ()> {
@@ -149,6 +161,15 @@ impl Collector {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
+    }
+}
+
+/// Somebody waits for a collection.
+pub(crate) struct Hurry<'a>(&'a AtomicUsize);
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -73,7 +73,8 @@ pub struct GcOptions {
     pub sort: bool,
     /// Files are collected together as long as what is in use of them does not exceed so many
     /// bytes: the more, the longer are the runs in key order; as much free space is needed
-    /// meanwhile. Default 1 GiB.
+    /// meanwhile, and again when they are collected the next time, which can only be all at once.
+    /// Default 1 GiB.
     pub batch_bytes: u64,
     /// Whether what is in use is found by looking up the victims' records, or by reading the
     /// tables that refer to them; by itself what is cheaper. For tests.
@@ -98,7 +99,9 @@ impl GcOptions {
     /// compacted, every file with garbage collected, every segment brought into key order. What was
     /// brought into order before and has no garbage stays where it is, unless it is little: it is not merged
     /// with what is new, so that after several of these the files of one may overlap in keys with those
-    /// of another.
+    /// of another. Takes as much free space as [`batch_bytes`](GcOptions::batch_bytes) says, and so does whoever
+    /// collects what it leaves: where values go on to be overwritten at random, smaller batches keep the
+    /// log smaller afterwards.
     pub fn full() -> Self {
         GcOptions { min_garbage: 0.0, settle: true, sort: true, ..GcOptions::default() }
     }
@@ -205,8 +208,9 @@ impl<'a> Watch<'a> {
 
 impl Db {
     /// Collects garbage of the value log now, on the calling thread, until nothing is left that is
-    /// worth it by `options`, of what was written before. Background collection does what is needed by itself; this is for
-    /// those who want the space, or the key order, at once.
+    /// worth it by `options`, of what was written before. Background collection does what is needed by
+    /// itself; this is for those who want the space, or the key order, at once. One that is under way in
+    /// the background is waited for, and no longer paced then.
     ///
     /// Reads, commits and compactions go on meanwhile. Needs free space for what is in use of the
     /// files that are collected together; with less it goes on with what fits, by what it could write
@@ -271,6 +275,7 @@ impl Db {
             core.settle_for_collection()?;
         }
         core.collector.set_look_up(options.look_up);
+        let _hurry = core.collector.hurry();
         let mut report = GcReport::default();
         let choice = Choice {
             min_garbage: options.min_garbage,

@@ -16,12 +16,11 @@ pub(crate) struct Obstacles {
 }
 
 impl Obstacles {
-    /// There was none for units that would have taken `size`, of which `written` bytes were.
+    /// There was none for units that would have taken `size`, which is no more than the
+    /// [`room`](Self::room) there was thought to be; `written` bytes of it were.
     pub(super) fn none_for(&mut self, size: u64, written: u64, error: Error) {
         // Not only what is larger: a few tries must do, also where it is the last step that fails.
-        // Nor only once: of many small units the size says more than what is tried next by its limit.
-        let fits = written.min(size / 4 * 3).min(self.room() / 4 * 3);
-        self.full = Some((fits, error));
+        self.full = Some((written.min(size / 4 * 3), error));
     }
 
     /// So many bytes were set free.

@@ -12,7 +12,8 @@ const MIB: u64 = 1 << 20;
 
 /// At rest, a file with this part of garbage is collected.
 const IDLE_GARBAGE: f64 = 0.15;
-/// While the database is written to, only files with this part of garbage are.
+/// While the database is written to, only files with this part of garbage are; with less if the limit of
+/// space leaves room for less in all files together.
 const BUSY_GARBAGE: f64 = 0.25;
 /// Segments are made about this part of what is in use, so that the active one and its spare do not
 /// weigh much, and that what is collected differs in what it holds.
@@ -163,6 +164,12 @@ impl Survey {
         garbage > (self.live / REST_PART).max(REST_LEAST)
     }
 
+    /// The same while the database is written to: what is not flushed yet is no garbage.
+    pub(super) fn wants_rotation(&self) -> bool {
+        let garbage = self.young.saturating_sub(self.young_live + self.unflushed);
+        garbage > (self.live / REST_PART).max(REST_LEAST)
+    }
+
     /// Whether segments that are kept ready take more space than a store at rest should.
     pub(super) fn spares_weigh(&self) -> bool {
         self.spares > (self.live + self.tree) / REST_PART
@@ -178,7 +185,8 @@ impl Survey {
         // While it is under way, what it has written takes space beside the victims.
         let max_live = self.segment_limit(rate);
         (self.amplification() > most).then_some(Choice {
-            min_garbage: BUSY_GARBAGE,
+            // Of what is somewhat below the average some file has more.
+            min_garbage: BUSY_GARBAGE.min((1.0 - 1.0 / most) * 0.85),
             sort: false,
             max_live,
             below: u32::MAX,

@@ -108,6 +108,8 @@ struct Round<'a> {
     done: Option<(u64, bool)>,
     /// The replay head when the memtable was last sealed from here.
     sealed: Option<(u32, u32)>,
+    /// Where the log went on when the active segment was last left for the garbage in it.
+    left: Option<Position>,
     /// Bytes per second that commits write, smoothed.
     rate: f64,
     looked: Instant,
@@ -130,6 +132,7 @@ impl<'a> Round<'a> {
             since: now,
             done: None,
             sealed: None,
+            left: None,
             rate: 0.0,
             looked: now,
             pause: Duration::ZERO,
@@ -227,16 +230,40 @@ impl<'a> Round<'a> {
         let limit = core.options.space_amplification;
         let choice = survey.busy_choice(limit, self.rate).or_else(|| survey.merge_choice());
         let Some(choice) = choice else { return Ok(false) };
+        let above = survey.amplification() > limit;
         let mut pace = Pace::new(self.rate, survey.amplification() / limit, Instant::now());
         let mut paced = |_, bytes: u64| {
             let ahead = pace.ahead(bytes, Instant::now());
-            if !ahead.is_zero() {
+            // Whoever waits to collect at once waits for this one first.
+            if !ahead.is_zero() && !core.collector.is_wanted() {
                 stop.wait(ahead);
             }
             go_on(core)
         };
         let mut report = GcReport::default();
-        core.collect(choice, &mut Watch::new(&mut paced), &mut report, &mut self.obstacles)
+        let mut watch = Watch::new(&mut paced);
+        if core.collect(choice, &mut watch, &mut report, &mut self.obstacles)? {
+            return Ok(true);
+        }
+        // Then it is in the segment that is written to, which may take long to fill.
+        match above && survey.wants_rotation() {
+            true => self.go_on_elsewhere(survey),
+            false => Ok(false),
+        }
+    }
+
+    /// Leaves the active segment, so that it can be collected when what it holds is in tables. `false`: there
+    /// is nothing to be done for that now, or a commit got in the way.
+    fn go_on_elsewhere(&mut self, survey: &Survey) -> Result<bool> {
+        let core = self.core;
+        if let Some(end) = self.left.filter(|end| survey.head.0 < end.segment) {
+            return Ok(core.tree.advance_replay_head(end.packed())?);
+        }
+        self.left = core.begin_segment(survey.rest_segment())?;
+        if self.left.is_some() {
+            core.tree.rotate()?;
+        }
+        Ok(self.left.is_some())
     }
 }
 
@@ -374,11 +401,18 @@ impl Core {
     /// Begins a new segment, of so many bytes, and moves the replay head there, if nothing is in
     /// memtables. `false`: a commit got in the way.
     pub(super) fn leave_active_segment(&self, bytes: u64) -> Result<bool> {
+        let Some(end) = self.begin_segment(bytes)? else { return Ok(false) };
+        Ok(self.tree.advance_replay_head(end.packed())?)
+    }
+
+    /// Begins a new segment, of so many bytes. Returns where the log goes on, all before which is durable;
+    /// `None`: a commit got in the way.
+    fn begin_segment(&self, bytes: u64) -> Result<Option<Position>> {
         let log = self.log()?;
-        let Some(end) = log.rotate(bytes)? else { return Ok(false) };
+        let Some(end) = log.rotate(bytes)? else { return Ok(None) };
         log.prepare()?;
         log.sync_through(end)?;
-        Ok(self.tree.advance_replay_head(end.packed())?)
+        Ok(Some(end))
     }
 
     /// One step towards rest, for those who step by hand.

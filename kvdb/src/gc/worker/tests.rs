@@ -306,16 +306,7 @@ fn rule_39_what_was_deleted_goes_though_a_little_is_written_all_the_time() {
         .filter(|key| key % 10 != 0)
         .for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
     let mut round = Round::of(&db);
-    let beat = |round: &mut Round<'_>, times: usize| {
-        for _ in 0..times {
-            db.put("beat", "b").unwrap();
-            let _ = round.look().unwrap();
-            assert!(round.since.elapsed() < REST, "never at rest");
-            let others =
-                [Step::PrepareLog, Step::Flush, Step::Compact, Step::FreeSegments, Step::Reclaim];
-            while others.iter().any(|step| db.step(*step).unwrap()) {}
-        }
-    };
+    let beat = |round: &mut Round<'_>, times| beat(round, &db, times);
     beat(&mut round, 20);
     assert!(size(&fs) >= before, "not within the first minute");
     round.next_trickle = Instant::now();
@@ -377,6 +368,65 @@ fn a_merge_that_had_no_room_wakes_a_store_at_rest_when_it_is_time_to_try_again()
     db.core().collector.merge_now();
     assert!(round.look_at_rest());
     assert_eq!(of_collections(&db), 1);
+}
+
+/// With what other threads do, and something that is written before each look.
+fn beat(round: &mut Round<'_>, db: &Db, times: usize) {
+    for _ in 0..times {
+        db.put("beat", "b").unwrap();
+        let _ = round.look().unwrap();
+        assert!(round.since.elapsed() < REST, "never at rest");
+        let others =
+            [Step::PrepareLog, Step::Flush, Step::Compact, Step::FreeSegments, Step::Reclaim];
+        while others.iter().any(|step| db.step(*step).unwrap()) {}
+    }
+}
+
+#[test]
+fn rule_39_the_limit_of_space_holds_also_where_no_file_has_much_garbage() {
+    let fs = Arc::new(MemFs::new());
+    let db = small().space_amplification(1.1).open_in(fs.clone(), "/db").unwrap();
+    put(&db, 0..1000, 0);
+    (0..1000u32).step_by(6).for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
+    db.compact().unwrap();
+    beat(&mut Round::of(&db), &db, 40);
+    let survey = db.core().survey(db.core().log().unwrap().end());
+    let got = survey.amplification();
+    assert!(got < 1.1, "{got}");
+    db.verify().unwrap();
+}
+
+#[test]
+fn rule_39_garbage_in_the_active_segment_goes_though_a_little_is_written_all_the_time() {
+    let fs = Arc::new(MemFs::new());
+    let db = small().segment_size(32 * SEGMENT).open_in(fs.clone(), "/db").unwrap();
+    put(&db, 0..1000, 0);
+    (0..1000u32).for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
+    db.compact().unwrap();
+    let (before, segments) = (size(&fs), db.core().log().unwrap().end().segment);
+    let mut round = Round::of(&db);
+    beat(&mut round, &db, 10);
+    assert!(before > 10 * MIB && size(&fs) < 3 * MIB, "{} of {before}", size(&fs));
+    // Once, though it takes some looks until that is flushed.
+    assert_eq!(db.core().log().unwrap().end().segment, segments + 1);
+    db.verify().unwrap();
+}
+
+#[test]
+fn as_long_as_somebody_collects_at_once_nothing_in_the_background_pauses() {
+    let db = small().open_in(Arc::new(MemFs::new()), "/db").unwrap();
+    let is_wanted = || db.core().collector.is_wanted();
+    (0..2).for_each(|round| put(&db, 0..200, round));
+    db.compact().unwrap();
+    for outcome in [ControlFlow::Break(()), ControlFlow::Continue(())] {
+        let mut told = 0;
+        let collected = db.gc_with(&GcOptions::full(), |_, _| {
+            assert!(is_wanted());
+            told += 1;
+            outcome
+        });
+        assert!(told > 0 && collected.is_ok() == outcome.is_continue() && !is_wanted());
+    }
 }
 
 #[test]
