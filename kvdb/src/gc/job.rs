@@ -26,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 const PIECE_BYTES: u64 = 256 << 10;
 
 /// How a collection ended that changed nothing.
+#[derive(Debug)]
 pub(super) enum Failure {
     /// A record that is in use cannot be read, or what says which records of these segments are.
     Damaged { segments: Vec<u32>, error: Error },
@@ -465,6 +466,27 @@ mod tests {
         let [records, tables] = *sizes.lock();
         assert!(full.fired() == 1 && tables > 0);
         assert_eq!(written.get(), records + tables);
+    }
+
+    #[test]
+    fn nothing_is_installed_once_the_database_is_being_closed() {
+        let inner = Arc::new(MemFs::new());
+        let (_fs, db) = sealed_segments(&inner);
+        let (core, claim) = (db.core(), claim_all(&db));
+        let before = core.manifest.read_numbered(|_, changes| changes);
+        let mut close_when_copied = |stage, _| {
+            if stage == GcStage::Copied {
+                core.collector.stop();
+            }
+            ControlFlow::Continue(())
+        };
+        let mut watch = Watch::new(&mut close_when_copied);
+        let ended = core.relocate(&claim, &mut watch, &Cell::new(0));
+        assert!(matches!(ended, Err(Failure::Failed(Error::Closed))), "{:?}", ended.err());
+        assert_eq!(core.manifest.read_numbered(|_, changes| changes), before);
+        let names = inner.list(Path::new("/db")).unwrap().into_iter().map(|entry| entry.name);
+        let made = names.filter(|n| n.extension().is_some_and(|x| x == "vrec" || x == "vrel"));
+        assert_eq!(made.count(), 0);
     }
 
     #[test]

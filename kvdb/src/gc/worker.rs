@@ -143,20 +143,25 @@ impl<'a> Round<'a> {
     }
 
     fn run(&mut self) {
-        let mut more = false;
-        while !self.stop.wait(if more { Duration::ZERO } else { LOOK.max(self.pause) }) {
-            more = match self.look() {
-                Ok(more) => {
-                    self.pause = Duration::ZERO;
-                    more
-                }
-                Err(Error::Closed) => false,
-                Err(error) => {
-                    self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-                    tracing::warn!(%error, "garbage collection");
-                    false
-                }
-            };
+        let mut wait = LOOK;
+        while !self.stop.wait(wait) {
+            wait = self.turn();
+        }
+    }
+
+    /// One look, and how long to wait before the next.
+    fn turn(&mut self) -> Duration {
+        match self.look() {
+            Ok(more) => {
+                self.pause = Duration::ZERO;
+                if more { Duration::ZERO } else { LOOK }
+            }
+            Err(Error::Closed) => LOOK,
+            Err(error) => {
+                self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                tracing::warn!(%error, "garbage collection");
+                self.pause
+            }
         }
     }
 

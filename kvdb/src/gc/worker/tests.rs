@@ -430,6 +430,24 @@ fn as_long_as_somebody_collects_at_once_nothing_in_the_background_pauses() {
 }
 
 #[test]
+fn after_a_failure_there_is_a_pause_that_grows_and_after_a_success_there_is_none() {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let db = small().open_in(Arc::new(fs.clone()), "/db").unwrap();
+    put(&db, 0..300, 0);
+    put(&db, (0..300).filter(|key| key % 4 != 0), 1);
+    db.compact().unwrap();
+    while db.step(Step::PrepareLog).unwrap() {}
+    let failing = fs.arm(FaultPlan::new(Fault::Io).on(&[Op::Write]).path(".vrec").forever());
+    let mut round = Round::of(&db);
+    let waits: Vec<u64> = (0..8).map(|_| round.turn().as_secs()).collect();
+    assert_eq!((waits, failing.fired()), (vec![1, 2, 4, 8, 16, 32, 60, 60], 8));
+    failing.disarm();
+    assert_eq!(round.turn(), Duration::ZERO, "there may be more");
+    while round.turn() == Duration::ZERO {}
+    assert_eq!((round.turn(), round.pause), (LOOK, Duration::ZERO));
+}
+
+#[test]
 fn segments_are_made_to_the_measure_of_what_is_in_use() {
     let options = small().segment_size(16 * SEGMENT);
     let db = options.open_in(Arc::new(MemFs::new()), "/db").unwrap();
