@@ -47,22 +47,33 @@ pub struct Lmdb {
 }
 
 impl Lmdb {
-    /// All entries, written in order by one transaction and appended, which leaves no page half full:
-    /// half as many pages to read.
+    /// An empty one, of up to so many bytes, which syncs nothing.
     ///
     /// # Errors
     /// What LMDB returns.
-    pub fn new(place: &Place, input: &Input) -> heed::Result<Lmdb> {
+    pub fn create(place: &Place, bytes: usize) -> heed::Result<Lmdb> {
         let path = place.path("lmdb");
-        std::fs::create_dir_all(&path)?;
+        std::fs::create_dir(&path)?;
         let mut options = EnvOpenOptions::new();
-        options.map_size(1 << 30);
+        options.map_size(bytes);
         // SAFETY: the directory is new and only this process knows it, so no other environment has
         // these files, and nobody changes them behind the map's back. `NO_SYNC` weakens what a
         // crash leaves, which nobody will look at.
         let env = unsafe { options.flags(EnvFlags::NO_SYNC).open(&path)? };
         let mut transaction = env.write_txn()?;
         let entries = env.create_database(&mut transaction, None)?;
+        transaction.commit()?;
+        Ok(Lmdb { env, entries })
+    }
+
+    /// All entries, written in order by one transaction and appended, which leaves no page half full:
+    /// half as many pages to read.
+    ///
+    /// # Errors
+    /// What LMDB returns.
+    pub fn new(place: &Place, input: &Input) -> heed::Result<Lmdb> {
+        let Lmdb { env, entries } = Lmdb::create(place, 1 << 30)?;
+        let mut transaction = env.write_txn()?;
         for key in input.keys.iter() {
             entries.put_with_flags(
                 &mut transaction,

@@ -10,14 +10,14 @@
 mod stores;
 
 use std::hint::black_box;
-use std::path::Path;
 use std::process::ExitCode;
 
 use fastrand::Rng;
 use kvdb_benches::disk::Place;
 use kvdb_benches::timing::nanos;
 
-use stores::{Fjall, Lmdb, Redb, Store};
+use kvdb_peers::Lmdb;
+use stores::{Fjall, Redb, Store};
 
 /// Lengths of values, and how many there are.
 const SIZES: [(usize, usize); 5] =
@@ -120,8 +120,8 @@ impl Run<'_> {
     }
 
     /// One figure for each row, the median where there are rounds.
-    fn engine<S: Store>(&self, path: &Path) -> [f64; 8] {
-        let store = S::open(path, self.len);
+    fn engine<S: Store>(&self, place: &Place) -> [f64; 8] {
+        let store = S::open(place, self.len);
         let [fill, settled, over] = self.load(&store);
         // The first round brings everything into memory.
         let rounds: Vec<_> = (0..=ROUNDS).map(|round| self.read(&store, round)).skip(1).collect();
@@ -151,10 +151,10 @@ fn main() -> ExitCode {
         let place = Place::new();
         let run = Run { values: &values, n, len };
         let figures = [
-            run.engine::<kvdb::Db>(&place.path("kvdb")),
-            run.engine::<Fjall>(&place.path("fjall")),
-            run.engine::<Lmdb>(&place.path("lmdb")),
-            run.engine::<Redb>(&place.path("redb")),
+            run.engine::<kvdb::Db>(&place),
+            run.engine::<Fjall>(&place),
+            run.engine::<Lmdb>(&place),
+            run.engine::<Redb>(&place),
         ];
         println!("{n} values of {len} bytes, ns");
         println!(

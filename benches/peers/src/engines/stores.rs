@@ -2,13 +2,12 @@
 //! its own, and memtables of 64 MiB.
 
 use std::ops::Bound;
-use std::path::Path;
 
 use fjall::{Database, KeyspaceCreateOptions, KvSeparationOptions};
-use heed::types::Bytes;
-use heed::{EnvFlags, EnvOpenOptions};
 use kvdb::{Durability, GcOptions, Options};
+use kvdb_benches::disk::Place;
 use kvdb_benches::timing::fold;
+use kvdb_peers::Lmdb;
 use redb::{ReadableDatabase, TableDefinition};
 
 const CACHE: usize = 1 << 30;
@@ -21,7 +20,7 @@ pub(crate) type Read = (u64, usize);
 /// What the rows ask of an engine.
 pub(crate) trait Store {
     /// A new one for values of this length.
-    fn open(path: &Path, len: usize) -> Self;
+    fn open(place: &Place, len: usize) -> Self;
     /// A commit of its own.
     fn put(&self, key: &[u8], value: &[u8]);
     /// Does what it would do in the background.
@@ -34,9 +33,9 @@ pub(crate) trait Store {
 }
 
 impl Store for kvdb::Db {
-    fn open(path: &Path, _len: usize) -> Self {
+    fn open(place: &Place, _len: usize) -> Self {
         let options = Options::default().durability(Durability::Buffered);
-        options.block_cache_size(CACHE).memtable_size(MEMTABLE).open(path).unwrap()
+        options.block_cache_size(CACHE).memtable_size(MEMTABLE).open(place.path("kvdb")).unwrap()
     }
     fn put(&self, key: &[u8], value: &[u8]) {
         kvdb::Db::put(self, key, value).unwrap();
@@ -73,8 +72,8 @@ impl Store for kvdb::Db {
 pub(crate) struct Fjall(fjall::Keyspace, #[expect(dead_code, reason = "held")] Database);
 
 impl Store for Fjall {
-    fn open(path: &Path, len: usize) -> Self {
-        let db = Database::builder(path).cache_size(CACHE as u64).open().unwrap();
+    fn open(place: &Place, len: usize) -> Self {
+        let db = Database::builder(place.path("fjall")).cache_size(CACHE as u64).open().unwrap();
         let separated = (len >= 1024).then(KvSeparationOptions::default);
         let options = || {
             KeyspaceCreateOptions::default()
@@ -110,23 +109,9 @@ impl Store for Fjall {
 }
 
 /// `NO_SYNC`, so that a put ends in the page cache. Reads of one round are in one transaction.
-pub(crate) struct Lmdb {
-    env: heed::Env,
-    entries: heed::Database<Bytes, Bytes>,
-}
-
 impl Store for Lmdb {
-    fn open(path: &Path, _len: usize) -> Self {
-        std::fs::create_dir_all(path).unwrap();
-        let mut options = EnvOpenOptions::new();
-        options.map_size(16 << 30);
-        // SAFETY: the directory is new and only this process knows it. What `NO_SYNC` leaves after a power
-        // cut nobody will look at.
-        let env = unsafe { options.flags(EnvFlags::NO_SYNC).open(path) }.unwrap();
-        let mut transaction = env.write_txn().unwrap();
-        let entries = env.create_database(&mut transaction, None).unwrap();
-        transaction.commit().unwrap();
-        Lmdb { env, entries }
+    fn open(place: &Place, _len: usize) -> Self {
+        Lmdb::create(place, 16 << 30).unwrap()
     }
     fn put(&self, key: &[u8], value: &[u8]) {
         let mut transaction = self.env.write_txn().unwrap();
@@ -166,8 +151,8 @@ impl Store for Lmdb {
 pub(crate) struct Redb(redb::Database);
 
 impl Store for Redb {
-    fn open(path: &Path, _len: usize) -> Self {
-        let db = redb::Builder::new().set_cache_size(CACHE).create(path).unwrap();
+    fn open(place: &Place, _len: usize) -> Self {
+        let db = redb::Builder::new().set_cache_size(CACHE).create(place.path("redb")).unwrap();
         let transaction = db.begin_write().unwrap();
         transaction.open_table(ENTRIES).unwrap();
         transaction.commit().unwrap();
