@@ -251,7 +251,7 @@ impl<'a> Round<'a> {
             return Ok(true);
         }
         // Then it is in the segment that is written to, which may take long to fill.
-        match above && survey.wants_rotation() {
+        match above && survey.wants_rotation(self.rate) {
             true => self.go_on_elsewhere(survey),
             false => Ok(false),
         }
