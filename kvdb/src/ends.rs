@@ -19,7 +19,8 @@ pub(crate) trait Walk<A> {
 /// One of the two ends. Each has a walk of its own, which only ever goes one way, or jumps.
 #[derive(Debug)]
 pub(crate) struct End<W, A> {
-    pub(crate) walk: Option<W>,
+    /// Boxed, since every step takes it out and puts it back.
+    pub(crate) walk: Option<Box<W>>,
     pub(crate) place: Place<A>,
 }
 
@@ -69,7 +70,7 @@ impl<W: Walk<A>, A> End<W, A> {
     /// Takes its walk, to move it. One that is not there although it stood on an entry was lost
     /// when a move panicked, and with it which entries are still whose: then both ends have failed,
     /// as after an error.
-    pub(crate) fn take_walk(&mut self, other: &mut End<W, A>) -> Option<W> {
+    pub(crate) fn take_walk(&mut self, other: &mut End<W, A>) -> Option<Box<W>> {
         if self.is_lost() || other.is_lost() {
             (self.place, other.place) = (Place::Failed, Place::Failed);
         }
@@ -93,7 +94,7 @@ impl<W: Walk<A>, A> End<W, A> {
     pub(crate) fn settle(
         &mut self,
         other: &mut End<W, A>,
-        walk: W,
+        walk: Box<W>,
         moved: Result<bool>,
         side: Ordering,
     ) -> Result<bool> {

@@ -223,7 +223,7 @@ impl<'t> Iter<'t> {
     /// Moves the front on; whether it stands on an entry that the back leaves to it.
     fn step(&mut self) -> Result<bool> {
         let cursor = self.front.end.take_walk(&mut self.back.end);
-        let mut cursor = cursor.unwrap_or_else(|| self.cursor());
+        let mut cursor = cursor.unwrap_or_else(|| Box::new(self.cursor()));
         let moved = match &self.front.end.place {
             Place::Start => cursor.first(),
             Place::From(key) => cursor.seek(key),
@@ -244,7 +244,7 @@ impl<'t> Iter<'t> {
     /// Moves the back; the mirror of [`Iter::step`].
     fn step_back(&mut self) -> Result<bool> {
         let cursor = self.back.end.take_walk(&mut self.front.end);
-        let mut cursor = cursor.unwrap_or_else(|| self.cursor());
+        let mut cursor = cursor.unwrap_or_else(|| Box::new(self.cursor()));
         let moved = match &self.back.end.place {
             Place::Start => cursor.last(),
             Place::From(key) => cursor.seek_for_prev(key),

@@ -139,7 +139,7 @@ impl<'t> Versions<'t> {
     /// Moves the front on; whether it stands on a version that the back leaves to it.
     fn step(&mut self) -> Result<bool> {
         let walk = self.front.take_walk(&mut self.back);
-        let mut walk = walk.unwrap_or_else(|| self.stretch());
+        let mut walk = walk.unwrap_or_else(|| Box::new(self.stretch()));
         let moved = self.walk_forward(&mut walk, &self.front.place);
         self.front.settle(&mut self.back, walk, moved, Ordering::Less)
     }
@@ -173,7 +173,7 @@ impl<'t> Versions<'t> {
     /// Moves the back; the mirror of [`Versions::step`].
     fn step_back(&mut self) -> Result<bool> {
         let walk = self.back.take_walk(&mut self.front);
-        let mut walk = walk.unwrap_or_else(|| self.stretch());
+        let mut walk = walk.unwrap_or_else(|| Box::new(self.stretch()));
         let moved = self.walk_backward(&mut walk, &self.back.place);
         self.back.settle(&mut self.front, walk, moved, Ordering::Greater)
     }
