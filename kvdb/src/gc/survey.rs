@@ -164,10 +164,11 @@ impl Survey {
         garbage > (self.live / REST_PART).max(REST_LEAST)
     }
 
-    /// The same while the database is written to: what is not flushed yet is no garbage.
+    /// The same while the database is written to: what is not flushed yet is no garbage. It takes a flush
+    /// and what comes of that in the tree, which is much where values are in the tree.
     pub(super) fn wants_rotation(&self) -> bool {
         let garbage = self.young.saturating_sub(self.young_live + self.unflushed);
-        garbage > (self.live / REST_PART).max(REST_LEAST)
+        garbage > ((self.live + self.tree) / REST_PART).max(REST_LEAST)
     }
 
     /// Whether segments that are kept ready take more space than a store at rest should.
@@ -352,6 +353,15 @@ mod tests {
         let young = |bytes, live| Survey { young: bytes, young_live: live, ..large() };
         assert!(!young(10 * MIB, 8 * MIB).wants_rotation_at_rest());
         assert!(young(10 * MIB + 1, 8 * MIB).wants_rotation_at_rest());
+        let busy = |bytes, tree| Survey {
+            young: bytes,
+            young_live: 8 * MIB,
+            unflushed: MIB,
+            tree,
+            ..large()
+        };
+        assert!(!busy(11 * MIB, 0).wants_rotation() && busy(11 * MIB + 1, 0).wants_rotation());
+        assert!(!busy(12 * MIB, 32 * MIB).wants_rotation(), "a flush costs more in a large tree");
         let spares = |bytes| Survey { spares: bytes, tree: 32 * MIB, ..large() };
         assert!(!spares(3 * MIB).spares_weigh() && spares(3 * MIB + 1).spares_weigh());
     }

@@ -412,6 +412,27 @@ fn rule_39_garbage_in_the_active_segment_goes_though_a_little_is_written_all_the
     db.verify().unwrap();
 }
 
+/// A log of small values is garbage as soon as they are flushed, and goes on its own.
+#[test]
+fn a_store_of_small_values_is_not_flushed_once_more_after_every_flush() {
+    let db = small().memtable_size(4 << 20).open_in(Arc::new(MemFs::new()), "/db").unwrap();
+    let mut round = Round::of(&db);
+    for value in 0..6 {
+        (0..3000u32).for_each(|key| _ = db.put(key.to_be_bytes(), [value; 200]).unwrap());
+        db.flush().unwrap();
+        beat(&mut round, &db, 5);
+    }
+    let flushes = db.stats().tree.flushes;
+    assert!(flushes <= 6 + 1, "{flushes}");
+    // A minute later it may be once more.
+    round.next_leave = Instant::now();
+    (0..3000u32).for_each(|key| _ = db.put(key.to_be_bytes(), [9; 200]).unwrap());
+    db.flush().unwrap();
+    beat(&mut round, &db, 5);
+    assert_eq!(db.stats().tree.flushes, flushes + 2);
+    assert!(round.next_leave > Instant::now() + BUSY_LEAVE / 2);
+}
+
 #[test]
 fn as_long_as_somebody_collects_at_once_nothing_in_the_background_pauses() {
     let db = small().open_in(Arc::new(MemFs::new()), "/db").unwrap();
