@@ -274,9 +274,13 @@ impl<'a> Round<'a> {
         if now < self.next_leave {
             return Ok(false);
         }
-        self.left = core.begin_segment(survey.rest_segment())?;
-        if self.left.is_some() {
+        let left = core.begin_segment(survey.rest_segment());
+        if !matches!(left, Ok(None)) {
+            // Also if there is no room for it: that is no reason to pause again and again.
             self.next_leave = now + BUSY_LEAVE;
+        }
+        self.left = left?;
+        if self.left.is_some() {
             core.tree.rotate()?;
         }
         Ok(self.left.is_some())

@@ -412,6 +412,26 @@ fn rule_39_garbage_in_the_active_segment_goes_though_a_little_is_written_all_the
     db.verify().unwrap();
 }
 
+/// Or what there is to collect next would wait for that pause.
+#[test]
+fn when_there_is_no_room_for_another_segment_that_is_tried_once_a_minute() {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let options = small().segment_size(32 * SEGMENT);
+    let db = options.open_in(Arc::new(fs.clone()), "/db").unwrap();
+    put(&db, 0..1000, 0);
+    (0..1000u32).for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
+    db.compact().unwrap();
+    let full = fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Allocate]).path(".vlog").forever());
+    let mut round = Round::of(&db);
+    assert_eq!([round.turn(), round.turn(), round.turn()], [FIRST_PAUSE, LOOK, LOOK]);
+    assert_eq!(full.fired(), 1);
+    full.disarm();
+    let before = db.core().log().unwrap().end().segment;
+    round.next_leave = Instant::now();
+    round.look().unwrap();
+    assert!(db.core().log().unwrap().end().segment > before);
+}
+
 /// A log of small values is garbage as soon as they are flushed, and goes on its own.
 #[test]
 fn a_store_of_small_values_is_not_flushed_once_more_after_every_flush() {
