@@ -416,7 +416,7 @@ fn rule_29_a_cursor_shows_values_in_place_wherever_they_lie() {
 }
 
 #[test]
-fn rule_29_a_value_that_is_shown_in_place_is_verified() {
+fn rule_32_a_value_that_is_shown_in_place_is_verified() {
     let fs = Arc::new(MemFs::new());
     let db = open(&tiny(), &fs).unwrap();
     let long = value(2, 2000);

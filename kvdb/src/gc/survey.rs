@@ -35,9 +35,6 @@ const TREE_PART: u64 = 4;
 const REST_PART: u64 = 32;
 const REST_LEAST: u64 = 256 * KIB;
 
-/// A segment is soon full if that takes fewer seconds.
-const SOON: f64 = 10.0;
-
 /// How large segments are made where so much is in use, and little is written at a time.
 pub(super) fn segment_part(in_use: u64) -> u64 {
     (in_use / SEGMENT_PART).next_multiple_of(LEAST_SEGMENT / 4).max(LEAST_SEGMENT)
@@ -167,13 +164,11 @@ impl Survey {
         garbage > (self.live / REST_PART).max(REST_LEAST)
     }
 
-    /// The same while the database is written to, so many bytes a second: what is not flushed yet is no
-    /// garbage, small values are in the log for a while only, and a segment that is soon full is left
-    /// without that.
-    pub(super) fn wants_rotation(&self, rate: f64) -> bool {
+    /// The same while the database is written to: what is not flushed yet is no garbage. It takes a flush
+    /// and what comes of that in the tree, which is much where values are in the tree.
+    pub(super) fn wants_rotation(&self) -> bool {
         let garbage = self.young.saturating_sub(self.young_live + self.unflushed);
         garbage > ((self.live + self.tree) / REST_PART).max(REST_LEAST)
-            && (self.ahead - self.spares) as f64 > rate * SOON
     }
 
     /// Whether segments that are kept ready take more space than a store at rest should.
@@ -269,21 +264,6 @@ mod tests {
     }
 
     #[test]
-    fn while_it_is_written_to_a_segment_is_left_if_its_garbage_counts_and_it_is_not_soon_full() {
-        let log = Survey { live: 32 * MIB, tree: 0, young: 10 * MIB, ..survey(store()) };
-        let log = Survey { young_live: 4 * MIB, unflushed: 5 * MIB - 1, ..log };
-        let log = Survey { spares: 3 * MIB, ahead: 4 * MIB, ..log };
-        let slow = MIB as f64 / SOON - 1.0;
-        assert!(log.wants_rotation(slow) && log.wants_rotation(0.0));
-        assert!(!log.wants_rotation(slow + 1.0), "soon full");
-        assert!(!Survey { unflushed: 5 * MIB, ..log.clone() }.wants_rotation(slow));
-        assert!(!Survey { tree: 32, ..log.clone() }.wants_rotation(slow));
-        let small = Survey { live: 0, young_live: 0, ..log };
-        assert!(!Survey { unflushed: 10 * MIB - REST_LEAST, ..small.clone() }.wants_rotation(slow));
-        assert!(Survey { unflushed: 10 * MIB - REST_LEAST - 1, ..small }.wants_rotation(slow));
-    }
-
-    #[test]
     fn small_units_are_many_when_so_many_can_be_merged() {
         let small = |n: u32| {
             let add = |store: Store, i: u32| {
@@ -373,6 +353,15 @@ mod tests {
         let young = |bytes, live| Survey { young: bytes, young_live: live, ..large() };
         assert!(!young(10 * MIB, 8 * MIB).wants_rotation_at_rest());
         assert!(young(10 * MIB + 1, 8 * MIB).wants_rotation_at_rest());
+        let busy = |bytes, tree| Survey {
+            young: bytes,
+            young_live: 8 * MIB,
+            unflushed: MIB,
+            tree,
+            ..large()
+        };
+        assert!(!busy(11 * MIB, 0).wants_rotation() && busy(11 * MIB + 1, 0).wants_rotation());
+        assert!(!busy(12 * MIB, 32 * MIB).wants_rotation(), "a flush costs more in a large tree");
         let spares = |bytes| Survey { spares: bytes, tree: 32 * MIB, ..large() };
         assert!(!spares(3 * MIB).spares_weigh() && spares(3 * MIB + 1).spares_weigh());
     }

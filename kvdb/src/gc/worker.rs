@@ -35,6 +35,9 @@ const REST_FLUSH: Duration = Duration::from_secs(5);
 /// How often the memtable is sealed at most, while the database is written to, for the values that its
 /// entries may have overwritten or deleted: however little is written, these go some minutes later.
 const TRICKLE_FLUSH: Duration = Duration::from_secs(60);
+/// How often the active segment is left at most, while the database is written to: each time costs a
+/// flush, of whatever is in memory, and a store of small values has garbage in it after every flush.
+const BUSY_LEAVE: Duration = Duration::from_secs(60);
 /// The tree is compacted for the log's sake when tables above the last level refer to so large a
 /// part of what the last level refers to, while the database is written to and at rest.
 const BUSY_UPPER_PART: u64 = 32;
@@ -110,6 +113,8 @@ struct Round<'a> {
     sealed: Option<(u32, u32)>,
     /// Where the log went on when the active segment was last left for the garbage in it.
     left: Option<Position>,
+    /// When it may be left again.
+    next_leave: Instant,
     /// Bytes per second that commits write, smoothed.
     rate: f64,
     looked: Instant,
@@ -133,6 +138,7 @@ impl<'a> Round<'a> {
             done: None,
             sealed: None,
             left: None,
+            next_leave: now,
             rate: 0.0,
             looked: now,
             pause: Duration::ZERO,
@@ -251,7 +257,7 @@ impl<'a> Round<'a> {
             return Ok(true);
         }
         // Then it is in the segment that is written to, which may take long to fill.
-        match above && survey.wants_rotation(self.rate) {
+        match above && survey.wants_rotation() {
             true => self.go_on_elsewhere(survey),
             false => Ok(false),
         }
@@ -264,7 +270,16 @@ impl<'a> Round<'a> {
         if let Some(end) = self.left.filter(|end| survey.head.0 < end.segment) {
             return Ok(core.tree.advance_replay_head(end.packed())?);
         }
-        self.left = core.begin_segment(survey.rest_segment())?;
+        let now = Instant::now();
+        if now < self.next_leave {
+            return Ok(false);
+        }
+        let left = core.begin_segment(survey.rest_segment());
+        if !matches!(left, Ok(None)) {
+            // Also if there is no room for it: that is no reason to pause again and again.
+            self.next_leave = now + BUSY_LEAVE;
+        }
+        self.left = left?;
         if self.left.is_some() {
             core.tree.rotate()?;
         }

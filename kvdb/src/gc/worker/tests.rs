@@ -374,8 +374,6 @@ fn a_merge_that_had_no_room_wakes_a_store_at_rest_when_it_is_time_to_try_again()
 fn beat(round: &mut Round<'_>, db: &Db, times: usize) {
     for _ in 0..times {
         db.put("beat", "b").unwrap();
-        // As slowly as it looks.
-        round.looked = Instant::now().checked_sub(LOOK).unwrap();
         let _ = round.look().unwrap();
         assert!(round.since.elapsed() < REST, "never at rest");
         let others =
@@ -405,16 +403,54 @@ fn rule_39_garbage_in_the_active_segment_goes_though_a_little_is_written_all_the
     put(&db, 0..1000, 0);
     (0..1000u32).for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
     db.compact().unwrap();
-    let log = db.core().log().unwrap();
-    let (before, segments) = (size(&fs), log.end().segment);
+    let (before, segments) = (size(&fs), db.core().log().unwrap().end().segment);
     let mut round = Round::of(&db);
-    // That was long ago.
-    round.appended = log.appended();
     beat(&mut round, &db, 10);
     assert!(before > 10 * MIB && size(&fs) < 3 * MIB, "{} of {before}", size(&fs));
     // Once, though it takes some looks until that is flushed.
     assert_eq!(db.core().log().unwrap().end().segment, segments + 1);
     db.verify().unwrap();
+}
+
+/// Or what there is to collect next would wait for that pause.
+#[test]
+fn when_there_is_no_room_for_another_segment_that_is_tried_once_a_minute() {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let options = small().segment_size(32 * SEGMENT);
+    let db = options.open_in(Arc::new(fs.clone()), "/db").unwrap();
+    put(&db, 0..1000, 0);
+    (0..1000u32).for_each(|key| _ = db.delete(key.to_be_bytes()).unwrap());
+    db.compact().unwrap();
+    let full = fs.arm(FaultPlan::new(Fault::NoSpace).on(&[Op::Allocate]).path(".vlog").forever());
+    let mut round = Round::of(&db);
+    assert_eq!([round.turn(), round.turn(), round.turn()], [FIRST_PAUSE, LOOK, LOOK]);
+    assert_eq!(full.fired(), 1);
+    full.disarm();
+    let before = db.core().log().unwrap().end().segment;
+    round.next_leave = Instant::now();
+    round.look().unwrap();
+    assert!(db.core().log().unwrap().end().segment > before);
+}
+
+/// A log of small values is garbage as soon as they are flushed, and goes on its own.
+#[test]
+fn a_store_of_small_values_is_not_flushed_once_more_after_every_flush() {
+    let db = small().memtable_size(4 << 20).open_in(Arc::new(MemFs::new()), "/db").unwrap();
+    let mut round = Round::of(&db);
+    for value in 0..6 {
+        (0..3000u32).for_each(|key| _ = db.put(key.to_be_bytes(), [value; 200]).unwrap());
+        db.flush().unwrap();
+        beat(&mut round, &db, 5);
+    }
+    let flushes = db.stats().tree.flushes;
+    assert!(flushes <= 6 + 1, "{flushes}");
+    // A minute later it may be once more.
+    round.next_leave = Instant::now();
+    (0..3000u32).for_each(|key| _ = db.put(key.to_be_bytes(), [9; 200]).unwrap());
+    db.flush().unwrap();
+    beat(&mut round, &db, 5);
+    assert_eq!(db.stats().tree.flushes, flushes + 2);
+    assert!(round.next_leave > Instant::now() + BUSY_LEAVE / 2);
 }
 
 #[test]
